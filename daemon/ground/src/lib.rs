@@ -19,6 +19,7 @@ pub mod hardening;
 pub mod log;
 pub mod long_work;
 pub mod master_key;
+pub mod opening;
 pub mod ownership;
 pub mod panics;
 pub mod renewed;

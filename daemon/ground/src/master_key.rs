@@ -22,25 +22,34 @@ pub fn load(configured: Option<&Path>, patterns: Patterns) -> Result<MasterKey, 
     load_named(configured, CREDENTIAL, patterns)?.ok_or(MasterKeyError::NotConfigured)
 }
 
-/// Reads the next master key from the configured file, or else from a credential. `None` if there
-/// is neither.
-///
-/// # Errors
-/// [`MasterKeyError`] says what is wrong with the file.
-pub fn load_next(configured: Option<&Path>) -> Result<Option<MasterKey>, MasterKeyError> {
-    load_named(configured, NEXT_CREDENTIAL, Patterns::Refused).map_err(|error| match error {
-        MasterKeyError::Missing(path) => MasterKeyError::NextMissing(path),
-        other => other,
-    })
-}
-
 /// Reads the secret that unseals a unit with owners, from the configured file, or else from a
 /// credential. `None` if there is neither.
 ///
 /// # Errors
 /// [`MasterKeyError`] says what is wrong with the file. The rules are those of a master key file.
 pub fn load_unseal_key(configured: Option<&Path>) -> Result<Option<MasterKey>, MasterKeyError> {
-    load_named(configured, UNSEAL_CREDENTIAL, Patterns::Refused)
+    let key = load_named(configured, UNSEAL_CREDENTIAL, Patterns::Refused);
+    key.map_err(|error| error.of_secret("unseal key"))
+}
+
+/// Reads the passphrase that unseals a unit, from the configured file, or else from a credential.
+/// `None` if there is neither.
+///
+/// # Errors
+/// [`MasterKeyError`] says what is wrong with the file. The rules are those of a master key file.
+pub fn load_unseal_passphrase(
+    configured: Option<&Path>,
+) -> Result<Option<Zeroizing<Vec<u8>>>, MasterKeyError> {
+    let read = |path: &Path, protection| match read_file(path, protection) {
+        Ok(text) if text.trim_ascii().is_empty() => Err(MasterKeyError::Empty(path.to_owned())),
+        read => read,
+    };
+    let text = match (configured, credential(PASSPHRASE_CREDENTIAL)) {
+        (Some(path), _) => read(path, Protection::Mode).map(Some),
+        (None, Some(path)) => read(&path, Protection::Systemd).map(Some),
+        (None, None) => Ok(None),
+    };
+    text.map_err(|error| error.of_secret("unseal passphrase"))
 }
 
 /// Decision about a key whose bytes follow a pattern.
@@ -63,16 +72,19 @@ pub fn warning(key: &MasterKey) -> Option<&'static str> {
 /// [`MasterKeyError`] says what is wrong with the file.
 pub fn load_named(
     configured: Option<&Path>,
-    credential: &str,
+    name: &str,
     patterns: Patterns,
 ) -> Result<Option<MasterKey>, MasterKeyError> {
     if let Some(path) = configured {
         return read(path, Protection::Mode, patterns).map(Some);
     }
-    let credential = env::var_os("CREDENTIALS_DIRECTORY").map(|dir| Path::new(&dir).join(credential));
-    // systemd grants the service access to a credential by an access control list. The list shows
-    // in the mode bits of the group.
-    credential.filter(|path| path.exists()).map(|path| read(&path, Protection::Systemd, patterns)).transpose()
+    credential(name).map(|path| read(&path, Protection::Systemd, patterns)).transpose()
+}
+
+/// Path of a credential of systemd.exec(5), if the service has it.
+pub(crate) fn credential(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("CREDENTIALS_DIRECTORY").map(|dir| Path::new(&dir).join(name));
+    path.filter(|path| path.exists())
 }
 
 /// Reads the master key of a unit that runs as a server: from the file of the command line, or else
@@ -108,6 +120,9 @@ pub fn load_dev(state_dir: &Path, may_make: bool) -> Result<MasterKey, MasterKey
 /// Error: the master key cannot be read or made.
 #[derive(Debug, Error)]
 pub enum MasterKeyError {
+    /// The file of a passphrase is empty.
+    #[error("cannot use the master key in {}: the file is empty", .0.display())]
+    Empty(PathBuf),
     /// The system gave no random numbers.
     #[error(transparent)]
     Generate(#[from] UnitError),
@@ -125,11 +140,6 @@ pub enum MasterKeyError {
         "no master key: set master-key in section [embedded] of the configuration to a file made with (umask 077; set -C; openssl rand -hex 32 > FILE), or start with --dev to try things out; docs/ceremony.md describes a master key of several people"
     )]
     NotConfigured,
-    /// The file of the next master key does not exist.
-    #[error(
-        "cannot read the next master key in {}: there is no such file; set next-master-key to the right file, or remove next-master-key from the configuration if the keys are already rewrapped, or are not to be rewrapped", .0.display()
-    )]
-    NextMissing(PathBuf),
     /// The command line of a unit names no master key.
     #[error(
         "no master key: name a file made with (umask 077; set -C; openssl rand -hex 32 > FILE) by --master-key, or start with --dev to try things out"
@@ -156,6 +166,9 @@ pub enum MasterKeyError {
         .0.display(), quoted(.0)
     )]
     Open(PathBuf),
+    /// A fault of a file that has another secret than a master key.
+    #[error("{0}; the owners of the master key can bring their parts all the same")]
+    OfSecret(String),
     /// The file cannot be read.
     #[error("cannot read the master key in {}: {reason}{}", path.display(), access_advice(path, reason))]
     Read {
@@ -195,6 +208,16 @@ impl MasterKeyError {
             other => other,
         }
     }
+
+    /// Returns the error for a file with another secret. The rules are those of a master key file.
+    fn of_secret(self, name: &str) -> Self {
+        match self {
+            Self::Missing(path) => {
+                Self::OfSecret(format!("cannot read the {name} in {}: there is no such file", path.display()))
+            }
+            other => Self::OfSecret(other.to_string().replace("master key", name)),
+        }
+    }
 }
 
 /// Advice for a file that the daemon may not read: the user who must own the file.
@@ -221,6 +244,18 @@ enum Protection {
 }
 
 fn read(path: &Path, protection: Protection, patterns: Patterns) -> Result<MasterKey, MasterKeyError> {
+    let bytes = read_file(path, protection)?;
+    let text = str::from_utf8(&bytes).unwrap_or_default().trim();
+    let master_key = MasterKey::from_hex(text)
+        .map_err(|reason| MasterKeyError::Invalid { path: path.to_owned(), reason })?;
+    match patterns == Patterns::Refused && master_key.follows_a_pattern() {
+        true => Err(MasterKeyError::Weak(path.to_owned())),
+        false => Ok(master_key),
+    }
+}
+
+/// Reads the first [`MAX_FILE`] bytes of a file that nobody else can read or change.
+fn read_file(path: &Path, protection: Protection) -> Result<Zeroizing<Vec<u8>>, MasterKeyError> {
     let failed = |reason: io::Error| match reason.kind() {
         io::ErrorKind::NotFound => MasterKeyError::Missing(path.to_owned()),
         _ => MasterKeyError::Read { path: path.to_owned(), reason },
@@ -236,23 +271,18 @@ fn read(path: &Path, protection: Protection, patterns: Patterns) -> Result<Maste
     // With full capacity from the start: growing would leave unwiped copies in memory.
     let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_FILE + 1));
     file.take(MAX_FILE as u64).read_to_end(&mut bytes).map_err(failed)?;
-    let text = str::from_utf8(&bytes).unwrap_or_default().trim();
-    let master_key = MasterKey::from_hex(text)
-        .map_err(|reason| MasterKeyError::Invalid { path: path.to_owned(), reason })?;
-    match patterns == Patterns::Refused && master_key.follows_a_pattern() {
-        true => Err(MasterKeyError::Weak(path.to_owned())),
-        false => Ok(master_key),
-    }
+    Ok(bytes)
 }
 
 const GUESSABLE: &str = "THE MASTER KEY CAN BE GUESSED: its bytes follow a pattern, and an attacker who has a copy of the blobs and guesses the master key has the keys; the daemon uses it because it wrapped the keys; make new keys with a random master key, have certificates issued for them, and revoke the old certificates";
 
 const DEV_FILE: &str = "dev-master.key";
-const CREDENTIAL: &str = "master-key";
-const NEXT_CREDENTIAL: &str = "next-master-key";
-const UNSEAL_CREDENTIAL: &str = "unseal-key";
+pub(crate) const CREDENTIAL: &str = "master-key";
+pub(crate) const UNSEAL_CREDENTIAL: &str = "unseal-key";
+pub(crate) const PASSPHRASE_CREDENTIAL: &str = "unseal-passphrase";
 
-/// Maximum length of a file, in bytes. A key has 64 digits and a line end.
+/// Maximum length of a file, in bytes. A key has 64 digits and a line end; a passphrase may be
+/// longer.
 const MAX_FILE: usize = 256;
 
 #[cfg(test)]

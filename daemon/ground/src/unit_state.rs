@@ -65,6 +65,16 @@ impl StateFile for UnitStateFile {
     }
 }
 
+/// No place: a unit that is only looked at keeps no state.
+#[derive(Debug)]
+pub struct Nowhere;
+
+impl StateFile for Nowhere {
+    fn replace(&self, _: &str) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Error: the file with the state of a unit cannot be used.
 #[derive(Debug, Error)]
 pub enum UnitStateError {

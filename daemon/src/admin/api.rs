@@ -379,6 +379,10 @@ pub(crate) struct BackendView {
     pub(crate) wkid: Option<String>,
     /// True if the backend could sign now.
     pub(crate) ready: bool,
+    /// The way in which the embedded unit gets its master key after a start: `owners`,
+    /// `credential`, `passphrase`, `unprotected` or `dev`. None for remote units.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) opening: Option<String>,
 }
 
 /// A unit of a backend.
@@ -412,7 +416,7 @@ pub(crate) struct UnitView {
     pub(crate) problem: Option<String>,
 }
 
-/// The embedded unit, if its master key has owners.
+/// The embedded unit.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct OwnedUnitView {
     /// Identity of the unit: 32 hexadecimal digits. A zeroized unit gets another one.
@@ -423,6 +427,10 @@ pub(crate) struct OwnedUnitView {
     pub(crate) owned: bool,
     /// True if the current register has a master key that is not in memory.
     pub(crate) sealed: bool,
+    /// The way in which the unit gets its master key after a start: `owners`, `credential`,
+    /// `passphrase`, `unprotected` or `dev`.
+    #[serde(default)]
+    pub(crate) opening: String,
     /// Counter of the next command.
     pub(crate) next_counter: u64,
     pub(crate) signature_threshold: u8,

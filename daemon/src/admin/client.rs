@@ -112,6 +112,14 @@ impl AdminClient {
         self.call(Method::POST, &format!("/v1/backends/{}/rewrap{after}", in_query(backend)), Bytes::new())
     }
 
+    pub(crate) fn prepare_rotation(&self) -> Result<OwnedUnitView, AdminClientError> {
+        self.call(Method::POST, "/v1/unit/next", Bytes::new())
+    }
+
+    pub(crate) fn give_up_rotation(&self) -> Result<OwnedUnitView, AdminClientError> {
+        self.call(Method::DELETE, "/v1/unit/next", Bytes::new())
+    }
+
     pub(crate) fn finish_rewrap(&self, backend: &str) -> Result<Finished, AdminClientError> {
         self.call(Method::POST, &format!("/v1/backends/{}/rewrap/finish", in_query(backend)), Bytes::new())
     }

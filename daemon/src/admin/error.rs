@@ -76,16 +76,12 @@ fn lifecycle_status(error: &lifecycle::Error) -> StatusCode {
         | Error::BackendWithoutKeys(_)
         | Error::DatesReversed { .. }
         | Error::Incapable { .. }
-        | Error::NextMasterKey(_)
-        | Error::NextMasterKeyInForce(_)
-        | Error::NoNextMasterKey(_)
         | Error::InvalidCommands(_)
         | Error::NotAdoptable
         | Error::SeveralBackends(_)
         | Error::LongWait(_)
         | Error::ShortWait(_)
         | Error::SignsAndDecrypts(_)
-        | Error::ThirdMasterKey { .. }
         | Error::UnknownBackend { .. }
         | Error::UselessDecryption(_) => StatusCode::BAD_REQUEST,
         Error::Deactivated { .. }
@@ -105,7 +101,7 @@ fn lifecycle_status(error: &lifecycle::Error) -> StatusCode {
         Error::Compromised(_)
         | Error::Deleted { .. }
         | Error::LabelOfDeleted { .. }
-        | Error::NoOwners
+        | Error::NoUnitHere
         | Error::OwnersActivate
         | Error::StoreNeedsNew
         | Error::StoreNeedsOther { .. }

@@ -113,6 +113,8 @@ fn routes() -> Router<Admin> {
         .route("/v1/unit/importer", get(unit::importer), "importer", Operate)
         .route("/v1/unit/commands", post(unit::commands), "command", Operate)
         .route("/v1/unit/parts", post(unit::part), "part", Operate)
+        .route("/v1/unit/next", post(unit::prepare_rotation), "rotate-master-key", Operate)
+        .route("/v1/unit/next", delete(unit::give_up_rotation), "rotate-master-key", Operate)
         .route("/v1/unit/seal", post(unit::seal), "seal", Operate)
         .route("/v1/unit/claim", get(unit::claim_secret), "claim", Manage)
         .route("/v1/reload", post(reload::reload), "reload", Operate)

@@ -5,7 +5,7 @@ use axum::{Extension, Json};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use keyward_unit::administration::{
-    Origin, Pattern, Register, RegisterName, SealedShare, ShareFile, Taken, UnitId,
+    Custody, Origin, Pattern, Register, RegisterName, SealedShare, ShareFile, Taken, UnitId,
 };
 
 use super::{Admin, AdminError, Administrator, Answer, Body};
@@ -13,21 +13,44 @@ use crate::admin::api::{
     AwaitedView, ClaimView, CommandView, CommandsView, ImporterView, OwnedUnitView, PersonView, RegisterView,
     SealedView, ShareView, TakenView,
 };
+use crate::daemon::Daemon;
 use crate::lifecycle::{self, CarriedOut};
 
 pub(super) async fn show(State(admin): State<Admin>) -> Answer<OwnedUnitView> {
-    let custody = lifecycle::unit_custody(&admin.daemon)?;
+    Ok(Json(view(&admin.daemon, &*lifecycle::unit_custody(&admin.daemon)?)))
+}
+
+/// Sees that the unit has a next master key.
+pub(super) async fn prepare_rotation(
+    State(admin): State<Admin>,
+    Extension(Administrator(actor)): Extension<Administrator>,
+) -> Answer<OwnedUnitView> {
+    Ok(Json(view(&admin.daemon, &*lifecycle::prepare_rotation(&admin.daemon, actor).await?)))
+}
+
+/// Gives up the next master key of a unit that nobody owns.
+pub(super) async fn give_up_rotation(
+    State(admin): State<Admin>,
+    Extension(Administrator(actor)): Extension<Administrator>,
+) -> Answer<OwnedUnitView> {
+    lifecycle::give_up_rotation(&admin.daemon, actor).await?;
+    Ok(Json(view(&admin.daemon, &*lifecycle::unit_custody(&admin.daemon)?)))
+}
+
+fn view(daemon: &Daemon, custody: &Custody) -> OwnedUnitView {
+    let opening = daemon.backends.embedded().map(|embedded| embedded.opening().name());
     let state = &custody.state;
     let thresholds = state.thresholds();
     let administrators = state
         .administrators()
         .iter()
         .map(|person| PersonView { name: person.name.to_string(), ski: person.key.ski().to_string() });
-    Ok(Json(OwnedUnitView {
+    OwnedUnitView {
         unit: state.unit().to_string(),
         unit_key: state.unit_key().ski().to_string(),
         owned: !state.is_unowned(),
         sealed: custody.is_sealed,
+        opening: opening.unwrap_or_default().into(),
         next_counter: state.next_counter(),
         signature_threshold: thresholds.signature,
         revocation_threshold: thresholds.revocation,
@@ -35,7 +58,7 @@ pub(super) async fn show(State(admin): State<Admin>) -> Answer<OwnedUnitView> {
         current: register(state.unit(), state.current()),
         new: register(state.unit(), state.new_register()),
         awaited: custody.awaited.iter().map(awaited_view).collect(),
-    }))
+    }
 }
 
 fn register(unit: UnitId, register: &Register) -> RegisterView {

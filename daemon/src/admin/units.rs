@@ -9,16 +9,20 @@ use super::{Admin, Answer};
 use crate::admin::api::{BackendView, UnitView};
 use crate::backend::{Backend, UnitHealth};
 use crate::daemon::Daemon;
+use crate::ground::opening::described;
 use crate::ground::text::printable;
 use crate::keys::StoreError;
 
 /// 200 if every backend could sign now.
 pub(super) async fn ready(State(admin): State<Admin>) -> (StatusCode, String) {
     let problems = admin.daemon.problems().await;
-    match problems.is_empty() {
+    let opening = admin.daemon.backends.embedded().map(|embedded| embedded.opening().name());
+    let opening = opening.map(|name| format!("the embedded unit is opened {}\n", described(name)));
+    let (status, text) = match problems.is_empty() {
         true => (StatusCode::OK, "ready\n".into()),
         false => (StatusCode::SERVICE_UNAVAILABLE, problems.join("\n") + "\n"),
-    }
+    };
+    (status, text + &opening.unwrap_or_default())
 }
 
 /// Every backend.
@@ -34,6 +38,7 @@ pub(super) async fn backends(daemon: &Daemon) -> Result<Vec<BackendView>, StoreE
             }
             .map(|wkid| wkid.to_string()),
             ready: daemon.is_ready(backend).await,
+            opening: backend.opening().map(|opening| opening.name().into()),
         });
     }
     Ok(views)

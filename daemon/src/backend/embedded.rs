@@ -3,7 +3,6 @@
 //! The thread of a request makes a cheap signature itself: a switch to another thread costs more.
 //! Work that takes milliseconds goes to [`LongWork`].
 
-use core::num::NonZeroUsize;
 use core::time::Duration;
 use std::io;
 use std::sync::Arc;
@@ -11,7 +10,7 @@ use std::time::Instant;
 
 use arc_swap::ArcSwapOption;
 use keyward_proto::{KeyType, Scheme};
-use keyward_unit::administration::{Custodian, Register};
+use keyward_unit::administration::Custodian;
 use keyward_unit::{Header, NewKey, Unit, UnitError, Wkid};
 use zeroize::Zeroizing;
 
@@ -19,12 +18,13 @@ use super::in_turn::in_turn;
 use super::operations::Operations;
 use super::{Abilities, BackendError, Context, KeyMaterial, SigningInput, UnitHealth, UnitState, Unusable};
 use crate::ground::long_work::LongWork;
+use crate::ground::opening::Opening;
 
 /// The unit, and the threads for work that takes milliseconds.
 pub(crate) struct Embedded {
     unit: Arc<Unit>,
-    /// The custodian of the master key, if it has owners. `None` if it comes from a file.
-    custodian: Option<Arc<Custodian>>,
+    custodian: Arc<Custodian>,
+    opening: Opening,
     /// Reason why the unit has no master key, or not the one of the key store, besides that its
     /// owners have not brought their parts.
     problem: ArcSwapOption<Unusable>,
@@ -144,28 +144,14 @@ impl Operations for Embedded {
 }
 
 impl Embedded {
-    /// A unit whose master key has owners. The custodian gives the unit its master key.
+    /// A unit. The custodian gives the unit its master key.
     ///
     /// # Errors
     /// The system has no more threads.
-    pub(crate) fn owned(unit: Arc<Unit>, custodian: Arc<Custodian>) -> io::Result<Self> {
+    pub(crate) fn new(unit: Arc<Unit>, custodian: Arc<Custodian>, opening: Opening) -> io::Result<Self> {
         let long_work = LongWork::start()?;
         let (problem, needed) = (ArcSwapOption::empty(), ArcSwapOption::empty());
-        Ok(Self { unit, custodian: Some(custodian), problem, needed, long_work })
-    }
-
-    /// A unit whose master key comes from a file, or the reason why there is none that can be used.
-    ///
-    /// # Errors
-    /// The system has no more threads.
-    pub(crate) fn of_file(unit: Result<Unit, Unusable>) -> io::Result<Self> {
-        let long_work = LongWork::start()?;
-        let (unit, problem) = match unit {
-            Ok(unit) => (unit, None),
-            Err(unusable) => (Unit::sealed(NonZeroUsize::MIN), Some(Arc::new(unusable))),
-        };
-        let needed = ArcSwapOption::empty();
-        Ok(Self { unit: Arc::new(unit), custodian: None, problem: problem.into(), needed, long_work })
+        Ok(Self { unit, custodian, opening, problem, needed, long_work })
     }
 
     /// The unit, which may be sealed.
@@ -173,9 +159,19 @@ impl Embedded {
         &self.unit
     }
 
-    /// The custodian of the master key. `None` if the master key comes from a file.
-    pub(crate) fn custodian(&self) -> Option<&Arc<Custodian>> {
-        self.custodian.as_ref()
+    /// The custodian of the master key.
+    pub(crate) fn custodian(&self) -> &Arc<Custodian> {
+        &self.custodian
+    }
+
+    /// The way in which the unit gets its master key after a start.
+    pub(crate) fn opening(&self) -> Opening {
+        self.opening
+    }
+
+    /// True if the unit has owners, whose signatures its administration needs.
+    pub(crate) fn is_owned(&self) -> bool {
+        !self.custodian.custody().state.is_unowned()
     }
 
     /// Sets the master key that the key store needs, for messages.
@@ -207,13 +203,9 @@ impl Embedded {
         if let Some(problem) = &*self.problem.load() {
             return (**problem).clone();
         }
-        let custody = self.custodian.as_ref().map(|custodian| custodian.custody());
-        match custody.as_ref().map(|custody| custody.state.current()) {
-            Some(Register::Empty) => Unusable::Empty { needed: self.needed.load().as_deref().copied() },
-            register => {
-                let contents = register.and_then(Register::contents);
-                Unusable::Sealed { needed: contents.map(|contents| contents.wkid) }
-            }
+        match self.custodian.custody().state.current().contents() {
+            None => Unusable::Empty { needed: self.needed.load().as_deref().copied() },
+            Some(contents) => Unusable::Sealed { needed: Some(contents.wkid) },
         }
     }
 
@@ -272,7 +264,24 @@ const SHORTEST: Duration = Duration::from_micros(800);
 
 #[cfg(test)]
 mod tests {
+    use core::num::NonZeroUsize;
+
+    use keyward_unit::MasterKey;
+    use keyward_unit::administration::KeepingSecret;
+
     use super::*;
+    use crate::ground::unit_state::Nowhere;
+
+    impl Embedded {
+        /// A unit that nobody owns, with this master key.
+        pub(crate) fn with_master_key(key: MasterKey) -> Self {
+            let unit = Arc::new(Unit::sealed(NonZeroUsize::MIN));
+            let custodian = Custodian::open(Arc::clone(&unit), None, Box::new(Nowhere)).unwrap();
+            custodian.unseal_by_file(key).unwrap();
+            custodian.keep_by(&[KeepingSecret::random(&[b'7'; 32]).unwrap()]).unwrap();
+            Self::new(unit, Arc::new(custodian), Opening::Unprotected).unwrap()
+        }
+    }
 
     #[test]
     fn rsa_from_3072_bits_is_expensive() {

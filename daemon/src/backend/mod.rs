@@ -39,6 +39,7 @@ use tokio::sync::RwLock;
 use zeroize::Zeroizing;
 
 use crate::config::{self, EMBEDDED};
+use crate::ground::opening::Opening;
 pub(crate) use embedded::Embedded;
 use grep11::Grep11;
 use operations::Operations;
@@ -159,6 +160,11 @@ impl Backend {
     /// administrators.
     pub(crate) fn embedded_unit(&self) -> Option<Result<&Arc<Unit>, Unusable>> {
         self.embedded_backend().map(Embedded::usable_unit)
+    }
+
+    /// The way in which the embedded unit gets its master key. `None` for remote units.
+    pub(crate) fn opening(&self) -> Option<Opening> {
+        self.embedded_backend().map(Embedded::opening)
     }
 
     fn embedded_backend(&self) -> Option<&Embedded> {

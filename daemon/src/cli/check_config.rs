@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::{env, fs, io};
 
 use keyward_client::Address;
-use keyward_unit::administration::{Custodian, StateFile};
+use keyward_unit::administration::{Custodian, KeepingSecret};
 use keyward_unit::{MasterKey, Unit, Wkid};
 
 use super::failure::Failure;
@@ -23,7 +23,7 @@ use crate::config::Config;
 use crate::ground::exit;
 use crate::ground::master_key::{self, MasterKeyError, Patterns};
 use crate::ground::ownership::{self, Name, Owners, OwnershipError};
-use crate::ground::unit_state::UnitStateFile;
+use crate::ground::unit_state::{Nowhere, UnitStateFile};
 use crate::keys::{self, KeyStore, Look, StoreError, StoreKeyError, Witness};
 use crate::serve::migration::{self, MASTER_KEY, STORE_KEY};
 use crate::serve::sockets::check_extra;
@@ -138,7 +138,7 @@ fn check_keys(
             check_unit(config, &file, owner, remarks)?;
             true
         }
-        false => check_master_key(config, fresh, needed, owner, remarks)?,
+        false => check_master_key(config, fresh, needed, &file, owner, remarks)?,
     };
     match store_key::load(config.store_key.as_deref(), &options.state_dir, fresh) {
         Ok(None) if has_master_key || is_passed(STORE_KEY, owner, remarks) => {}
@@ -152,7 +152,7 @@ fn check_keys(
     Ok(())
 }
 
-/// Checks the state of a unit with owners, and the secret that unseals the unit.
+/// Checks the state of a unit without a master key file, and the secrets that unseal the unit.
 fn check_unit(
     config: &Config,
     file: &UnitStateFile,
@@ -167,32 +167,44 @@ fn check_unit(
         }
         Err(error) => return Err(wrong(error)),
     };
-    let unit = Arc::new(Unit::sealed(NonZeroUsize::MIN));
-    let custodian = Custodian::open(unit, text.as_deref().map(String::as_str), Box::new(Nowhere));
-    let custodian = custodian.map_err(wrong)?;
-    let secret = embedded_unit::load_unseal_key(config).unwrap_or_else(|error| {
-        remarks.warn(error);
-        None
-    });
-    match secret.map(|secret| custodian.keep_by(&secret)) {
-        None => remarks.note("the embedded unit has owners, who bring their parts after each start"),
-        Some(Ok(true)) => remarks.note("the unseal key unseals the embedded unit at each start"),
-        Some(Ok(false)) => {
-            remarks
-                .warn("the unseal key keeps no master key yet: the owners must bring their parts once more");
+    let custodian = looked_at(text.as_deref().map(String::as_str))?;
+    let mut secrets = Vec::new();
+    for secret in embedded_unit::read_secrets(config) {
+        match secret {
+            Ok(secret) => secrets.push(secret),
+            Err(error) => remarks.warn(error),
         }
-        Some(Err(error)) => remarks.warn(error),
+    }
+    let has_secret = !secrets.is_empty();
+    match custodian.keep_by(&secrets) {
+        Ok(true) => remarks.note("the unseal secret unseals the embedded unit at each start"),
+        Ok(false) if custodian.custody().state.current().contents().is_none() => {
+            remarks.note("the embedded unit has no master key yet");
+        }
+        Ok(false) if has_secret => remarks
+            .warn("the unseal secret keeps no master key yet: the owners must bring their parts once more"),
+        Ok(false) => remarks.note("the owners of the embedded unit bring their parts after each start"),
+        Err(error) => remarks.warn(error),
     }
     Ok(())
 }
 
-/// The state of a unit in a check, which changes nothing.
-struct Nowhere;
+/// A custodian that changes nothing, for the state in a text.
+fn looked_at(text: Option<&str>) -> Result<Custodian, Failure> {
+    let unit = Arc::new(Unit::sealed(NonZeroUsize::MIN));
+    Custodian::open(unit, text, Box::new(Nowhere)).map_err(wrong)
+}
 
-impl StateFile for Nowhere {
-    fn replace(&self, _: &str) -> io::Result<()> {
-        Ok(())
-    }
+/// True if the state of the unit has the master key `needed`, kept by the master key of a file.
+fn is_kept_by(key: &MasterKey, file: &UnitStateFile, needed: Wkid) -> bool {
+    let text = file.read().ok().flatten();
+    let custodian = text.and_then(|text| looked_at(Some(text.as_str())).ok());
+    let secret = KeepingSecret::random(key.to_hex().as_bytes());
+    let (Some(custodian), Some(secret)) = (custodian, secret) else { return false };
+    let opened = custodian.keep_by(&[secret]).is_ok_and(|opened| opened);
+    let custody = custodian.custody();
+    let registers = [custody.state.current(), custody.state.new_register()];
+    opened && registers.iter().filter_map(|register| register.contents()).any(|key| key.wkid == needed)
 }
 
 /// Checks the master key. Returns true if the daemon has, or should have, a master key. `needed` is
@@ -201,35 +213,24 @@ fn check_master_key(
     config: &Config,
     fresh: bool,
     needed: Option<Wkid>,
+    state: &UnitStateFile,
     owner: Option<u32>,
     remarks: &mut Remarks,
 ) -> Result<bool, Failure> {
     let configured = config.embedded.master_key.as_deref();
     let patterns = if fresh { Patterns::Refused } else { Patterns::Accepted };
     let of_store = |error: MasterKeyError| if fresh { error } else { error.of_existing_store() };
-    let next = master_key::load_next(config.embedded.next_master_key.as_deref());
-    if let Err(error) = &next {
-        output::warn(error);
-    }
-    if let (Ok(Some(next)), Some(needed)) = (&next, needed)
-        && next.wkid() == needed
-    {
-        // The daemon starts with the next master key, whatever the state of the other one.
-        output::note("the key store was made with the next master key: name its file as master-key");
-        return Ok(true);
-    }
     match master_key::load(configured, patterns) {
         Ok(key) => {
             master_key::warning(&key).into_iter().for_each(|warning| remarks.warn(warning));
             warn_of_reader(configured, owner, remarks);
-            check_name(&key, needed)?;
+            check_name(&key, needed, state)?;
         }
         Err(MasterKeyError::NotConfigured) if is_passed(MASTER_KEY, owner, remarks) => {
-            let (_, file) = MASTER_KEY;
-            match master_key::load(Some(Path::new(file)), patterns) {
+            match master_key::load(Some(Path::new(MASTER_KEY.1)), patterns) {
                 Ok(key) => {
                     master_key::warning(&key).into_iter().for_each(|warning| remarks.warn(warning));
-                    check_name(&key, needed)?;
+                    check_name(&key, needed, state)?;
                 }
                 Err(MasterKeyError::Read { reason, .. })
                     if reason.kind() == io::ErrorKind::PermissionDenied => {}
@@ -263,8 +264,8 @@ fn check_master_key(
 }
 
 /// Refuses a master key that the key store was not made with.
-fn check_name(key: &MasterKey, needed: Option<Wkid>) -> Result<(), Failure> {
-    match needed.filter(|needed| *needed != key.wkid()) {
+fn check_name(key: &MasterKey, needed: Option<Wkid>, state: &UnitStateFile) -> Result<(), Failure> {
+    match needed.filter(|needed| *needed != key.wkid() && !is_kept_by(key, state, *needed)) {
         Some(needed) => Err(wrong(Unusable::Other { needed, has: key.wkid() })),
         None => Ok(()),
     }

@@ -9,6 +9,7 @@ use super::failure::Failure;
 use super::output::{print, print_json};
 use crate::admin::api::StatusView;
 use crate::admin::client::AdminClient;
+use crate::ground::opening::described;
 
 /// Exits with 1 if there is a problem.
 #[derive(Args, Debug)]
@@ -41,6 +42,9 @@ fn text(status: &StatusView) -> String {
     for backend in &status.backends {
         let ready = if backend.ready { "ready" } else { "not ready" };
         text += &format!("backend     {} ({}): {ready}\n", backend.name, backend.unit);
+        if let Some(opening) = &backend.opening {
+            text += &format!("            opened {}\n", described(opening));
+        }
     }
     if let Some(audit) = &status.audit {
         let signed = audit.checkpoint.as_ref().map_or_else(

@@ -81,10 +81,10 @@ pub struct SocketSettings {
 pub struct Embedded {
     /// File that holds the master key.
     pub master_key: Option<PathBuf>,
-    /// File that holds the next master key. Keys are wrapped by that key as well.
-    pub next_master_key: Option<PathBuf>,
-    /// File with the secret that unseals a unit with owners at each start.
+    /// File with 64 hexadecimal digits that unseal the unit at each start.
     pub unseal_key: Option<PathBuf>,
+    /// File with a passphrase that unseals the unit at each start.
+    pub unseal_passphrase: Option<PathBuf>,
     /// Number of unwrapped keys that are kept in memory.
     pub cached_keys: NonZeroUsize,
 }
@@ -155,8 +155,8 @@ impl Default for Config {
             cached_records: CACHED_RECORDS,
             embedded: Embedded {
                 master_key: None,
-                next_master_key: None,
                 unseal_key: None,
+                unseal_passphrase: None,
                 cached_keys: CACHED_KEYS,
             },
             store_key: None,

@@ -59,10 +59,13 @@ struct RawLimits {
 struct RawEmbedded {
     #[serde(skip_serializing_if = "Option::is_none")]
     master_key: Option<PathBuf>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// A setting of earlier versions.
+    #[serde(skip_serializing)]
     next_master_key: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
     unseal_key: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unseal_passphrase: Option<PathBuf>,
     cached_keys: NonZeroUsize,
 }
 
@@ -90,8 +93,9 @@ impl Raw {
             },
             embedded: RawEmbedded {
                 master_key: config.embedded.master_key.clone(),
-                next_master_key: config.embedded.next_master_key.clone(),
+                next_master_key: None,
                 unseal_key: config.embedded.unseal_key.clone(),
+                unseal_passphrase: config.embedded.unseal_passphrase.clone(),
                 cached_keys: config.embedded.cached_keys,
             },
             store: RawStore { key: config.store_key.clone() },
@@ -176,10 +180,14 @@ impl RawEmbedded {
         let file = |name: &str, path: Option<PathBuf>| {
             path.map(|path| absolute(&format!("embedded.{name}"), path)).transpose()
         };
+        if self.next_master_key.is_some() {
+            let reason = "this version changes the master key with keyward unit rotate, as docs/key-store.md describes; finish a change that has begun with the version before, and remove the line";
+            return Err(InvalidSetting::new("embedded.next-master-key", reason.to_owned()));
+        }
         Ok(Embedded {
             master_key: file("master-key", self.master_key)?,
-            next_master_key: file("next-master-key", self.next_master_key)?,
             unseal_key: file("unseal-key", self.unseal_key)?,
+            unseal_passphrase: file("unseal-passphrase", self.unseal_passphrase)?,
             cached_keys: self.cached_keys,
         })
     }
@@ -234,7 +242,13 @@ impl Default for RawLimits {
 
 impl Default for RawEmbedded {
     fn default() -> Self {
-        Self { master_key: None, next_master_key: None, unseal_key: None, cached_keys: CACHED_KEYS }
+        Self {
+            master_key: None,
+            next_master_key: None,
+            unseal_key: None,
+            unseal_passphrase: None,
+            cached_keys: CACHED_KEYS,
+        }
     }
 }
 

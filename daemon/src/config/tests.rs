@@ -32,8 +32,8 @@ fn every_setting() {
         cached-records = 7
         [embedded]
         master-key = "/etc/keyward/master.key"
-        next-master-key = "/etc/keyward/next-master.key"
         unseal-key = "/etc/keyward/unseal.key"
+        unseal-passphrase = "/etc/keyward/unseal.passphrase"
         cached-keys = 9
         [[grant]]
         user = "root"

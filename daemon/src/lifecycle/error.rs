@@ -11,7 +11,6 @@ use super::uses::set_uses_command;
 use crate::audit::Unwritten;
 use crate::backend::BackendError;
 use crate::daemon::ACTS_AT_ONCE;
-use crate::ground::master_key::MasterKeyError;
 use crate::ground::ownership::Name;
 use crate::ground::text::time;
 use crate::keys::certificates::InvalidChain;
@@ -115,11 +114,6 @@ pub(crate) enum Error {
         "not reloaded, because the daemon is starting or stopping; run the command again when it is ready: keyward status"
     )]
     NoReloadNow,
-    /// No other master key is configured for the embedded unit.
-    #[error(
-        "no next master key is configured, only {0}; name the file of the new master key as next-master-key in section [embedded] of the configuration, and reload the daemon"
-    )]
-    NoNextMasterKey(Wkid),
     /// The act is not on record as begun, so it was not carried out.
     #[error(
         "not carried out, because every act must be on record: {0}; free space on the file system of the audit trail, or see the log of the daemon, and run the command again; the daemon needs no restart"
@@ -152,11 +146,9 @@ pub(crate) enum Error {
     /// Only root may do this.
     #[error("only root may claim the unit, because the claim decides who owns it; run the command as root")]
     NeedsRoot,
-    /// The master key of the unit comes from a file.
-    #[error(
-        "the master key of the embedded unit comes from a file, or there is no embedded unit, so it has no owners; docs/ceremony.md describes units with owners"
-    )]
-    NoOwners,
+    /// There is no embedded unit.
+    #[error("the daemon has no embedded unit: all its backends are remote; see: keyward unit list")]
+    NoUnitHere,
     /// No unit of the backend is healthy.
     #[error(
         "no unit of backend {backend} is healthy, so it is not known whether a unit has the new master key {wkid}"
@@ -185,9 +177,9 @@ pub(crate) enum Error {
     /// The configuration or a file that it names has a mistake.
     #[error("not reloaded, the old configuration stays in force: {0}")]
     NotReloaded(String),
-    /// The owners have committed no new master key.
+    /// The unit has no new master key.
     #[error(
-        "the new register of the unit has no committed master key, only {0} is in force; load and commit the new master key first"
+        "the new register of the unit has no committed master key, only {0} is in force; if the unit has owners, they load and commit one first, as docs/ceremony.md describes; if not, run: keyward unit rotate"
     )]
     NothingCommitted(Wkid),
     /// Keys of the backend are not wrapped by the next master key.
@@ -196,17 +188,9 @@ pub(crate) enum Error {
         abbreviated(labels)
     )]
     NotRewrapped { backend: String, labels: Vec<Label> },
-    /// The next master key cannot be read.
-    #[error(transparent)]
-    NextMasterKey(#[from] MasterKeyError),
     /// The first date of the key has not come.
     #[error("key {label} signs from {}, not before; remove the date: keyward key set-dates {label} --not-before none", time(*not_before))]
     PreActive { label: Label, not_before: u64 },
-    /// The file names the master key that the keys have already.
-    #[error(
-        "the keys are already wrapped by the master key of next-master-key, {0}; name its file as master-key, and remove next-master-key from the configuration"
-    )]
-    NextMasterKeyInForce(Wkid),
     /// No key and no unit has another master key.
     #[error(
         "no key and no unit has another master key than {wkid}; first run: keyward key rewrap --backend {backend}"
@@ -276,11 +260,6 @@ pub(crate) enum Error {
         "the key store was made with the master key {needed}, and the new register has {new}, which would open none of its keys; clear the new register, and load the parts of the former master key"
     )]
     StoreNeedsOther { needed: Wkid, new: Wkid },
-    /// The embedded unit already has two master keys.
-    #[error(
-        "the daemon cannot take a third master key, {next}: restart it, with the file of {old} as master-key"
-    )]
-    ThirdMasterKey { next: Wkid, old: Wkid },
     /// There is no backend of this name. `known` is empty where the names do not help.
     #[error("there is no backend {name:?}{}", if known.is_empty() { String::new() } else { format!("; there are {known}") })]
     UnknownBackend { name: String, known: String },

@@ -1,11 +1,8 @@
-use core::num::NonZeroUsize;
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use keyward_proto::{KeyType, Label, Use};
-use keyward_unit::{MasterKey, Unit, Wkid};
+use keyward_unit::{MasterKey, Wkid};
 
 use super::event::{Action, begin};
 use super::*;
@@ -19,16 +16,20 @@ use crate::policy::roles::Role;
 const ACTOR: Actor = Actor::User { uid: 0, pid: 1, role: Role::Manager };
 
 /// A daemon with an embedded unit, and the name of the master key of the unit.
-async fn daemon(state_dir: &Path, next_master_key: Option<&Path>) -> (Arc<Daemon>, Wkid) {
-    let mut config = Config::default();
-    config.embedded.next_master_key = next_master_key.map(Path::to_owned);
-    let unit = Unit::new(MasterKey::generate().unwrap(), NonZeroUsize::MIN);
-    let wkid = unit.wkid().unwrap();
-    let backends = Backends::new(vec![Backend::embedded(Embedded::of_file(Ok(unit)).unwrap())]);
+async fn daemon(state_dir: &Path) -> (Arc<Daemon>, Wkid) {
+    let unit = Embedded::with_master_key(MasterKey::generate().unwrap());
+    let wkid = unit.unit().wkid().unwrap();
+    let backends = Backends::new(vec![Backend::embedded(unit)]);
     let store = unlocked(state_dir);
-    let daemon = Arc::new(Daemon::new(config, Vec::new(), false, store, backends));
+    let daemon = Arc::new(Daemon::new(Config::default(), Vec::new(), false, store, backends));
     daemon.keys.set_wkid(EMBEDDED, wkid, None).await.unwrap();
     (daemon, wkid)
+}
+
+/// Gives the unit a next master key.
+async fn prepare(daemon: &Daemon) -> Wkid {
+    let custody = prepare_rotation(daemon, ACTOR).await.unwrap();
+    custody.state.new_register().contents().unwrap().wkid
 }
 
 fn label() -> Label {
@@ -48,7 +49,7 @@ async fn generated(daemon: &Daemon) -> Arc<crate::keys::Key> {
 #[tokio::test]
 async fn one_act_at_a_time_stops_a_key_beyond_the_limit() {
     let dir = tempfile::tempdir().unwrap();
-    let (daemon, _) = daemon(dir.path(), None).await;
+    let (daemon, _) = daemon(dir.path()).await;
     generated(&daemon).await;
     while daemon.may_act(ACTOR.uid()) {}
     let label = label();
@@ -66,7 +67,7 @@ async fn one_act_at_a_time_stops_a_key_beyond_the_limit() {
 #[tokio::test]
 async fn a_new_key_has_each_use_once() {
     let dir = tempfile::tempdir().unwrap();
-    let (daemon, _) = daemon(dir.path(), None).await;
+    let (daemon, _) = daemon(dir.path()).await;
     let twice = spec(&[Use::Csr, Use::Csr, Use::TlsClient]);
     let key = generate(&daemon, ACTOR, twice, KeyType::P256).await.unwrap();
     assert_eq!(key.uses, [Use::Csr, Use::TlsClient]);
@@ -80,7 +81,7 @@ async fn a_new_key_has_each_use_once() {
 #[tokio::test]
 async fn rotation_adds_a_version_and_keeps_the_old_one() {
     let dir = tempfile::tempdir().unwrap();
-    let (daemon, wkid) = daemon(dir.path(), None).await;
+    let (daemon, wkid) = daemon(dir.path()).await;
     let unknown = rotate(&daemon, ACTOR, &label()).await;
     assert!(matches!(unknown, Err(Error::Store(StoreError::Unknown(_)))));
 
@@ -101,14 +102,12 @@ async fn rotation_adds_a_version_and_keeps_the_old_one() {
 #[tokio::test]
 async fn after_a_rewrap_the_next_master_key_is_put_in_force() {
     let dir = tempfile::tempdir().unwrap();
-    let next = MasterKey::generate().unwrap();
-    let file = dir.path().join("next");
-    fs::write(&file, next.to_hex().as_bytes()).unwrap();
-    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
-    let (daemon, old) = daemon(dir.path(), Some(&file)).await;
+    let (daemon, old) = daemon(dir.path()).await;
     generated(&daemon).await;
     let key = rotate(&daemon, ACTOR, &label()).await.unwrap();
 
+    assert!(matches!(finish_rewrap(&daemon, ACTOR, EMBEDDED).await, Err(Error::NothingCommitted(_))));
+    let next = prepare(&daemon).await;
     let early = finish_rewrap(&daemon, ACTOR, EMBEDDED).await;
     let Err(Error::NotRewrapped { labels, .. }) = early else { panic!("not one blob is wrapped yet") };
     assert_eq!(labels, [label()]);
@@ -123,8 +122,8 @@ async fn after_a_rewrap_the_next_master_key_is_put_in_force() {
     assert_eq!(rewrap(&daemon, ACTOR, EMBEDDED, None).await.unwrap().wrapped, 1);
 
     let finished = finish_rewrap(&daemon, ACTOR, EMBEDDED).await.unwrap();
-    assert_eq!((finished.wkid, finished.keys), (next.wkid(), 1));
-    assert_ne!(old, next.wkid());
+    assert_eq!((finished.wkid, finished.keys), (next, 1));
+    assert_ne!(old, next);
     let settled = daemon.keys.get(&label()).await.unwrap().unwrap();
     assert_eq!(settled.versions.len(), 3);
     for (now, before) in settled.versions.iter().zip(&key.versions) {
@@ -132,16 +131,16 @@ async fn after_a_rewrap_the_next_master_key_is_put_in_force() {
         assert_ne!(now.blob, before.blob);
     }
     for version in &settled.versions {
-        assert_eq!(keyward_unit::Header::read(&version.blob).unwrap().wkid(), next.wkid());
+        assert_eq!(keyward_unit::Header::read(&version.blob).unwrap().wkid(), next);
         assert!(version.next_blob.is_none());
     }
-    assert_eq!(daemon.keys.wkid(EMBEDDED).await.unwrap(), Some(next.wkid()));
+    assert_eq!(daemon.keys.wkid(EMBEDDED).await.unwrap(), Some(next));
 }
 
 #[tokio::test]
 async fn a_used_key_is_deleted_by_force_and_destroyed_when_its_time_has_come() {
     let dir = tempfile::tempdir().unwrap();
-    let (daemon, _) = daemon(dir.path(), None).await;
+    let (daemon, _) = daemon(dir.path()).await;
     generated(&daemon).await;
     let request = |wait, force| Delete { wait, force };
     let usage = daemon.keys.usage();
@@ -186,7 +185,7 @@ async fn a_used_key_is_deleted_by_force_and_destroyed_when_its_time_has_come() {
 #[tokio::test]
 async fn a_key_whose_last_use_is_not_known_is_deleted_by_force() {
     let dir = tempfile::tempdir().unwrap();
-    let (daemon, _) = daemon(dir.path(), None).await;
+    let (daemon, _) = daemon(dir.path()).await;
     generated(&daemon).await;
     // The key is older than the daemon, which has started just now.
     let age = |created| {
@@ -214,7 +213,7 @@ async fn a_key_whose_last_use_is_not_known_is_deleted_by_force() {
 #[tokio::test]
 async fn a_waiting_period_has_at_most_ten_years() {
     let dir = tempfile::tempdir().unwrap();
-    let (daemon, _) = daemon(dir.path(), None).await;
+    let (daemon, _) = daemon(dir.path()).await;
     generated(&daemon).await;
     let most = 10 * 31_557_600;
     for wait in [most + 1, u64::MAX] {
@@ -227,13 +226,10 @@ async fn a_waiting_period_has_at_most_ten_years() {
 #[tokio::test]
 async fn a_deleted_key_moves_to_the_next_master_key() {
     let dir = tempfile::tempdir().unwrap();
-    let next = MasterKey::generate().unwrap();
-    let file = dir.path().join("next");
-    fs::write(&file, next.to_hex().as_bytes()).unwrap();
-    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
-    let (daemon, _) = daemon(dir.path(), Some(&file)).await;
+    let (daemon, _) = daemon(dir.path()).await;
     generated(&daemon).await;
     delete(&daemon, ACTOR, &label(), Delete::default()).await.unwrap();
+    let next = prepare(&daemon).await;
     rewrap(&daemon, ACTOR, EMBEDDED, None).await.unwrap();
     finish_rewrap(&daemon, ACTOR, EMBEDDED).await.unwrap();
     let csr = Change::SetUses { uses: vec![Use::Csr], sign_and_decrypt: false };
@@ -241,13 +237,13 @@ async fn a_deleted_key_moves_to_the_next_master_key() {
     let restored = restore(&daemon, ACTOR, &label()).await.unwrap();
     assert!(restored.may_sign(now()));
     let header = keyward_unit::Header::read(&restored.versions[0].blob).unwrap();
-    assert_eq!(header.wkid(), next.wkid());
+    assert_eq!(header.wkid(), next);
 }
 
 #[tokio::test]
 async fn only_requests_for_the_key_are_signed() {
     let dir = tempfile::tempdir().unwrap();
-    let (daemon, _) = daemon(dir.path(), None).await;
+    let (daemon, _) = daemon(dir.path()).await;
     generated(&daemon).await;
     let refused = sign_request(&daemon, ACTOR, &label(), 0, b"no request").await;
     assert!(matches!(refused, Err(Error::NotForRequests { .. })));

@@ -30,7 +30,7 @@ pub(crate) struct CarriedOut {
 /// The state of the unit, and the parts that it waits for.
 ///
 /// # Errors
-/// [`Error::NoOwners`] if the unit cannot have owners.
+/// [`Error::NoUnitHere`] if there is no embedded unit.
 pub(crate) fn unit_custody(daemon: &Daemon) -> Result<Arc<Custody>, Error> {
     Ok(custodian(daemon)?.custody())
 }
@@ -38,7 +38,7 @@ pub(crate) fn unit_custody(daemon: &Daemon) -> Result<Arc<Custody>, Error> {
 /// The importer key of the unit, signed by the unit.
 ///
 /// # Errors
-/// [`Error::NoOwners`] if the unit cannot have owners.
+/// [`Error::NoUnitHere`] if there is no embedded unit.
 pub(crate) async fn unit_importer(daemon: &Daemon) -> Result<String, Error> {
     let custodian = Arc::clone(custodian(daemon)?);
     blocking(move || custodian.importer().map_err(CustodyError::from)).await
@@ -160,7 +160,7 @@ pub(crate) async fn unit_part(daemon: &Arc<Daemon>, actor: Actor, sealed: Vec<u8
 /// Takes the master keys out of the memory of the unit.
 ///
 /// # Errors
-/// [`Error::NoOwners`] if the unit cannot have owners.
+/// [`Error::NoUnitHere`] if there is no embedded unit.
 pub(crate) async fn seal_unit(daemon: &Arc<Daemon>, actor: Actor) -> Result<(), Error> {
     let custodian = Arc::clone(custodian(daemon)?);
     let begun = begin(daemon, actor, Action::SealUnit, None).await?;
@@ -173,6 +173,47 @@ pub(crate) async fn seal_unit(daemon: &Arc<Daemon>, actor: Actor) -> Result<(), 
             .await,
         )
         .await?;
+    begun.done(Act::Unit(Map::new()), None).await
+}
+
+/// Sees that the embedded unit has a next master key, to which its keys can go. A unit that nobody
+/// owns makes one.
+///
+/// # Errors
+/// [`Error::NothingCommitted`] if the owners have not committed one.
+pub(crate) async fn prepare_rotation(daemon: &Daemon, actor: Actor) -> Result<Arc<Custody>, Error> {
+    let custodian = Arc::clone(custodian(daemon)?);
+    let custody = custodian.custody();
+    if !custody.state.is_unowned() {
+        return match (custody.state.new_register(), custody.state.current().contents()) {
+            (Register::Committed(_), _) | (_, None) => Ok(custody),
+            (_, Some(current)) => Err(Error::NothingCommitted(current.wkid)),
+        };
+    }
+    let begun = begin(daemon, actor, Action::LoadMasterKey, None).await?;
+    let made = {
+        let custodian = Arc::clone(&custodian);
+        blocking(move || custodian.make_next_master_key()).await
+    };
+    begun.result(made).await?;
+    let custody = custodian.custody();
+    let pattern = custody.state.new_register().pattern().map(|pattern| pattern.to_string());
+    begun.done(Act::Unit(object(json!({ "pattern": pattern, "owners": [] }))), None).await?;
+    Ok(custody)
+}
+
+/// Gives up the next master key of a unit that nobody owns.
+///
+/// # Errors
+/// [`Error::StoreNeedsNew`] if the keys have gone to it already.
+pub(crate) async fn give_up_rotation(daemon: &Daemon, actor: Actor) -> Result<(), Error> {
+    let custodian = Arc::clone(custodian(daemon)?);
+    let new = custodian.custody().state.new_register().contents().map(|contents| contents.wkid);
+    if new.is_some() && daemon.keys.master_key().await.ok().flatten() == new {
+        return Err(Error::StoreNeedsNew);
+    }
+    let begun = begin(daemon, actor, Action::ClearNew, None).await?;
+    begun.result(blocking(move || custodian.forget_next_master_key()).await).await?;
     begun.done(Act::Unit(Map::new()), None).await
 }
 
@@ -206,7 +247,7 @@ async fn problem(daemon: &Daemon, embedded: &Embedded) -> Option<Unusable> {
 }
 
 fn custodian(daemon: &Daemon) -> Result<&Arc<Custodian>, Error> {
-    daemon.backends.embedded().and_then(Embedded::custodian).ok_or(Error::NoOwners)
+    daemon.backends.embedded().map(Embedded::custodian).ok_or(Error::NoUnitHere)
 }
 
 /// Refuses everybody but root: a claim decides who owns the unit.
@@ -216,7 +257,7 @@ fn refuse_others_than_root(daemon: &Daemon, actor: Actor) -> Result<(), Error> {
 }
 
 /// Does work that waits for the disk.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     f: impl FnOnce() -> Result<T, CustodyError> + Send + 'static,
 ) -> Result<T, Error> {
     match tokio::task::spawn_blocking(f).await {

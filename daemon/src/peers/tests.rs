@@ -283,10 +283,10 @@ impl Fixture {
 }
 
 async fn shared(dir: &Path) -> Shared {
-    let (unit, store) = (unit(), unlocked(dir));
+    let (unit, store) = (Embedded::with_master_key(MasterKey::generate().unwrap()), unlocked(dir));
     put_unreadable(&store, &label(UNREADABLE));
-    let wkid = unit.wkid().unwrap();
-    let backends = Backends::new(vec![Backend::embedded(Embedded::of_file(Ok(unit)).unwrap())]);
+    let wkid = unit.unit().wkid().unwrap();
+    let backends = Backends::new(vec![Backend::embedded(unit)]);
     let daemon = Arc::new(Daemon::new(Config::default(), Vec::new(), false, store, backends));
     daemon.keys.set_wkid(EMBEDDED, wkid, None).await.unwrap();
     Shared::new(daemon, Reactors::start().unwrap(), 1024)

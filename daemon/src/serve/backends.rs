@@ -30,8 +30,8 @@ pub(super) fn open_backends(
     match unlock::unlock(store, usable, store_key::load_for(options, config, is_new)?) {
         // The daemon starts, and its status says why it does not sign.
         Err(StoreKeyError::NoMasterKey(..)) if unusable.is_some() => {}
-        Err(error) => match embedded.as_ref().filter(|embedded| embedded.custodian().is_some()) {
-            Some(embedded) if is_about_the_unit(&error) => {
+        Err(error) => match &embedded {
+            Some(embedded) if is_about_the_unit(&error) && (unusable.is_some() || embedded.is_owned()) => {
                 if let (Some(needed), Some(has)) = (store.master_key()?, embedded.unit().wkid()) {
                     embedded.set_problem(Some(Unusable::Other { needed, has }));
                 }
@@ -115,7 +115,7 @@ pub(super) fn keys_of_other_master_keys(
     let labels: Vec<_> = keys.iter().take(MAX_LABELS).map(Label::as_str).collect();
     Ok((!keys.is_empty()).then(|| {
         format!(
-            "{} keys are wrapped by another master key than the unit has, and do not sign: {}{}; if a change of the master key has begun, set next-master-key to the other master key, restart, and finish the change: keyward key rewrap --backend {EMBEDDED}, then the same command with --finish",
+            "{} keys are wrapped by another master key than the unit has, and do not sign: {}{}; if a change of the master key has begun, finish the change: keyward unit rotate; if the unit does not have the other master key, restore the state of the unit from a backup",
             keys.len(),
             labels.join(", "),
             if keys.len() > MAX_LABELS { ", ..." } else { "" }

@@ -16,7 +16,7 @@ use crate::ground::text::quoted;
 use crate::ground::unit_state::UnitStateFile;
 use crate::keys::{self, Key, KeyStore, Look, StoreError, unlock};
 use crate::lifecycle;
-use crate::serve::embedded_unit;
+use crate::serve::embedded_unit::{self, Opened};
 use crate::serve::error::ServeError;
 use crate::serve::migration::{self, MASTER_KEY, STORE_KEY};
 use crate::serve::options::Options;
@@ -60,18 +60,21 @@ pub(crate) fn check(copy: &Path, options: &Options, mut config: Config) -> Resul
     // The files that systemd passes to the daemon as credentials.
     config.embedded.master_key = passed(config.embedded.master_key, MASTER_KEY.1);
     config.store_key = passed(config.store_key, STORE_KEY.1);
-    if config.embedded.master_key.is_none() && UnitStateFile::of(&options.state_dir).exists() {
-        return Err(BackupError::Owners(copy.to_owned()));
-    }
-    let unit = match embedded_unit::open(&options, &config, &store)? {
-        Some(Err(unusable)) => return Err(BackupError::MasterKey(copy.to_owned(), unusable.to_string())),
-        Some(Ok(unit)) => Some(unit),
+    // A user who cannot read the state has the master key in a file.
+    let state = UnitStateFile::of(&options.state_dir);
+    let state = if state.exists() { state.read().ok().flatten() } else { None };
+    let unit = match embedded_unit::look(&options, &config, &store, state.as_deref().map(String::as_str))? {
+        Some(Opened { problem: Some(unusable), .. }) => {
+            return Err(BackupError::MasterKey(copy.to_owned(), unusable.to_string()));
+        }
+        Some(Opened { unit, .. }) if unit.is_sealed() => return Err(BackupError::Owners(copy.to_owned())),
+        Some(Opened { unit, .. }) => Some(unit),
         None => None,
     };
     let file_key = store_key::load_for(&options, &config, false).map_err(ServeError::from)?;
     // If the master key wraps the store key, no file is needed.
     let file_key = file_key.filter(|_| unit.is_none());
-    unlock::unlock(&store, unit.as_ref(), file_key)
+    unlock::unlock(&store, unit.as_deref(), file_key)
         .map_err(|error| BackupError::MasterKey(copy.to_owned(), error.to_string()))?;
     if let Some((problem, _)) = store.check().map_err(wrong)?.problem() {
         return Err(BackupError::Copy(copy.to_owned(), problem));
@@ -186,7 +189,7 @@ pub(crate) enum BackupError {
     InTheWay(PathBuf),
     #[error("the master key and the copy {} do not belong together: {}", .0.display(), .1)]
     MasterKey(PathBuf, String),
-    #[error("the copy {} cannot be checked here: the master key has owners, and is in no file; name the master key of another copy with --master-key", .0.display())]
+    #[error("the copy {} cannot be checked here: its master key is in no file, and no secret of this host keeps it: its owners have it", .0.display())]
     Owners(PathBuf),
     #[error("cannot read {}: {}", .0.display(), .1)]
     Read(PathBuf, #[source] io::Error),

@@ -1,21 +1,30 @@
-//! Opens the embedded unit: with a master key of its owners, or with one from a file.
+//! Opens the embedded unit: gives it the master key that a file or a secret of this host has, or
+//! leaves it sealed until its owners bring their parts.
 
 use std::sync::Arc;
 
-use keyward_unit::administration::{Custodian, CustodyError, KeepingSecret, State};
-use keyward_unit::{MasterKey, Unit};
+use keyward_unit::administration::{Custodian, Custody, CustodyError, KeepingSecret, Register, StateFile};
+use keyward_unit::{MasterKey, Unit, Wkid};
 
 use crate::backend::{Embedded, Unusable};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::ground::master_key::{self, MasterKeyError, Patterns};
-use crate::ground::unit_state::UnitStateFile;
+use crate::ground::opening::Opening;
+use crate::ground::unit_state::{Nowhere, UnitStateFile};
 use crate::keys::KeyStore;
 use crate::serve::error::ServeError;
 use crate::serve::options::Options;
 use crate::serve::upgrade;
 
-/// Opens the unit. `None` for a daemon that has no embedded unit and never had one. A unit with
-/// owners is sealed until they bring their parts.
+/// A unit with its custodian, and the reason why it cannot be used with the key store, if it is
+/// known.
+pub(crate) struct Opened {
+    pub(crate) unit: Arc<Unit>,
+    pub(crate) custodian: Arc<Custodian>,
+    pub(crate) problem: Option<Unusable>,
+}
+
+/// Opens the unit. `None` for a daemon that has no embedded unit and never had one.
 ///
 /// # Errors
 /// [`ServeError`] if a file cannot be used, or the store cannot be read.
@@ -25,23 +34,203 @@ pub(super) fn backend(
     store: &KeyStore,
 ) -> Result<Option<Embedded>, ServeError> {
     let file = UnitStateFile::of(&options.state_dir);
-    let backend = match is_owned(options, config, &file)? {
-        true => {
-            let unit = Arc::new(Unit::sealed(config.embedded.cached_keys));
-            let text = file.read()?;
-            let text = text.as_deref().map(String::as_str);
-            let custodian = Custodian::open(Arc::clone(&unit), text, Box::new(file))?;
-            take_over(&custodian);
-            unseal(&custodian, config)?;
-            let embedded = Embedded::owned(unit, Arc::new(custodian));
-            if let Ok(embedded) = &embedded {
-                embedded.set_needed(store.master_key()?);
+    let has_state = file.exists();
+    let sources = Sources::read(options, config, store)?;
+    if !has_state && !sources.has_any() && !config.grep11.is_empty() {
+        return Ok(None);
+    }
+    let text = file.read()?;
+    let opened = sources.open(config, text.as_deref().map(String::as_str), Box::new(file), Purpose::Serve)?;
+    let embedded = Embedded::new(opened.unit, opened.custodian, opening(options, config))
+        .map_err(ServeError::Runtime)?;
+    embedded.set_needed(store.master_key()?);
+    embedded.set_problem(opened.problem);
+    Ok(Some(embedded))
+}
+
+/// Opens the unit for a check, with the state in a text. Nothing is written. `None` for a daemon
+/// that has no embedded unit and never had one.
+///
+/// # Errors
+/// [`ServeError`] if a file has no valid master key, or the store cannot be read.
+pub(crate) fn look(
+    options: &Options,
+    config: &Config,
+    store: &KeyStore,
+    text: Option<&str>,
+) -> Result<Option<Opened>, ServeError> {
+    let sources = Sources::read(options, config, store)?;
+    if text.is_none() && !sources.has_any() && !config.grep11.is_empty() {
+        return Ok(None);
+    }
+    sources.open(config, text, Box::new(Nowhere), Purpose::Look).map(Some)
+}
+
+/// The purpose for which a unit is opened.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Purpose {
+    Look,
+    Serve,
+}
+
+/// The master key and the secrets of this host, and the master key that the key store needs.
+struct Sources {
+    /// The master key of the file. The error is one that owners, or a file later, can make good.
+    file: Result<Option<MasterKey>, MasterKeyError>,
+    secrets: Vec<KeepingSecret>,
+    needed: Option<Wkid>,
+    /// True if no master key has wrapped anything in the store.
+    is_new: bool,
+}
+
+impl Sources {
+    fn read(options: &Options, config: &Config, store: &KeyStore) -> Result<Self, ServeError> {
+        let (needed, noted) = (store.master_key()?, store.noted_master_key());
+        let is_new = needed.is_none() && noted.is_none();
+        let file = match master_key(options, config, is_new) {
+            // Owners, or a secret, may have the master key.
+            Err(MasterKeyError::NotPassed) => Ok(None),
+            Err(error @ MasterKeyError::Lost(_)) if needed.is_some() => Err(error),
+            Err(MasterKeyError::NotConfigured) => Ok(None),
+            Err(error) => {
+                return Err(match noted {
+                    Some(noted) => ServeError::MasterKey(format!("{error}; the master key is {noted}")),
+                    None => error.into(),
+                });
             }
-            Some(embedded)
+            Ok(key) => Ok(key),
+        };
+        let mut secrets = secrets(config);
+        if let Ok(Some(key)) = &file {
+            if let Some(warning) = master_key::warning(key) {
+                tracing::error!("{warning}");
+            }
+            secrets.extend(KeepingSecret::random(key.to_hex().as_bytes()));
         }
-        false => open(options, config, store)?.map(Embedded::of_file),
+        Ok(Self { file, secrets, needed, is_new })
+    }
+
+    /// True if a master key or a secret is configured, or the key store needs a master key.
+    fn has_any(&self) -> bool {
+        !self.secrets.is_empty() || self.needed.is_some() || matches!(self.file, Ok(Some(_)))
+    }
+
+    fn open(
+        self,
+        config: &Config,
+        text: Option<&str>,
+        file: Box<dyn StateFile>,
+        purpose: Purpose,
+    ) -> Result<Opened, ServeError> {
+        let unit = Arc::new(Unit::sealed(config.embedded.cached_keys));
+        let custodian = Arc::new(Custodian::open(Arc::clone(&unit), text, file)?);
+        if purpose == Purpose::Serve {
+            take_over(&custodian);
+        }
+        let problem = self.unseal(&unit, &custodian, purpose)?;
+        Ok(Opened { unit, custodian, problem })
+    }
+
+    /// Unseals the unit, if the sources of this host can. Returns the reason why the unit cannot be
+    /// used with the key store, unless that is only that owners have not brought their parts.
+    fn unseal(
+        self,
+        unit: &Unit,
+        custodian: &Custodian,
+        purpose: Purpose,
+    ) -> Result<Option<Unusable>, ServeError> {
+        let Self { file, secrets, needed, is_new } = self;
+        let (in_file, missing) = match file {
+            Ok(Some(key)) => {
+                let wkid = key.wkid();
+                let has = custodian.custody().state.current().contents().map(|contents| contents.wkid);
+                // A file with another master key than the store needs may be a mistake.
+                if has.or(needed).is_none_or(|expected| expected == wkid) {
+                    unseal_by_file(custodian, key)?;
+                }
+                (Some(wkid), None)
+            }
+            Ok(None) => (None, None),
+            Err(error) => (None, Some(error)),
+        };
+        keep(custodian, &secrets)?;
+        let custody = custodian.custody();
+        let is_first_start = is_new && *custody.state.current() == Register::Empty;
+        let is_nobodys = custody.state.is_unowned() && !custody.state.is_erased();
+        if is_first_start
+            && is_nobodys
+            && !secrets.is_empty()
+            && in_file.is_none()
+            && purpose == Purpose::Serve
+        {
+            custodian.make_master_key()?;
+            tracing::info!("the embedded unit has made its master key, which the unseal secret keeps");
+        }
+        Ok(problem(unit, &custodian.custody(), needed, in_file, missing))
+    }
+}
+
+/// Unseals the unit by the master key of a file.
+fn unseal_by_file(custodian: &Custodian, key: MasterKey) -> Result<(), ServeError> {
+    match custodian.unseal_by_file(key) {
+        // The file may be what it was before the owners changed the master key.
+        Err(CustodyError::OtherMasterKey { .. }) | Ok(()) => Ok(()),
+        Err(error @ CustodyError::NeedsOwners) => {
+            tracing::error!("the master key in the file is not used: {error}");
+            Ok(())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Unseals the unit by secrets of this host, and has the first one keep its master keys.
+fn keep(custodian: &Custodian, secrets: &[KeepingSecret]) -> Result<(), ServeError> {
+    match custodian.keep_by(secrets) {
+        Ok(true) => {}
+        Ok(false) if secrets.is_empty() || *custodian.custody().state.current() == Register::Empty => {}
+        Ok(false) => tracing::warn!(
+            "the unseal secret keeps no master key yet: it will from the next time that the owners bring their parts"
+        ),
+        // The owners can still bring their parts.
+        Err(error @ CustodyError::OtherKeeper) => tracing::error!("{error}"),
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
+}
+
+fn problem(
+    unit: &Unit,
+    custody: &Custody,
+    needed: Option<Wkid>,
+    in_file: Option<Wkid>,
+    missing: Option<MasterKeyError>,
+) -> Option<Unusable> {
+    if let Some(has) = unit.wkid() {
+        let needed = needed.filter(|needed| *needed != has && Some(*needed) != unit.other_wkid());
+        return needed.map(|needed| Unusable::Other { needed, has });
+    }
+    let current = custody.state.current().contents();
+    if current.is_some_and(|current| current.origin.needed() > 0) {
+        return None;
+    }
+    let needed = needed.or(current.map(|current| current.wkid))?;
+    if let Some(has) = in_file.filter(|has| *has != needed) {
+        return Some(Unusable::Other { needed, has });
+    }
+    let why = match (missing, current) {
+        (Some(missing), _) => missing,
+        (None, Some(_)) => MasterKeyError::NotPassed,
+        (None, None) => return None,
     };
-    backend.transpose().map_err(ServeError::Runtime)
+    Some(Unusable::Missing { needed, why: why.to_string() })
+}
+
+fn opening(options: &Options, config: &Config) -> Opening {
+    let config::Embedded { master_key, unseal_key, unseal_passphrase, .. } = &config.embedded;
+    match options.dev {
+        true => Opening::Development,
+        false => Opening::of(master_key.as_deref(), unseal_key.as_deref(), unseal_passphrase.as_deref()),
+    }
 }
 
 /// Takes over the master keys of the program before an upgrade, if there are any.
@@ -56,132 +245,30 @@ fn take_over(custodian: &Custodian) {
     }
 }
 
-/// Reads the unseal key. `None` if there is none.
-///
-/// # Errors
-/// A sentence says what is wrong with the file.
-pub(crate) fn load_unseal_key(config: &Config) -> Result<Option<KeepingSecret>, String> {
+/// The secrets that unseal the unit, the best one first. A secret that cannot be read is logged:
+/// owners can bring their parts all the same.
+fn secrets(config: &Config) -> Vec<KeepingSecret> {
+    let mut secrets = Vec::new();
+    for secret in read_secrets(config) {
+        match secret {
+            Ok(secret) => secrets.push(secret),
+            Err(error) => tracing::error!("{error}"),
+        }
+    }
+    secrets
+}
+
+/// Reads the unseal key and the unseal passphrase, if there are any.
+pub(crate) fn read_secrets(config: &Config) -> Vec<Result<KeepingSecret, MasterKeyError>> {
     let key = master_key::load_unseal_key(config.embedded.unseal_key.as_deref());
-    let key = key.map_err(|error| match error {
-        MasterKeyError::Missing(path) => format!(
-            "cannot read the unseal key in {}: there is no such file; the owners of the master key can bring their parts all the same",
-            path.display()
-        ),
-        error => error.to_string().replace("master key", "unseal key"),
-    })?;
-    Ok(key.and_then(|key| KeepingSecret::random(key.to_hex().as_bytes())))
+    let key = key.map(|key| key.and_then(|key| KeepingSecret::random(key.to_hex().as_bytes())));
+    let passphrase = master_key::load_unseal_passphrase(config.embedded.unseal_passphrase.as_deref());
+    let passphrase = passphrase.map(|text| text.and_then(|text| KeepingSecret::passphrase(&text)));
+    [key, passphrase].into_iter().filter_map(Result::transpose).collect()
 }
 
-/// Unseals a unit with owners by a secret of the configuration, if there is one. From then on, the
-/// secret also keeps the master keys that owners load.
-fn unseal(custodian: &Custodian, config: &Config) -> Result<(), ServeError> {
-    let key = match load_unseal_key(config) {
-        Ok(key) => key,
-        // The owners can still bring their parts.
-        Err(error) => {
-            tracing::error!("{error}");
-            return Ok(());
-        }
-    };
-    let Some(secret) = key else { return Ok(()) };
-    match custodian.keep_by(&secret) {
-        Ok(true) => tracing::info!("the unseal key has unsealed the unit"),
-        Ok(false) => tracing::warn!(
-            "the unseal key keeps no master key yet: it will from the next time that the owners bring their parts"
-        ),
-        // The owners can still bring their parts.
-        Err(error @ CustodyError::OtherKeeper) => tracing::error!("{error}"),
-        Err(error) => return Err(error.into()),
-    }
-    Ok(())
-}
-
-/// True if the master key of the unit has owners, or is to get them: it comes from no file.
-///
-/// # Errors
-/// [`ServeError::OwnersAndFile`] if the unit has owners, and a file is named too.
-fn is_owned(options: &Options, config: &Config, file: &UnitStateFile) -> Result<bool, ServeError> {
-    let configured = master_key::load(config.embedded.master_key.as_deref(), Patterns::Accepted);
-    if options.dev || !matches!(configured, Err(MasterKeyError::NotConfigured)) {
-        let has_owners = || file.read().ok().flatten().is_some_and(|text| has_owners(&text));
-        return match file.exists() && has_owners() {
-            true => Err(ServeError::OwnersAndFile(file.path().to_owned())),
-            false => Ok(false),
-        };
-    }
-    Ok(file.exists() || config.grep11.is_empty())
-}
-
-/// True if somebody has claimed the unit whose state this is.
-fn has_owners(text: &str) -> bool {
-    let state = text.lines().next().and_then(|line| State::from_json(line).ok());
-    state.is_some_and(|state| !state.is_unowned())
-}
-
-/// Opens the unit with the master key of the store, which may be the configured master key or the
-/// next master key. `None` for a daemon that has no embedded unit and never had one.
-///
-/// # Errors
-/// [`ServeError`] if a file has no valid master key, or the store cannot be read.
-pub(crate) fn open(
-    options: &Options,
-    config: &Config,
-    store: &KeyStore,
-) -> Result<Option<Result<Unit, Unusable>>, ServeError> {
-    let needed = store.master_key()?;
-    let noted = store.noted_master_key();
-    let key = master_key(options, config, needed.is_none() && noted.is_none());
-    let next = master_key::load_next(config.embedded.next_master_key.as_deref());
-    let unit = |key: MasterKey| {
-        if let Some(warning) = master_key::warning(&key) {
-            tracing::error!("{warning}");
-        }
-        Unit::new(key, config.embedded.cached_keys)
-    };
-    let with_next = |key: MasterKey, next: Option<MasterKey>| {
-        let unit = unit(key);
-        if let Some(next) = next.filter(|next| Some(next.wkid()) != unit.wkid()) {
-            unit.accept(&next);
-        }
-        Some(Ok(unit))
-    };
-    let Some(needed) = needed else {
-        let key = key.map_err(|error| match noted {
-            Some(noted) => ServeError::MasterKey(format!("{error}; the master key is {noted}")),
-            None => error.into(),
-        });
-        return Ok(key?.and_then(|key| with_next(key, or_logged(next))));
-    };
-    let is_needed = |key: &MasterKey| key.wkid() == needed;
-    let found = match key {
-        Ok(Some(key)) if is_needed(&key) => return Ok(with_next(key, or_logged(next))),
-        Ok(key) => Ok(key),
-        Err(error @ (MasterKeyError::Lost(_) | MasterKeyError::NotPassed)) => Err(error),
-        Err(error) => return Err(error.into()),
-    };
-    if let Some(next) = or_logged(next).filter(is_needed) {
-        tracing::info!(
-            "the next master key, {needed}, is the master key of the key store: set master-key to its file, and remove next-master-key from the configuration"
-        );
-        return Ok(Some(Ok(unit(next))));
-    }
-    Ok(Some(Err(match found {
-        Ok(Some(other)) => Unusable::Other { needed, has: other.wkid() },
-        Ok(None) => Unusable::Missing { needed, why: MasterKeyError::NotPassed.to_string() },
-        Err(error) => Unusable::Missing { needed, why: error.to_string() },
-    })))
-}
-
-/// Returns the next master key, or logs why it cannot be read. The daemon works without it.
-fn or_logged(next: Result<Option<MasterKey>, MasterKeyError>) -> Option<MasterKey> {
-    next.unwrap_or_else(|error| {
-        tracing::error!("{error}");
-        None
-    })
-}
-
-/// Reads the master key of the embedded unit. `None` without a configured key beside remote units.
-/// `fresh` is true for a store without a master key.
+/// Reads the master key of a file. `None` if a daemon with remote units names none. `fresh` is true
+/// for a store without a master key.
 ///
 /// # Errors
 /// [`MasterKeyError`] if the key is missing or cannot be used.

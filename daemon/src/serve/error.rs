@@ -42,11 +42,6 @@ pub enum ServeError {
     /// The key store has an old format: it must be migrated, or is an old copy of a migrated store.
     #[error("{0}")]
     OldFormat(String),
-    /// The embedded unit has owners, and a master key file is named too.
-    #[error(
-        "the embedded unit has owners, as {} says, and there is a master key file too: remove master-key from the configuration, and the credential master-key from the service; only if the unit is to have no owners any more, move the directory of that file away", .0.display()
-    )]
-    OwnersAndFile(PathBuf),
     /// The key store belongs to the daemon of another user.
     #[error("{0}")]
     OtherUser(String),
@@ -84,7 +79,6 @@ impl ServeError {
     pub fn status(&self) -> u8 {
         match self {
             Self::Backend(_) | Self::Config(_) | Self::Dev(..) => exit::CONFIG,
-            Self::OwnersAndFile(_) => exit::CONFIG,
             Self::MasterKey(_) | Self::OldFormat(_) | Self::StoreKey(_) => exit::CONFIG,
             Self::Migration(_) | Self::Unit(_) => exit::DATA,
             Self::UnitState(_) => exit::NO_PERMISSION,

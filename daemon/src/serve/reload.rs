@@ -7,10 +7,9 @@ use std::sync::Arc;
 use super::audit;
 use super::configuration::load_config;
 use super::options::Options;
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::daemon::{Daemon, Reload};
 use crate::ground::log::Log;
-use crate::ground::master_key::{self, MasterKeyError};
 use crate::lifecycle;
 use crate::peers::shared::Shared;
 
@@ -40,8 +39,7 @@ pub(super) async fn reload(
             file.display()
         )));
     }
-    let takes_next_master_key = take_next_master_key(daemon, &config).map_err(|error| refused(&error))?;
-    let waiting = waiting_for_restart(at_start, &config, takes_next_master_key);
+    let waiting = waiting_for_restart(at_start, &config);
     log.set_level(config.log);
     daemon.set_config(config);
     peers.apply_grants(&daemon.config());
@@ -72,12 +70,10 @@ pub(super) async fn record(daemon: &Daemon) {
 }
 
 /// Returns the names of changed settings that take effect only with a restart.
-fn waiting_for_restart(at_start: &Config, config: &Config, takes_next_master_key: bool) -> Vec<String> {
-    let next_master_key = at_start.embedded.next_master_key.clone();
-    let embedded = config::Embedded { next_master_key, ..config.embedded.clone() };
+fn waiting_for_restart(at_start: &Config, config: &Config) -> Vec<String> {
     let changed = [
         ("socket.also", config.socket.extra != at_start.socket.extra),
-        ("[embedded]", embedded != at_start.embedded || !takes_next_master_key),
+        ("[embedded]", config.embedded != at_start.embedded),
         ("store.key", config.store_key != at_start.store_key),
         ("audit.copy-to", config.audit.copy_to != at_start.audit.copy_to),
         ("limits.cached-records", config.cached_records != at_start.cached_records),
@@ -94,12 +90,4 @@ fn waiting_for_restart(at_start: &Config, config: &Config, takes_next_master_key
         Some(format!("[grep11.{name}] ({change})"))
     });
     changed.chain(backends).collect()
-}
-
-/// Gives the configured next master key to the embedded unit. False if the unit cannot take the
-/// key: the unit has another next master key already, or there is no embedded unit.
-fn take_next_master_key(daemon: &Daemon, config: &Config) -> Result<bool, MasterKeyError> {
-    let next = master_key::load_next(config.embedded.next_master_key.as_deref())?;
-    let Some(unit) = daemon.backends.embedded_unit() else { return Ok(next.is_none()) };
-    Ok(next.is_none_or(|next| Some(next.wkid()) == unit.wkid() || unit.accept(&next)))
 }

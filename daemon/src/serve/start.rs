@@ -73,7 +73,7 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
         Some((program, sockets)) => {
             upgrade::block_signals().map_err(ServeError::Upgrade)?;
             let embedded = server.peers.daemon.backends.embedded();
-            let custodian = embedded.and_then(Embedded::custodian);
+            let custodian = embedded.map(Embedded::custodian);
             let keys = custodian.map(|custodian| custodian.hand_over());
             let keys = keys.as_ref().map(|keys| keys.as_slice());
             Err(ServeError::Upgrade(program.replace_process(sockets, keys)))

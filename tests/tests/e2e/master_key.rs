@@ -2,7 +2,6 @@
 //! any interruption.
 
 use std::fs;
-use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -28,22 +27,24 @@ fn a_new_master_key_is_put_in_force_under_load() {
     succeed(&mut daemon.keyward(&["key", "disable", "idle"]));
     daemon.generate_for("old", "rsa2048", "rsa-key-exchange");
     let old = wkid(&daemon);
-    let (status, line) = fail(&mut rewrap(&daemon, &[]));
-    assert!(status.code() == Some(64) && line.contains("next-master-key"), "{line}");
+    let (status, line) = fail(&mut rewrap(&daemon, &["--finish"]));
+    assert!(status.code() == Some(73) && line.contains("keyward unit rotate"), "{status} {line}");
 
-    // 500 signatures a second, from before the daemon knows the next master key until only that one
-    // is left.
+    // 500 signatures a second, from before the unit has another master key until only that one is
+    // left.
     let load = Signers::start(&daemon, "shop", P256, 500.0, 4);
     load.let_sign(100);
     // And more signatures of a slow kind than can be made: the blobs change while these wait for
     // their turn.
     let queue = Queue::start(&daemon, 30);
     queue.let_sign(30);
-    let next = next_master_key(&daemon);
-    daemon.configure_more(&format!("[embedded]\nnext-master-key = {next:?}\n"));
-    daemon.reload();
-    let (status, line) = fail(&mut rewrap(&daemon, &["--finish"]));
-    assert!(status.code() == Some(73) && line.contains("keyward key rewrap --backend embedded"), "{line}");
+    let text = succeed(&mut rewrap(&daemon, &[]));
+    assert!(text.starts_with("6 blobs wrapped, 6 keys of backend embedded are ready"), "{text}");
+    // A change that is given up leaves everything as it was.
+    succeed(&mut daemon.keyward(&["unit", "rotate", "--abandon"]));
+    queue.let_sign(30);
+    load.let_sign(100);
+    assert_eq!(wkid(&daemon), old);
     let text = succeed(&mut rewrap(&daemon, &[]));
     assert!(text.starts_with("6 blobs wrapped, 6 keys of backend embedded are ready"), "{text}");
     // A key that was disabled meanwhile is rewrapped too.
@@ -53,69 +54,51 @@ fn a_new_master_key_is_put_in_force_under_load() {
     assert!(status.code() == Some(73) && line.contains("late;") && !line.contains("shop"), "{line}");
     succeed(&mut rewrap(&daemon, &[]));
     load.let_sign(100);
-    // A master key that is no longer configured is not put in force: the next start would not find
-    // it.
-    let configured = fs::read_to_string(daemon.path("keyward.toml")).unwrap();
-    fs::write(daemon.path("keyward.toml"), configured.split("[embedded]").next().unwrap()).unwrap();
-    daemon.reload();
-    let (status, line) = fail(&mut rewrap(&daemon, &["--finish"]));
-    assert!(status.code() == Some(64) && line.contains("as next-master-key"), "{line}");
-    fs::write(daemon.path("keyward.toml"), configured).unwrap();
-    daemon.reload();
-    let away = daemon.path("away.key");
-    fs::rename(&next, &away).unwrap();
-    let (status, line) = fail(&mut rewrap(&daemon, &["--finish"]));
-    assert!(status.code() == Some(64) && !line.contains("openssl rand"), "{line}");
-    fs::rename(&away, &next).unwrap();
     queue.let_sign(30);
     let text = succeed(&mut rewrap(&daemon, &["--finish"]));
     queue.let_sign(30);
+    let second = wkid(&daemon);
+    assert!(text.contains(&format!("are wrapped with the master key {second}")), "{text}");
+    assert_ne!(second, old);
+    // The whole change in one command.
+    let text = succeed(&mut daemon.keyward(&["unit", "rotate"]));
     let new = wkid(&daemon);
-    assert!(
-        text.contains(&format!("are wrapped with the master key {new}")) && text.contains("as master-key"),
-        "{text}"
-    );
-    assert_ne!(new, old);
+    assert!(text.contains(&format!("the master key {new} is in force")) && new != second, "{text}");
     daemon.generate_for("new", "p256", "any");
     load.let_sign(100);
     let signed = load.stop();
     let failed = failures(&signed);
     assert!(failed.is_empty(), "{} of {}: {:?}\n{}", failed.len(), signed.len(), failed[0], daemon.log());
     queue.stop();
-    // The change does not go back.
-    let (status, line) = fail(&mut rewrap(&daemon, &[]));
-    assert!(status.code() == Some(64) && line.contains(&new), "{line}");
     for label in ["idle", "off"] {
         assert_eq!(sign(&daemon, label), Outcome::KeyDisabled);
         succeed(&mut daemon.keyward(&["key", "enable", label]));
     }
 
-    // With both master keys, with the new one alone, and not with the old one alone.
+    // The file, which was the first master key, keeps the new one.
     let all = ["shop", "mail", "idle", "off", "late", "new"];
+    daemon.stop();
+    daemon.resume();
+    all.iter().for_each(|label| assert_eq!(sign(&daemon, label), Outcome::Done, "{label}"));
     let file = daemon.path("state/dev-master.key");
-    let old_digits = fs::read(&file).unwrap();
-    for digits in [&old_digits, &fs::read(&next).unwrap()] {
-        assert!(daemon.stop().success());
-        fs::write(&file, digits).unwrap();
-        daemon.resume();
-        all.iter().for_each(|label| assert_eq!(sign(&daemon, label), Outcome::Done, "{label}"));
-    }
-    // A forgotten line, which names the file that has become the master key.
-    assert!(daemon.stop().success());
-    fs::rename(&next, &away).unwrap();
-    daemon.resume();
-    all.iter().for_each(|label| assert_eq!(sign(&daemon, label), Outcome::Done, "{label}"));
-    assert!(daemon.log().contains("cannot read the next master key in"), "{}", daemon.log());
-    assert!(daemon.stop().success());
-    let configuration = fs::read_to_string(daemon.path("keyward.toml")).unwrap();
-    daemon.configure(configuration.split("[embedded]").next().unwrap());
-    daemon.resume();
-    all.iter().for_each(|label| assert_eq!(sign(&daemon, label), Outcome::Done, "{label}"));
-    assert!(daemon.stop().success());
-    fs::write(&file, &old_digits).unwrap();
+    let digits = fs::read(&file).unwrap();
+    daemon.stop();
+    fs::write(&file, "5ca1ab1e".repeat(7) + "0badcafe").unwrap();
     daemon.resume();
     all.iter().for_each(|label| assert_eq!(sign(&daemon, label), Outcome::OtherMasterKey, "{label}"));
     assert!(daemon.log().contains(&new), "{}", daemon.log());
+    // Without the state of the unit, the file has the first master key only.
+    daemon.stop();
+    fs::write(&file, &digits).unwrap();
+    let (state, away) = (daemon.path("state/unit"), daemon.path("unit.away"));
+    fs::rename(&state, &away).unwrap();
+    daemon.resume();
+    all.iter().for_each(|label| assert_eq!(sign(&daemon, label), Outcome::OtherMasterKey, "{label}"));
+    daemon.stop();
+    fs::remove_dir_all(&state).unwrap();
+    fs::rename(&away, &state).unwrap();
+    daemon.resume();
+    all.iter().for_each(|label| assert_eq!(sign(&daemon, label), Outcome::Done, "{label}"));
 }
 
 #[test]
@@ -124,14 +107,11 @@ fn a_change_that_is_killed_goes_on() {
     let mut daemon = Daemon::start();
     let labels: Vec<_> = (0..keys).map(|number| format!("key-{number:03}")).collect();
     labels.iter().for_each(|label| daemon.generate_for(label, "p256", "any"));
-    let next = next_master_key(&daemon);
-    daemon.configure_more(&format!("[embedded]\nnext-master-key = {next:?}\n"));
-    daemon.reload();
+    let before = wkid(&daemon);
     let store = daemon.path("state/keys.redb");
     let log = daemon.path("rewrap.log");
     for words in [&[][..], &["--finish"]] {
-        let (mut kills, mut told) = (0, false);
-        let mut done = false;
+        let (mut kills, mut done) = (0, false);
         while !done {
             let before = fs::metadata(&store).unwrap().modified().unwrap();
             let mut command = Process::start(&mut rewrap(&daemon, words), &log);
@@ -147,38 +127,16 @@ fn a_change_that_is_killed_goes_on() {
                 daemon.kill();
                 command.wait();
                 kills += 1;
-                if words == ["--finish"] && !told {
-                    told = is_told_of_half_a_change(&mut daemon);
-                }
                 daemon.resume();
             }
             labels.iter().for_each(|label| assert_eq!(sign(&daemon, label), Outcome::Done, "{label}"));
         }
         assert!(kills > 2, "{words:?}: killed {kills} times");
-        assert_eq!(told, words == ["--finish"], "{}", daemon.log());
     }
-    assert_ne!(wkid(&daemon), "");
-    fs::copy(&next, daemon.path("state/dev-master.key")).unwrap();
-    assert!(daemon.stop().success());
+    assert_ne!(wkid(&daemon), before);
+    daemon.stop();
     daemon.resume();
     labels.iter().for_each(|label| assert_eq!(sign(&daemon, label), Outcome::Done, "{label}"));
-}
-
-/// Without the next master key, some keys do not sign, and the daemon reports this after its check.
-fn is_told_of_half_a_change(daemon: &mut Daemon) -> bool {
-    let configured = fs::read_to_string(daemon.path("keyward.toml")).unwrap();
-    daemon.configure(configured.split("[embedded]").next().unwrap());
-    daemon.resume();
-    let told = "wrapped by another master key than the unit has, and do not sign: key-";
-    let is_told = daemon.log().contains(told);
-    let problems = daemon.status()["problems"].to_string();
-    assert_eq!(problems.contains(told), is_told, "{problems}");
-    let first = sign(daemon, "key-000");
-    assert_eq!(first == Outcome::OtherMasterKey, is_told, "nothing was settled before the first key was");
-    assert_eq!(daemon.get("/ready").0, 200, "others sign");
-    assert!(daemon.stop().success());
-    daemon.configure(&configured);
-    is_told
 }
 
 /// Threads that each make RSA signatures of 4,096 bits, one after the other.
@@ -220,12 +178,6 @@ impl Queue {
 
 fn rewrap(daemon: &Daemon, more: &[&str]) -> Command {
     daemon.keyward(&[&["key", "rewrap", "--backend", "embedded"], more].concat())
-}
-
-fn next_master_key(daemon: &Daemon) -> PathBuf {
-    let path = daemon.path("next.key");
-    succeed(&mut daemon.shell(&format!("(umask 077; set -C; openssl rand -hex 32 > {})", path.display())));
-    path
 }
 
 /// The name of the master key in force.

@@ -9,9 +9,10 @@ use keyward_proto::Outcome;
 
 use super::expiry;
 use super::finding::Finding;
-use crate::admin::api::{StatusView, UnitView};
+use crate::admin::api::{BackendView, StatusView, UnitView};
 use crate::admin::client::{AdminClient, AdminClientError};
 use crate::cli::output::{from_now, time};
+use crate::ground::opening::described;
 
 /// Checks the status of the daemon, its units and certificates, and its recent refusals.
 pub(super) fn check(
@@ -96,8 +97,15 @@ pub(super) fn check(
             "start it without --dev on a new state directory before servers use it",
         ));
     }
+    findings.extend(status.backends.iter().filter_map(opening));
     findings.extend(refusals(&status));
     findings
+}
+
+/// Says how the embedded unit gets its master key after a start.
+fn opening(backend: &BackendView) -> Option<Finding> {
+    let opening = backend.opening.as_deref()?;
+    Some(Finding::ok("master key", format!("the embedded unit is opened {}", described(opening))))
 }
 
 /// Time when the key store was created, if known. The daemon creates a store again if it was

@@ -9,7 +9,7 @@ mod import;
 mod named;
 mod print;
 mod repair;
-mod rewrap;
+pub(in crate::cli) mod rewrap;
 mod uses;
 
 use clap::{Args, Subcommand};

@@ -37,33 +37,15 @@ impl Rewrap {
             return match client.json {
                 true => print_json(&finished),
                 false => print(&format!(
-                    "{} keys of backend {} are wrapped with the master key {}\n{}",
-                    finished.keys,
-                    finished.backend,
-                    finished.wkid,
-                    if finished.backend == EMBEDDED { AFTER_EMBEDDED } else { "" }
+                    "{} keys of backend {} are wrapped with the master key {}\n",
+                    finished.keys, finished.backend, finished.wkid,
                 )),
             };
         }
-        // The bar shows on a terminal only.
-        let bar = ProgressBar::new(admin.status().map_err(failed)?.keys);
-        bar.set_style(bar_style());
-        let (mut keys, mut wrapped, mut after) = (0, 0, None);
-        loop {
-            let done = admin.rewrap(&backend, after.as_deref()).map_err(|error| {
-                bar.abandon();
-                failed(error)
-            })?;
-            keys += done.keys;
-            wrapped += done.wrapped;
-            bar.set_position(bar.position() + done.looked_at);
-            bar.set_message(format!("{wrapped} blobs wrapped"));
-            after = done.next;
-            if after.is_none() {
-                break;
-            }
+        if backend == EMBEDDED {
+            admin.prepare_rotation().map_err(failed)?;
         }
-        bar.finish_and_clear();
+        let (keys, wrapped) = rewrap_all(&admin, &backend).map_err(failed)?;
         if client.json {
             return print_json(&json!({ "backend": backend, "keys": keys, "wrapped": wrapped }));
         }
@@ -77,7 +59,25 @@ impl Rewrap {
     }
 }
 
-const AFTER_EMBEDDED: &str = "Name its file as master-key, and remove next-master-key from the configuration. Keep the old master key in another place, as long as you keep copies of the key store that were made before.\n";
+/// Wraps all keys of a backend by the next master key, and shows the progress on a terminal. Returns
+/// the number of keys, and of blobs that were wrapped.
+pub(in crate::cli) fn rewrap_all(admin: &AdminClient, backend: &str) -> Result<(u64, u64), AdminClientError> {
+    let bar = ProgressBar::new(admin.status()?.keys);
+    bar.set_style(bar_style());
+    let (mut keys, mut wrapped, mut after) = (0, 0, None);
+    loop {
+        let done = admin.rewrap(backend, after.as_deref()).inspect_err(|_| bar.abandon())?;
+        keys += done.keys;
+        wrapped += done.wrapped;
+        bar.set_position(bar.position() + done.looked_at);
+        bar.set_message(format!("{wrapped} blobs wrapped"));
+        after = done.next;
+        if after.is_none() {
+            bar.finish_and_clear();
+            return Ok((keys, wrapped));
+        }
+    }
+}
 
 fn bar_style() -> ProgressStyle {
     ProgressStyle::with_template("{bar:40} {pos} of {len} keys, {msg}, {eta} left")

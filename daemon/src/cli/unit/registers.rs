@@ -4,11 +4,13 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, ValueEnum};
 use keyward_unit::administration::{Instruction, Pattern, RegisterName, ShareFile};
+use serde_json::json;
 
 use super::issue::{Issue, person, read, write_shares};
 use crate::admin::client::AdminClient;
 use crate::cli::client::Client;
 use crate::cli::failure::Failure;
+use crate::cli::key::rewrap::rewrap_all;
 use crate::cli::output::{print, print_json};
 use crate::config::EMBEDDED;
 use crate::ground::exit;
@@ -154,29 +156,42 @@ impl Zeroize {
 
 #[derive(Args, Debug)]
 pub(in crate::cli) struct Rotate {
+    /// Give up a change of a unit without owners; with owners, clear the new register instead
+    #[arg(long)]
+    abandon: bool,
     #[command(flatten)]
     client: Client,
 }
 
 impl Rotate {
     pub(super) fn run(self) -> Result<(), Failure> {
+        let failed = |error| Failure::from(error).while_trying("cannot change the master key");
         let admin = AdminClient::new(&self.client.runtime_dir)?;
-        let failed = |error| Failure::from(error).while_trying("cannot wrap the keys by the new master key");
-        let (mut after, mut keys, mut wrapped) = (None, 0, 0);
-        loop {
-            let done = admin.rewrap(EMBEDDED, after.as_deref()).map_err(failed)?;
-            keys += done.keys;
-            wrapped += done.wrapped;
-            after = done.next;
-            if after.is_none() {
-                break;
-            }
+        if self.abandon {
+            admin.give_up_rotation().map_err(failed)?;
+            return match self.client.json {
+                true => print_json(&json!({ "abandoned": true })),
+                false => print("the change of the master key is given up\n"),
+            };
         }
+        let unit = admin.prepare_rotation().map_err(failed)?;
+        let (keys, wrapped) = rewrap_all(&admin, EMBEDDED).map_err(failed)?;
+        let finished = match unit.owned {
+            true => None,
+            false => Some(admin.finish_rewrap(EMBEDDED).map_err(failed)?),
+        };
         if self.client.json {
-            return print_json(&serde_json::json!({ "keys": keys, "wrapped": wrapped }));
+            return print_json(&json!({ "keys": keys, "wrapped": wrapped, "finished": finished }));
         }
+        let next = match finished {
+            Some(finished) => format!(
+                "the master key {} is in force; keep a new copy of the state of the unit\n",
+                finished.wkid
+            ),
+            None => "next, put the new master key in force: keyward unit activate PATTERN\n".into(),
+        };
         print(&format!(
-            "{keys} keys are wrapped by the new master key too, {wrapped} of their versions now; next, put the new master key in force: keyward unit activate PATTERN\n"
+            "{keys} keys are wrapped by the new master key, {wrapped} of their versions now\n{next}"
         ))
     }
 }

@@ -5,6 +5,7 @@ use crate::admin::client::AdminClient;
 use crate::cli::client::Client;
 use crate::cli::failure::Failure;
 use crate::cli::output::{print, print_json};
+use crate::ground::opening::described;
 
 pub(super) fn show(client: &Client) -> Result<(), Failure> {
     let unit = AdminClient::new(&client.runtime_dir)
@@ -19,11 +20,18 @@ pub(super) fn show(client: &Client) -> Result<(), Failure> {
 fn text(unit: &OwnedUnitView) -> String {
     let mut text = format!("unit             {}\nunit key         {}\n", unit.unit, unit.unit_key);
     text += match (unit.owned, unit.sealed, unit.current.pattern.is_some()) {
-        (_, true, _) => "state            sealed: the owners of the master key must bring their parts\n",
-        (false, false, _) => "state            nobody owns the unit\n",
+        (true, true, _) => "state            sealed: the owners of the master key must bring their parts\n",
+        (false, true, _) => {
+            "state            sealed: the file or secret of this host with its master key is missing\n"
+        }
+        (false, false, false) => "state            nobody owns the unit\n",
+        (false, false, true) => "state            open; nobody owns the unit\n",
         (true, false, false) => "state            without a master key\n",
         (true, false, true) => "state            open\n",
     };
+    if !unit.opening.is_empty() {
+        text += &format!("opened           {}\n", described(&unit.opening));
+    }
     text += &format!("next command     {}\n", unit.next_counter);
     if unit.owned {
         text += &format!(

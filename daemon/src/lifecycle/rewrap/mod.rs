@@ -10,8 +10,9 @@ use keyward_unit::Wkid;
 use tokio::task::JoinSet;
 
 use super::event::{Act, Action, Actor, begin};
+use super::unit::blocking;
 use super::{Error, audit_key};
-use crate::backend::Backend;
+use crate::backend::{Backend, Embedded};
 use crate::config::EMBEDDED;
 use crate::daemon::{Daemon, key_material};
 use crate::keys::{Key, StoreError, Version};
@@ -65,7 +66,7 @@ async fn rewrap_some(daemon: &Daemon, name: &str, after: Option<String>) -> Resu
     // Altered keys are found again when the rewrapping is finished.
     let mut keys: Vec<_> = listed.into_iter().filter_map(|listed| listed.key().ok()).collect();
     keys.retain(|key| key.backend == name);
-    let new = next::of_keys(daemon, backend, &keys, old).await?;
+    let new = next::of_keys(backend, &keys, old).await?;
     if let Some(new) = new
         && daemon.keys.next_wkid(name).await? != Some(new)
     {
@@ -129,15 +130,31 @@ fn set_next(key: &mut Key, next_blobs: &HashMap<Vec<u8>, Vec<u8>>) -> u64 {
 /// # Errors
 /// [`Error`] says which keys or units are not ready.
 pub(crate) async fn finish_rewrap(daemon: &Arc<Daemon>, actor: Actor, name: &str) -> Result<Finished, Error> {
-    let has_owners = daemon.backends.embedded().is_some_and(|embedded| embedded.custodian().is_some());
-    if name == EMBEDDED && has_owners {
+    if name == EMBEDDED && daemon.backends.embedded().is_some_and(Embedded::is_owned) {
         return Err(Error::OwnersActivate);
     }
     let begun = begin(daemon, actor, Action::FinishRewrap, None).await?;
-    let done = begun.result(finish(daemon, name).await).await?;
+    let done = begun.result(finish_unowned(daemon, name).await).await?;
     let Finished { wkid, keys } = done;
     begun.done(Act::FinishRewrap { backend: name, wkid, keys }, None).await?;
     Ok(done)
+}
+
+/// Puts the next master key of a backend in force, whose embedded unit nobody owns.
+async fn finish_unowned(daemon: &Arc<Daemon>, name: &str) -> Result<Finished, Error> {
+    let Some(embedded) = daemon.backends.embedded().filter(|_| name == EMBEDDED) else {
+        return finish(daemon, name).await;
+    };
+    let finished = match is_finished(daemon, name).await? {
+        // The program was ended before the unit followed the key store.
+        true => {
+            Finished { wkid: present(daemon, name).await?, keys: keys_of(daemon, name).await?.len() as u64 }
+        }
+        false => finish(daemon, name).await?,
+    };
+    let custodian = Arc::clone(embedded.custodian());
+    blocking(move || custodian.activate_next_master_key()).await?;
+    Ok(finished)
 }
 
 /// True if the next master key of the backend is in force in the key store already.
@@ -161,7 +178,7 @@ pub(super) async fn finish(daemon: &Arc<Daemon>, name: &str) -> Result<Finished,
         return Err(Error::StoreAltered);
     }
     let units = next::Units::probe(backend).await?;
-    let new = units.next(daemon, &keys, old)?;
+    let new = units.next(&keys, old)?;
     // The keys first: they can only be wrapped while a unit has the old master key.
     refuse_old_keys(backend, &keys, new)?;
     units.refuse_others(new)?;

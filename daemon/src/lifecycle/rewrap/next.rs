@@ -5,42 +5,23 @@ use keyward_unit::{Unit, Wkid};
 use super::is_wrapped_by;
 use crate::backend::{Backend, BackendError, UnitHealth};
 use crate::daemon::Daemon;
-use crate::ground::master_key;
 use crate::keys::{Key, Version};
 use crate::lifecycle::Error;
 
 /// The next master key for some keys. Remote units cannot be asked for it, so one blob is rewrapped
 /// and its master key read. `None` if no key has to be wrapped.
-pub(super) async fn of_keys(
-    daemon: &Daemon,
-    backend: &Backend,
-    keys: &[Key],
-    old: Wkid,
-) -> Result<Option<Wkid>, Error> {
+pub(super) async fn of_keys(backend: &Backend, keys: &[Key], old: Wkid) -> Result<Option<Wkid>, Error> {
     match backend.embedded_unit() {
-        Some(unit) => configured(daemon, unit.map_err(BackendError::from)?, old).map(Some),
+        Some(unit) => committed(unit.map_err(BackendError::from)?, old).map(Some),
         None => Ok(rewrapped_by(backend, keys, old).await?),
     }
 }
 
-/// The next master key of the embedded unit: the one that its owners have committed, or else the
-/// one that is configured now, since the next start must find it.
-fn configured(daemon: &Daemon, unit: &Unit, old: Wkid) -> Result<Wkid, Error> {
-    if daemon.backends.embedded().is_some_and(|embedded| embedded.custodian().is_some()) {
-        // The quorum of the owners has committed the master key in the new register.
-        let wkids = [unit.other_wkid(), unit.wkid()];
-        return wkids.into_iter().flatten().find(|wkid| *wkid != old).ok_or(Error::NothingCommitted(old));
-    }
-    let file = daemon.config().embedded.next_master_key.clone();
-    let next = master_key::load_next(file.as_deref())?.ok_or(Error::NoNextMasterKey(old))?;
-    let wkid = next.wkid();
-    if wkid == old {
-        return Err(Error::NextMasterKeyInForce(old));
-    }
-    match Some(wkid) == unit.wkid() || unit.accept(&next) {
-        true => Ok(wkid),
-        false => Err(Error::ThirdMasterKey { next: wkid, old }),
-    }
+/// The next master key of the embedded unit: the one that is committed in its new register. After a
+/// change that was interrupted, the unit may have put that one in force already.
+fn committed(unit: &Unit, old: Wkid) -> Result<Wkid, Error> {
+    let wkids = [unit.other_wkid(), unit.wkid()];
+    wkids.into_iter().flatten().find(|wkid| *wkid != old).ok_or(Error::NothingCommitted(old))
 }
 
 /// Next master key at remote units, found by rewrapping one blob.
@@ -83,9 +64,9 @@ impl<'a> Units<'a> {
     }
 
     /// Next master key of the keys, or of a healthy unit if no key has a next blob.
-    pub(super) fn next(&self, daemon: &Daemon, keys: &[Key], old: Wkid) -> Result<Wkid, Error> {
+    pub(super) fn next(&self, keys: &[Key], old: Wkid) -> Result<Wkid, Error> {
         let (backend, units) = match self {
-            Self::Embedded(unit) => return configured(daemon, unit, old),
+            Self::Embedded(unit) => return committed(unit, old),
             Self::Remote { backend, units } => (backend, units),
         };
         // If all blobs were replaced already, or there are no keys, a unit has the next master key

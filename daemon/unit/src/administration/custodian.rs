@@ -4,6 +4,7 @@
 //! with the state after the change, or with the one before.
 
 mod inner;
+mod unowned;
 
 use core::fmt;
 use std::io;
@@ -16,7 +17,7 @@ use super::command::RegisterName;
 use super::importer::OwnImporter;
 use super::keeping::KeepingSecret;
 use super::pattern::Pattern;
-use super::register::{Contents, Origin, Register, SealedShare};
+use super::register::{Origin, Register, SealedShare};
 use super::rules::Refusal;
 use super::signed::SignedCommand;
 use super::state::State;
@@ -113,39 +114,18 @@ impl Custodian {
         Ok(Self { unit, inner: Mutex::new(inner), published })
     }
 
-    /// Unseals the unit by a secret that keeps its master keys, and keeps them by it from now on.
-    /// Waits for the disk. Returns false if the state keeps no master key: the unit stays sealed,
-    /// if it was.
+    /// Unseals the unit by the first of some secrets that opens the master keys in the state. From
+    /// now on, the first secret keeps the master keys. Waits for the disk. Returns false if the state
+    /// keeps no master key: the unit stays sealed, if it was.
     ///
     /// # Errors
-    /// [`CustodyError::OtherKeeper`] if another secret keeps the master keys. This secret replaces
-    /// the other one when the owners have brought their parts.
-    pub fn keep_by(&self, secret: &KeepingSecret) -> Result<bool, CustodyError> {
+    /// [`CustodyError::OtherKeeper`] if none of these secrets keeps the master keys. The first one
+    /// will, when the owners have brought their parts.
+    pub fn keep_by(&self, secrets: &[KeepingSecret]) -> Result<bool, CustodyError> {
         let mut inner = self.lock();
-        let Some(kept) = inner.state.kept.clone() else {
-            inner.keeper = Some(secret.new_keeper()?);
-            let is_open = inner.current.is_some() || inner.new.is_some();
-            if is_open {
-                inner.write_again()?;
-            }
-            return Ok(is_open);
-        };
-        let keeper = secret.keeper_of(&kept)?;
-        let opened = keeper.and_then(|keeper| Some((keeper.open(inner.state.unit, &kept)?, keeper)));
-        let Some(([current, new], keeper)) = opened else {
-            // Once the owners have brought their parts, this secret keeps the master keys.
-            inner.keeper = Some(secret.new_keeper()?);
-            inner.state.kept = None;
-            return Err(CustodyError::OtherKeeper);
-        };
-        inner.keeper = Some(keeper);
-        for (register, key) in [(RegisterName::Current, current), (RegisterName::New, new)] {
-            if let Some(key) = key {
-                inner.put(register, key)?;
-            }
-        }
+        let kept = inner.keep_by(secrets);
         self.follow(&mut inner);
-        Ok(true)
+        kept
     }
 
     /// The master keys in memory, for the program that goes on with this unit in this process: for
@@ -180,25 +160,68 @@ impl Custodian {
         Ok(())
     }
 
-    /// Unseals the unit by its master key in a file. A unit without a master key takes it: such a
-    /// master key has no owners.
+    /// Unseals the unit by its master key in a file. A unit that nobody owns, and that never had
+    /// owners, takes the master key if it has none. Waits for the disk.
     ///
     /// # Errors
-    /// [`CustodyError::OtherMasterKey`] if the unit has another master key.
+    /// [`CustodyError::OtherMasterKey`] if the unit has another master key, and
+    /// [`CustodyError::NeedsOwners`] if it has none and only owners may load one.
     pub fn unseal_by_file(&self, key: MasterKey) -> Result<(), CustodyError> {
         let mut inner = self.lock();
         let pattern = key.pattern();
         match inner.state.current.pattern() {
             Some(has) if has != pattern => return Err(CustodyError::OtherMasterKey { has, file: pattern }),
             Some(_) => inner.put(RegisterName::Current, key)?,
-            None => {
-                let contents =
-                    Contents { pattern, wkid: key.wkid(), origin: Origin::File, shares: Vec::new() };
-                let state = State { current: Register::Valid(contents), ..inner.state.clone() };
-                inner.state = inner.write(state, [Some(&key), inner.new.as_ref()])?;
-                inner.current = Some(key);
-            }
+            None => inner.start_with(key)?,
         }
+        self.follow(&mut inner);
+        Ok(())
+    }
+
+    /// Makes the first master key of a unit that nobody owns, which a secret keeps. Waits for the
+    /// disk.
+    ///
+    /// # Errors
+    /// [`CustodyError::NeedsOwners`] if only owners may load a master key, and
+    /// [`CustodyError::NotKept`] if the master key would be lost at the next start.
+    pub fn make_master_key(&self) -> Result<(), CustodyError> {
+        let mut inner = self.lock();
+        inner.needs_keeper()?;
+        inner.start_with(MasterKey::generate()?)?;
+        self.follow(&mut inner);
+        Ok(())
+    }
+
+    /// Makes the next master key of a unit that nobody owns, in the new register. Nothing happens if
+    /// there is one. Waits for the disk.
+    ///
+    /// # Errors
+    /// The errors of [`Self::make_master_key`], and [`Refusal::Sealed`].
+    pub fn make_next_master_key(&self) -> Result<(), CustodyError> {
+        let mut inner = self.lock();
+        inner.make_next()?;
+        self.follow(&mut inner);
+        Ok(())
+    }
+
+    /// Puts the next master key of a unit that nobody owns in force. Waits for the disk.
+    ///
+    /// # Errors
+    /// [`CustodyError::NeedsOwners`] if owners must sign a command for that.
+    pub fn activate_next_master_key(&self) -> Result<(), CustodyError> {
+        let mut inner = self.lock();
+        inner.activate_next()?;
+        self.follow(&mut inner);
+        Ok(())
+    }
+
+    /// Gives up the next master key of a unit that nobody owns. Waits for the disk.
+    ///
+    /// # Errors
+    /// [`CustodyError::NeedsOwners`] if owners must sign a command for that.
+    pub fn forget_next_master_key(&self) -> Result<(), CustodyError> {
+        let mut inner = self.lock();
+        inner.forget_next()?;
         self.follow(&mut inner);
         Ok(())
     }
@@ -307,6 +330,16 @@ pub enum CustodyError {
         "the parts make a master key whose bytes follow a pattern, so it can be guessed; make new, random parts"
     )]
     Guessable,
+    /// Only the owners of the unit may do this.
+    #[error(
+        "the unit has owners, or had some until it was zeroized: only commands that they sign change its master keys; see docs/ceremony.md"
+    )]
+    NeedsOwners,
+    /// No secret keeps the master keys, which would be lost at the next start.
+    #[error(
+        "no secret keeps the master keys of the unit for the next start; set unseal-key or unseal-passphrase in section [embedded] of the configuration, or give the unit owners: keyward unit claim"
+    )]
+    NotKept,
     /// The unit waits for no such part.
     #[error("the part or share with the pattern {0} is not one that the unit waits for")]
     NotAwaited(Pattern),

@@ -83,8 +83,8 @@ pub struct SealedShare {
 /// How a master key is put together.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Origin {
-    /// From one file: no owners have parts.
-    File,
+    /// From a file, or made by the unit itself: no owners have parts.
+    Machine,
     /// From parts with these patterns.
     Parts(Vec<Pattern>),
     /// From shares.
@@ -100,7 +100,7 @@ impl Origin {
     /// Number of parts or shares that make the key.
     pub fn needed(&self) -> usize {
         match self {
-            Self::File => 0,
+            Self::Machine => 0,
             Self::Parts(parts) => parts.len(),
             Self::Shares { needed, .. } => usize::from(*needed),
         }
@@ -109,7 +109,7 @@ impl Origin {
     /// Patterns of all parts or shares.
     pub fn patterns(&self) -> Vec<Pattern> {
         match self {
-            Self::File => Vec::new(),
+            Self::Machine => Vec::new(),
             Self::Parts(parts) => parts.clone(),
             Self::Shares { shares, .. } => shares.iter().map(|(_, pattern)| *pattern).collect(),
         }

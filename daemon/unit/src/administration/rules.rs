@@ -80,13 +80,16 @@ impl State {
         if command.counter > next {
             return Err(Refusal::TooEarly { counter: command.counter, next });
         }
+        let is_sealed = self.current != Register::Empty && !here.has_current;
         match (&self.claim, &command.instruction) {
             (Some(secret), Instruction::Claim { administrators, thresholds }) => {
                 if !signed.claims_with(secret) {
                     return Err(Refusal::NoClaimSecret);
                 }
                 let have = signed.count(administrators)?;
-                return enough(have, thresholds.signature);
+                enough(have, thresholds.signature)?;
+                // The state is authenticated by the master key, if there is one.
+                return if is_sealed { Err(Refusal::Sealed) } else { Ok(()) };
             }
             (Some(_), _) => return Err(Refusal::Unowned),
             (None, Instruction::Claim { .. }) => return Err(Refusal::Owned),
@@ -98,7 +101,7 @@ impl State {
             command.instruction,
             Instruction::Zeroize | Instruction::Clear(RegisterName::Current, _)
         );
-        match self.current != Register::Empty && !here.has_current && !may_be_sealed {
+        match is_sealed && !may_be_sealed {
             true => Err(Refusal::Sealed),
             false => Ok(()),
         }

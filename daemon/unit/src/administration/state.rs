@@ -39,6 +39,8 @@ pub struct State {
     pub(crate) new: Register,
     /// The master keys of the registers, encrypted for a start without people.
     pub(crate) kept: Option<Vec<u8>>,
+    /// True once the unit was zeroized: only its owners give it a master key again.
+    pub(crate) erased: bool,
 }
 
 impl State {
@@ -61,6 +63,7 @@ impl State {
             current: Register::Empty,
             new: Register::Empty,
             kept: None,
+            erased: false,
         })
     }
 
@@ -82,6 +85,11 @@ impl State {
     /// The secret that owns the unit; `None` when somebody has claimed it.
     pub fn claim_secret(&self) -> Option<&ClaimSecret> {
         self.claim.as_ref()
+    }
+
+    /// True once the unit was zeroized. It takes a master key from its owners only.
+    pub fn is_erased(&self) -> bool {
+        self.erased
     }
 
     /// The administrators.
@@ -181,6 +189,8 @@ struct Stored {
     new: StoredRegister,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     kept: Option<String>,
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    erased: bool,
 }
 
 #[derive(Deserialize, Serialize)]
@@ -231,6 +241,7 @@ impl Stored {
             current: StoredRegister::of(&state.current),
             new: StoredRegister::of(&state.new),
             kept: state.kept.as_ref().map(|kept| STANDARD.encode(kept)),
+            erased: state.erased,
         }
     }
 
@@ -259,6 +270,7 @@ impl Stored {
             current,
             new,
             kept: self.kept.map(|kept| STANDARD.decode(kept)).transpose().ok()?,
+            erased: self.erased,
         })
     }
 }
@@ -299,7 +311,7 @@ impl StoredRegister {
     fn of(register: &Register) -> Self {
         let origin = register.contents().map(|contents| &contents.origin);
         let (needed, parts) = match origin {
-            None | Some(Origin::File) => (None, Vec::new()),
+            None | Some(Origin::Machine) => (None, Vec::new()),
             Some(Origin::Parts(parts)) => (None, (1..).zip(parts.iter().copied()).collect()),
             Some(Origin::Shares { needed, shares }) => (Some(*needed), shares.clone()),
         };
@@ -327,7 +339,7 @@ impl StoredRegister {
         let parts = self.parts.into_iter().map(|(index, pattern)| Some((index, pattern.parse().ok()?)));
         let parts: Vec<_> = parts.collect::<Option<_>>()?;
         let origin = match self.needed {
-            None if parts.is_empty() => Origin::File,
+            None if parts.is_empty() => Origin::Machine,
             None => (PARTS.contains(&parts.len())
                 && parts.iter().map(|(index, _)| *index).eq(1..=parts.len() as u8))
             .then(|| Origin::Parts(parts.iter().map(|(_, pattern)| *pattern).collect()))?,
@@ -347,7 +359,7 @@ impl StoredRegister {
             Origin::Shares { shares: patterns, .. } => {
                 shares.is_empty() || of_shares().eq(patterns.iter().copied())
             }
-            Origin::File | Origin::Parts(_) => shares.is_empty(),
+            Origin::Machine | Origin::Parts(_) => shares.is_empty(),
         };
         let contents = fits.then_some(Contents { pattern, wkid, origin, shares })?;
         [
@@ -415,6 +427,7 @@ mod tests {
                 shares: [(1, one), (2, two), (5, three)].map(share).to_vec(),
             }),
             kept: Some(vec![7; 100]),
+            erased: true,
             ..State::new().unwrap()
         }
     }

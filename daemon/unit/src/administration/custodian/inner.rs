@@ -83,7 +83,7 @@ impl Inner {
             Effect::Generate { needed, owners } => return self.generate(state, needed, owners),
             Effect::Zeroize => {
                 // Another identity: no command of before is one for this unit.
-                self.state = self.write(State::new()?, [None, None])?;
+                self.state = self.write(State { erased: true, ..State::new()? }, [None, None])?;
                 self.forget();
                 self.unverified = None;
             }
@@ -301,7 +301,7 @@ impl Collection {
                 shares.truncate(usize::from(*needed));
                 shares::combine(&shares)
             }
-            Origin::Parts(_) | Origin::File => None,
+            Origin::Parts(_) | Origin::Machine => None,
         }
     }
 }

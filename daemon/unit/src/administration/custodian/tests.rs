@@ -71,11 +71,15 @@ impl House {
     }
 
     fn claim(&self) {
+        self.try_claim().unwrap();
+    }
+
+    fn try_claim(&self) -> Result<(), CustodyError> {
         let administrators = self.people.iter().map(|(person, _)| person.clone()).collect();
         let thresholds = Thresholds { signature: 2, revocation: 2 };
         let signed = self.signed(Instruction::Claim { administrators, thresholds }, &[0, 1]);
         let signed = signed.with_claim_of(self.custodian.custody().state.claim_secret().unwrap());
-        self.custodian.command(&signed, NOW, 0).unwrap();
+        self.custodian.command(&signed, NOW, 0).map(|_| ())
     }
 
     fn signed(&self, instruction: Instruction, signers: &[usize]) -> SignedCommand {
@@ -414,7 +418,7 @@ fn who_writes_the_file_without_the_master_key_is_noticed() {
 fn a_secret_keeps_the_master_keys_over_a_restart() {
     let mut house = House::new();
     let secret = || KeepingSecret::random(&[b'5'; 32]).unwrap();
-    assert!(!house.custodian.keep_by(&secret()).unwrap());
+    assert!(!house.custodian.keep_by(&[secret()]).unwrap());
     let (old, next) = (parts::<2>(), parts::<2>());
     house.put_in_force(&old);
     let blob = house.unit.generate(KeyType::P256).unwrap().blob;
@@ -422,26 +426,26 @@ fn a_secret_keeps_the_master_keys_over_a_restart() {
     house.command(Instruction::Commit(pattern), &[0, 1]).unwrap();
     let rewrapped = house.unit.rewrap(&blob, house.unit.other_wkid().unwrap()).unwrap();
     house.restart();
-    let other = KeepingSecret::random(&[b'6'; 32]).unwrap();
-    assert!(matches!(house.custodian.keep_by(&other), Err(CustodyError::OtherKeeper)));
+    let other = || KeepingSecret::random(&[b'6'; 32]).unwrap();
+    assert!(matches!(house.custodian.keep_by(&[other()]), Err(CustodyError::OtherKeeper)));
     assert_eq!(house.signs(&blob), Err(UnitError::Sealed));
     house.restart();
-    assert!(house.custodian.keep_by(&secret()).unwrap());
+    assert!(house.custodian.keep_by(&[secret()]).unwrap());
     house.signs(&blob).unwrap();
     house.signs(&rewrapped).unwrap();
     house.command(Instruction::Activate(pattern), &[0]).unwrap();
     house.restart();
-    assert!(house.custodian.keep_by(&secret()).unwrap());
+    assert!(house.custodian.keep_by(&[secret()]).unwrap());
     house.signs(&rewrapped).unwrap();
     assert!(house.signs(&blob).is_err());
     // Another secret replaces the first one once the owners have come.
     house.restart();
-    assert!(matches!(house.custodian.keep_by(&other), Err(CustodyError::OtherKeeper)));
+    assert!(matches!(house.custodian.keep_by(&[other()]), Err(CustodyError::OtherKeeper)));
     for part in &next {
         house.bring(&again(part)).unwrap();
     }
     house.restart();
-    assert!(house.custodian.keep_by(&other).unwrap());
+    assert!(house.custodian.keep_by(&[other()]).unwrap());
     house.signs(&rewrapped).unwrap();
     // The state alone, as a thief has it, opens nothing.
     house.restart();
@@ -469,4 +473,63 @@ fn the_master_key_of_a_file_has_no_owners_until_it_is_replaced() {
     house.command(Instruction::Activate(pattern), &[0]).unwrap();
     house.signs(&rewrapped).unwrap();
     assert!(matches!(house.custodian.unseal_by_file(file()), Err(CustodyError::OtherMasterKey { .. })));
+}
+
+#[test]
+fn a_unit_that_nobody_owns_makes_and_changes_its_master_key() {
+    let mut house = House::unowned();
+    let secret = |byte| KeepingSecret::random(&[byte; 32]).unwrap();
+    assert!(matches!(house.custodian.make_master_key(), Err(CustodyError::NotKept)));
+    assert!(!house.custodian.keep_by(&[secret(b'1')]).unwrap());
+    house.custodian.make_master_key().unwrap();
+    assert!(house.custodian.make_master_key().is_err(), "there is one already");
+    let blob = house.unit.generate(KeyType::P256).unwrap().blob;
+    house.restart();
+    assert!(matches!(house.custodian.make_next_master_key(), Err(CustodyError::NotKept)));
+    // The second secret opens the unit, and the first one keeps its master keys from now on.
+    assert!(house.custodian.keep_by(&[secret(b'2'), secret(b'1')]).unwrap());
+    house.custodian.make_next_master_key().unwrap();
+    let next = house.custodian.custody().state.new_register().pattern();
+    house.custodian.make_next_master_key().unwrap();
+    assert_eq!(house.custodian.custody().state.new_register().pattern(), next, "once");
+    let rewrapped = house.unit.rewrap(&blob, house.unit.other_wkid().unwrap()).unwrap();
+    house.restart();
+    assert!(matches!(house.custodian.keep_by(&[secret(b'1')]), Err(CustodyError::OtherKeeper)));
+    house.restart();
+    assert!(house.custodian.keep_by(&[secret(b'2')]).unwrap());
+    house.signs(&blob).unwrap();
+    house.signs(&rewrapped).unwrap();
+    house.custodian.forget_next_master_key().unwrap();
+    assert!(house.signs(&rewrapped).is_err());
+    assert!(house.custodian.activate_next_master_key().is_err(), "there is none");
+    house.custodian.make_next_master_key().unwrap();
+    let rewrapped = house.unit.rewrap(&blob, house.unit.other_wkid().unwrap()).unwrap();
+    house.custodian.activate_next_master_key().unwrap();
+    house.signs(&rewrapped).unwrap();
+    assert!(house.signs(&blob).is_err());
+    // Its owners alone decide from now on.
+    house.claim();
+    assert!(matches!(house.custodian.make_next_master_key(), Err(CustodyError::NeedsOwners)));
+    house.command(Instruction::Zeroize, &[0]).unwrap();
+    house.restart();
+    assert!(matches!(house.custodian.make_master_key(), Err(CustodyError::NotKept)));
+    assert!(!house.custodian.keep_by(&[secret(b'2')]).unwrap());
+    assert!(matches!(house.custodian.make_master_key(), Err(CustodyError::NeedsOwners)));
+    let file = MasterKey::generate().unwrap();
+    assert!(matches!(house.custodian.unseal_by_file(file), Err(CustodyError::NeedsOwners)));
+}
+
+/// Who claims a sealed unit would leave a state that its master key does not authenticate.
+#[test]
+fn a_sealed_unit_is_not_claimed() {
+    let mut house = House::unowned();
+    let digits = MasterKey::generate().unwrap().to_hex();
+    let file = || MasterKey::from_hex(&digits).unwrap();
+    house.custodian.unseal_by_file(file()).unwrap();
+    house.restart();
+    assert!(matches!(house.try_claim(), Err(CustodyError::Refused(Refusal::Sealed))));
+    house.custodian.unseal_by_file(file()).unwrap();
+    house.claim();
+    house.restart();
+    house.custodian.unseal_by_file(file()).unwrap();
 }
