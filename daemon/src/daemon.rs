@@ -39,6 +39,8 @@ pub(crate) struct Daemon {
     pub(crate) started: Instant,
     /// True if the daemon was started with `--dev`.
     pub(crate) dev: bool,
+    /// True if the embedded unit serves GREP11, and the daemon has no peers.
+    pub(crate) serves_grep11: bool,
     /// Message about keys that the embedded unit cannot unwrap, if there are any.
     unusable_keys: Option<String>,
     config: ArcSwap<Config>,
@@ -77,6 +79,7 @@ impl Daemon {
             backends,
             started: Instant::now(),
             dev,
+            serves_grep11: false,
             unusable_keys: None,
             config: ArcSwap::from_pointee(Config::default()),
             config_file: None,
@@ -93,6 +96,12 @@ impl Daemon {
     #[must_use]
     pub(crate) fn with_config_file(self, config_file: Option<PathBuf>) -> Self {
         Self { config_file, ..self }
+    }
+
+    /// Sets whether the embedded unit serves GREP11 instead of peers.
+    #[must_use]
+    pub(crate) fn serving_grep11(self, serves_grep11: bool) -> Self {
+        Self { serves_grep11, ..self }
     }
 
     /// Sets the message about keys that the embedded unit cannot unwrap.

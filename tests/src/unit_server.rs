@@ -28,6 +28,10 @@ impl UnitServer {
     /// Starts a server by a command that makes it listen on a free port of loopback.
     pub fn start_command(command: &mut Command, directory: &Path, name: &str) -> Self {
         let log = directory.join(format!("{name}.log"));
+        if !command.get_args().any(|argument| argument == "--state-dir") {
+            command.arg("--state-dir").arg(directory.join(format!("{name}.state")));
+        }
+        command.arg("--runtime-dir").arg(directory.join(format!("{name}.run")));
         let process = Process::start(command, &log);
         let port = wait_for(&format!("{name} to be ready: {}", log.display()), || {
             let text = fs::read_to_string(&log).unwrap_or_default();

@@ -11,6 +11,7 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 use crate::ownership::{self, OwnershipError};
+use crate::text::quoted;
 
 /// The file with the state of a unit.
 #[derive(Debug)]
@@ -27,9 +28,9 @@ impl UnitStateFile {
         &self.0
     }
 
-    /// True if there is a file.
+    /// False if there is no file. A file that this user may not see is there.
     pub fn exists(&self) -> bool {
-        self.0.symlink_metadata().is_ok()
+        !self.0.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
     }
 
     /// Reads the file. `None` if there is none: makes the directory for it.
@@ -44,7 +45,10 @@ impl UnitStateFile {
             ownership::make_private_directory(directory).map_err(refused)?;
             return Ok(None);
         }
-        let file = ownership::open(&self.0).map_err(refused)?;
+        let file = ownership::open(&self.0).map_err(|error| match error.into_io() {
+            Ok(reason) => failed(reason),
+            Err(error) => refused(error),
+        })?;
         // The full capacity at once: a text that grows leaves copies of itself in memory.
         let mut text = Zeroizing::new(String::with_capacity(MAX_FILE + 1));
         file.take(MAX_FILE as u64 + 1).read_to_string(&mut text).map_err(failed)?;
@@ -54,6 +58,17 @@ impl UnitStateFile {
 
 impl StateFile for UnitStateFile {
     fn replace(&self, text: &str) -> io::Result<()> {
+        self.write(text).map_err(|reason| {
+            io::Error::new(
+                reason.kind(),
+                format!("{}: {reason}{}", self.0.display(), advice(&self.0, &reason)),
+            )
+        })
+    }
+}
+
+impl UnitStateFile {
+    fn write(&self, text: &str) -> io::Result<()> {
         let new = self.0.with_added_extension("new");
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
         // The file may be there since a process was killed, with another mode.
@@ -79,11 +94,23 @@ impl StateFile for Nowhere {
 #[derive(Debug, Error)]
 pub enum UnitStateError {
     /// The system cannot read the file.
-    #[error("cannot read the state of the unit in {}: {}", .0.display(), .1)]
+    #[error("cannot read the state of the unit in {}: {}{}", .0.display(), .1, advice(.0, .1))]
     Read(PathBuf, #[source] io::Error),
     /// Another user can change the file.
     #[error("cannot use the state of the unit in {}: {}", .0.display(), .1)]
     Refused(PathBuf, #[source] OwnershipError),
+}
+
+/// Advice for a directory that the user of the daemon may not use.
+fn advice(file: &Path, reason: &io::Error) -> String {
+    if reason.kind() != io::ErrorKind::PermissionDenied {
+        return String::new();
+    }
+    let (user, group) = ownership::own_names();
+    format!(
+        "; its directory must belong to user {user}, who runs this program: as root, run: chown -hR {user}:{group} {}",
+        quoted(file.parent().unwrap_or(Path::new("/")))
+    )
 }
 
 const DIRECTORY: &str = "unit";

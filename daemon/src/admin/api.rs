@@ -423,6 +423,9 @@ pub(crate) struct OwnedUnitView {
     pub(crate) unit: String,
     /// Fingerprint of the key of the unit, which signs importer keys: 64 hexadecimal digits.
     pub(crate) unit_key: String,
+    /// True if the unit serves GREP11: its clients have blobs that it does not know of.
+    #[serde(default)]
+    pub(crate) serves_grep11: bool,
     /// False until somebody has claimed the unit.
     pub(crate) owned: bool,
     /// True if the current register has a master key that is not in memory.

@@ -70,7 +70,7 @@ pub(crate) async fn serve(
         trail_readers: Arc::default(),
         ending: stopping.clone(),
     };
-    let routes = routes()
+    let routes = routes(admin.daemon.serves_grep11)
         .fallback(async || AdminError::NoRoute)
         .method_not_allowed_fallback(async || AdminError::NoRoute)
         .layer(DefaultBodyLimit::max(MAX_KEY_FILE))
@@ -88,9 +88,18 @@ pub(crate) async fn serve(
     }
 }
 
-/// Every route, with its act and the right that the act needs. docs/roles.md has the same table.
-fn routes() -> Router<Admin> {
-    use Right::{Audit, Manage, Operate, Purge, View};
+/// Every route, with its act and the right that the act needs. docs/roles.md has the same table. A
+/// unit that serves GREP11 has no keys of its own.
+fn routes(serves_grep11: bool) -> Router<Admin> {
+    let routes = match serves_grep11 {
+        true => routes_of_units(),
+        false => routes_of_keys(routes_of_units()),
+    };
+    routes.into_router()
+}
+
+fn routes_of_units() -> Routes {
+    use Right::{Audit, Manage, Operate, View};
 
     Routes::new()
         .open("/live", get(async || "live\n"))
@@ -98,15 +107,6 @@ fn routes() -> Router<Admin> {
         .open("/metrics", get(metrics::page))
         .route("/v1/status", get(status::show), "status", View)
         .route("/v1/units", get(units::list), "units", View)
-        .route("/v1/keys", get(keys::list), "list", View)
-        .route("/v1/keys/{label}", get(keys::show), "show", View)
-        .route("/v1/keys/{label}/access", get(access::show), "access", View)
-        // Disable and enable need this right, and set-uses needs `Manage`.
-        .route_by_body("/v1/keys/{label}", patch(keys::change), "change", Operate)
-        .route("/v1/keys/{label}/compromise", post(keys::compromise), "compromise", Operate)
-        .route("/v1/keys/{label}/rotate", post(keys::rotate), "rotate", Operate)
-        .route("/v1/keys/{label}/certificates", put(certificates::attach), "attach", Operate)
-        .route("/v1/keys/{label}/certificates", delete(certificates::detach), "detach", Operate)
         .route("/v1/backends/{name}/rewrap", post(rewrap::rewrap), "rewrap", Operate)
         .route("/v1/backends/{name}/rewrap/finish", post(rewrap::finish), "rewrap", Operate)
         .route("/v1/unit", get(unit::show), "unit", View)
@@ -118,6 +118,23 @@ fn routes() -> Router<Admin> {
         .route("/v1/unit/seal", post(unit::seal), "seal", Operate)
         .route("/v1/unit/claim", get(unit::claim_secret), "claim", Manage)
         .route("/v1/reload", post(reload::reload), "reload", Operate)
+        .route("/v1/audit", get(audit::records), "audit", Audit)
+        .route("/v1/audit/files", get(audit::copy), "export", Audit)
+}
+
+fn routes_of_keys(routes: Routes) -> Routes {
+    use Right::{Manage, Operate, Purge, View};
+
+    routes
+        .route("/v1/keys", get(keys::list), "list", View)
+        .route("/v1/keys/{label}", get(keys::show), "show", View)
+        .route("/v1/keys/{label}/access", get(access::show), "access", View)
+        // Disable and enable need this right, and set-uses needs `Manage`.
+        .route_by_body("/v1/keys/{label}", patch(keys::change), "change", Operate)
+        .route("/v1/keys/{label}/compromise", post(keys::compromise), "compromise", Operate)
+        .route("/v1/keys/{label}/rotate", post(keys::rotate), "rotate", Operate)
+        .route("/v1/keys/{label}/certificates", put(certificates::attach), "attach", Operate)
+        .route("/v1/keys/{label}/certificates", delete(certificates::detach), "detach", Operate)
         .route("/v1/keys", post(keys::generate), "generate", Manage)
         .route("/v1/keys/{label}/import", post(keys::import), "import", Manage)
         .route("/v1/keys/{label}/adopt", post(keys::adopt), "adopt", Manage)
@@ -127,9 +144,6 @@ fn routes() -> Router<Admin> {
         .route("/v1/backup", get(backup::make), "backup", Manage)
         .route("/v1/repair", post(keys::repair), "repair", Manage)
         .route("/v1/keys/{label}/purge", post(keys::purge), "purge", Purge)
-        .route("/v1/audit", get(audit::records), "audit", Audit)
-        .route("/v1/audit/files", get(audit::copy), "export", Audit)
-        .into_router()
 }
 
 /// Lets a request run to its end, including its log line, even if the client closes the connection.

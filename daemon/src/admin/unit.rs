@@ -48,6 +48,7 @@ fn view(daemon: &Daemon, custody: &Custody) -> OwnedUnitView {
     OwnedUnitView {
         unit: state.unit().to_string(),
         unit_key: state.unit_key().ski().to_string(),
+        serves_grep11: daemon.serves_grep11,
         owned: !state.is_unowned(),
         sealed: custody.is_sealed,
         opening: opening.unwrap_or_default().into(),

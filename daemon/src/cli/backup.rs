@@ -12,9 +12,10 @@ use super::failure::Failure;
 use super::output::{print, print_json, time};
 use crate::admin::client::{AdminClient, AdminClientError};
 use crate::ground::exit;
+use crate::ground::opening::Opening;
 use crate::ground::text::quoted;
+use crate::serve::Options;
 use crate::serve::backup::{self, BackupError};
-use crate::serve::{self, Options};
 
 #[derive(Args, Debug)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
@@ -102,15 +103,17 @@ fn make(file: &Path, client: &Client) -> Result<(), Failure> {
         Some(name) => format!("opens with the master key {name}: keep that key in another place"),
         None => "opens with the store key: keep that key in another place".into(),
     };
-    let advice = match admin.unit() {
-        Ok(_) => format!(
-            "The master key has owners. Also keep a copy of the state of the unit: {}",
-            quoted(&status.state_dir.join("unit"))
-        ),
-        // The master key comes from a file, or the keys are at remote units.
-        Err(_) => format!("To check that the key opens the copy: keyward backup check {}", quoted(file)),
-    };
-    print(&format!("{keys} keys copied to {}, which {needed}\n{advice}\n", file.display()))
+    // An error means that all keys are at remote units.
+    let unit = admin.unit().ok();
+    let mut advice = String::new();
+    if unit.is_some() {
+        let directory = status.state_dir.join("unit");
+        advice += &format!("Also keep a copy of the state of the unit: {}\n", quoted(&directory));
+    }
+    if unit.is_none_or(|unit| unit.opening != Opening::Owners.name()) {
+        advice += &format!("To check that the key opens the copy: keyward backup check {}\n", quoted(file));
+    }
+    print(&format!("{keys} keys copied to {}, which {needed}\n{advice}", file.display()))
 }
 
 fn sync_directory_of(file: &Path) -> std::io::Result<()> {
@@ -120,17 +123,17 @@ fn sync_directory_of(file: &Path) -> std::io::Result<()> {
 
 impl Check {
     fn run(self) -> Result<(), Failure> {
-        let mut config =
-            serve::read_config(self.config.as_deref()).map_err(|error| Failure::new(exit::CONFIG, error))?;
-        if self.master_key.is_some() {
-            config.embedded.master_key = self.master_key;
-        }
         let options = Options {
             config: self.config,
             state_dir: self.state_dir,
             runtime_dir: RUNTIME_DIR.into(),
             dev: false,
+            unit: None,
         };
+        let mut config = options.read_config().map_err(|error| Failure::new(exit::CONFIG, error))?;
+        if self.master_key.is_some() {
+            config.embedded.master_key = self.master_key;
+        }
         let checked = backup::check(&self.file, &options, config).map_err(failure)?;
         if self.json {
             return print_json(&checked);

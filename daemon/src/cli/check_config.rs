@@ -45,7 +45,7 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
 /// # Errors
 /// The reason why a daemon would not start with the configuration.
 pub(super) fn check(options: &Options, remarks: &mut Remarks) -> Result<Config, Failure> {
-    let config = serve::read_config(options.config.as_deref()).map_err(wrong)?;
+    let config = options.read_config().map_err(wrong)?;
     remarks.warnings.extend(serve::warnings(&config));
     remarks.notes.extend(config.notes());
     private_network::remark(&config, remarks);
@@ -181,6 +181,7 @@ fn check_unit(
         Ok(false) if custodian.custody().state.current().contents().is_none() => {
             remarks.note("the embedded unit has no master key yet");
         }
+        Ok(false) if !has_owners(&custodian) => remarks.warn(MasterKeyError::NotPassed),
         Ok(false) if has_secret => remarks
             .warn("the unseal secret keeps no master key yet: the owners must bring their parts once more"),
         Ok(false) => remarks.note("the owners of the embedded unit bring their parts after each start"),
@@ -195,12 +196,22 @@ fn looked_at(text: Option<&str>) -> Result<Custodian, Failure> {
     Custodian::open(unit, text, Box::new(Nowhere)).map_err(wrong)
 }
 
-/// True if the state of the unit has the master key `needed`, kept by the master key of a file.
+/// True if owners have the master key in force.
+fn has_owners(custodian: &Custodian) -> bool {
+    let custody = custodian.custody();
+    custody.state.current().contents().is_some_and(|key| key.origin.needed() > 0)
+}
+
+/// True if the unit can have the master key `needed` beside a file with another one: its owners have
+/// it, or the state has it, kept by the file.
 fn is_kept_by(key: &MasterKey, file: &UnitStateFile, needed: Wkid) -> bool {
     let text = file.read().ok().flatten();
     let custodian = text.and_then(|text| looked_at(Some(text.as_str())).ok());
     let secret = KeepingSecret::random(key.to_hex().as_bytes());
     let (Some(custodian), Some(secret)) = (custodian, secret) else { return false };
+    if has_owners(&custodian) {
+        return true;
+    }
     let opened = custodian.keep_by(&[secret]).is_ok_and(|opened| opened);
     let custody = custodian.custody();
     let registers = [custody.state.current(), custody.state.new_register()];

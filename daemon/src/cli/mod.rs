@@ -167,6 +167,7 @@ impl Serve {
             state_dir: self.state_dir,
             runtime_dir: self.runtime_dir,
             dev: self.dev,
+            unit: None,
         };
         if self.check_config {
             return check_config::run(&options);

@@ -2,35 +2,40 @@
 
 use std::path::Path;
 
+use super::options::Options;
 use crate::config::{Config, ConfigError};
 use crate::peers::service;
 
-/// Configuration file that is used if it exists and no other file is named.
-pub const DEFAULT_CONFIG: &str = "/etc/keyward/keyward.toml";
-
-/// Returns the file that `--config` names, or else [`DEFAULT_CONFIG`] if that file exists.
-pub(crate) fn config_file(path: Option<&Path>) -> Option<&Path> {
-    let default = Path::new(DEFAULT_CONFIG);
-    path.or_else(|| default.exists().then_some(default))
-}
-
-/// Reads the configuration from the file of [`config_file`]. Without a file, returns the default.
+/// Reads a configuration. Without a file, returns the default.
 ///
 /// # Errors
 /// [`ConfigError`] says where the configuration is wrong.
-pub fn read_config(path: Option<&Path>) -> Result<Config, ConfigError> {
-    match config_file(path) {
-        Some(path) => Config::load(path),
-        None => Ok(Config::default()),
-    }
+pub(super) fn read(path: Option<&Path>) -> Result<Config, ConfigError> {
+    path.map_or_else(|| Ok(Config::default()), Config::load)
 }
 
-/// Reads the configuration, and logs its warnings.
+/// Refuses settings that `keyward unit serve` does not have: somebody has named the configuration
+/// of a daemon.
 ///
 /// # Errors
-/// See [`read_config`].
-pub(super) fn load_config(path: Option<&Path>) -> Result<Config, ConfigError> {
-    let config = read_config(path)?;
+/// [`ConfigError::Value`] names the setting.
+pub(super) fn check_unit(config: &Config, path: Option<&Path>) -> Result<(), ConfigError> {
+    let setting = match (config.grants.iter().next(), config.grep11.keys().next()) {
+        (Some(_), _) => "grant".to_owned(),
+        (None, Some(name)) => format!("grep11.{name}"),
+        (None, None) => return Ok(()),
+    };
+    let reason =
+        "a unit that serves GREP11 has no peers and no backends; give it a configuration of its own".into();
+    Err(ConfigError::Value { path: path.unwrap_or(Path::new("")).to_owned(), setting, reason })
+}
+
+/// Reads the configuration of these options, and logs its warnings.
+///
+/// # Errors
+/// See [`Options::read_config`].
+pub(super) fn load_config(options: &Options) -> Result<Config, ConfigError> {
+    let config = options.read_config()?;
     for warning in warnings(&config) {
         tracing::warn!("configuration: {warning}");
     }

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use keyward_unit::administration::CustodyError;
+use keyward_unit_server::UnitServerError;
 use thiserror::Error;
 
 use super::sockets::SocketError;
@@ -69,6 +70,9 @@ pub enum ServeError {
     /// The state of the embedded unit is damaged, or cannot be written.
     #[error(transparent)]
     Unit(#[from] CustodyError),
+    /// The GREP11 server of a unit did not start, or ended.
+    #[error(transparent)]
+    UnitServer(#[from] UnitServerError),
     /// The file with the state of the embedded unit cannot be used.
     #[error(transparent)]
     UnitState(#[from] UnitStateError),
@@ -81,6 +85,7 @@ impl ServeError {
             Self::Backend(_) | Self::Config(_) | Self::Dev(..) => exit::CONFIG,
             Self::MasterKey(_) | Self::OldFormat(_) | Self::StoreKey(_) => exit::CONFIG,
             Self::Migration(_) | Self::Unit(_) => exit::DATA,
+            Self::UnitServer(error) => error.status(),
             Self::UnitState(_) => exit::NO_PERMISSION,
             Self::NoStore(_) => exit::NO_INPUT,
             Self::Hardening(_) | Self::Runtime(_) | Self::Upgrade(_) => exit::OS,

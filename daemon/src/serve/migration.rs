@@ -15,7 +15,6 @@ use crate::ground::state_dir;
 use crate::ground::text::quoted;
 use crate::keys::{self, KeyStore, MigrationError, OldStore, StoreError, StoreKey, StoreKeyError};
 use crate::serve::backends::check_dev;
-use crate::serve::configuration::read_config;
 use crate::serve::embedded_unit;
 use crate::serve::error::ServeError;
 use crate::serve::options::Options;
@@ -27,7 +26,7 @@ use crate::serve::store_key;
 /// # Errors
 /// [`ServeError`] with the reason. The store is unchanged after an error.
 pub(crate) fn migrate(options: &Options) -> Result<String, ServeError> {
-    let config = read_config(options.config.as_deref())?;
+    let config = options.read_config()?;
     hardening::harden().map_err(ServeError::Hardening)?;
     let file = options.state_dir.join(KeyStore::FILE);
     if file.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
@@ -187,6 +186,7 @@ mod tests {
     #[test]
     fn the_command_has_the_options_of_the_daemon() {
         let options = Options {
+            unit: None,
             config: Some("/etc/my keyward.toml".into()),
             state_dir: "/var/lib/keyward".into(),
             runtime_dir: "/run/keyward".into(),

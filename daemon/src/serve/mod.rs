@@ -3,7 +3,7 @@
 //!
 //! [`start`] starts and runs the daemon, and hands over to [`reload`], [`drain`] and [`upgrade`].
 //! [`backends`] opens the backends with [`embedded_unit`] and [`store_key`], [`sockets`] binds the
-//! sockets, and [`accept`] serves them. [`migration`] and [`backup`] are commands that work without
+//! sockets, and [`accept`] serves them. [`unit_server`] serves GREP11 instead of peers. [`migration`] and [`backup`] are commands that work without
 //! a running daemon.
 
 mod accept;
@@ -21,10 +21,10 @@ mod reload;
 pub(crate) mod sockets;
 mod start;
 pub(crate) mod store_key;
+mod unit_server;
 pub(crate) mod upgrade;
 
-pub use configuration::{DEFAULT_CONFIG, read_config};
-pub(crate) use configuration::{config_file, warnings};
+pub(crate) use configuration::warnings;
 pub use error::ServeError;
-pub use options::Options;
+pub use options::{DEFAULT_CONFIG, Options, UnitOptions};
 pub use start::serve;

@@ -1,8 +1,11 @@
-//! Options of `keyward serve`.
+//! Options of `keyward serve` and `keyward unit serve`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-/// Options of `keyward serve` on the command line.
+use crate::config::{Config, ConfigError};
+use crate::serve::configuration;
+
+/// Options of `keyward serve` or `keyward unit serve` on the command line.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Configuration file; `None` for the default file if that file exists, or else the default
@@ -15,4 +18,47 @@ pub struct Options {
     /// True for development: makes a master key, and gives the user who started the daemon all
     /// rights.
     pub dev: bool,
+    /// Options of a unit that serves GREP11 instead of peers.
+    pub unit: Option<UnitOptions>,
 }
+
+/// Options of `keyward unit serve`.
+#[derive(Clone, Debug)]
+pub struct UnitOptions {
+    /// The server.
+    pub server: keyward_unit_server::Options,
+    /// File of the master key, in the place of `master-key` in the configuration.
+    pub master_key: Option<PathBuf>,
+    /// File of the next master key of a simulated unit of another maker.
+    pub next_master_key: Option<PathBuf>,
+}
+
+impl Options {
+    /// The configuration file, if there is one.
+    pub(crate) fn config_file(&self) -> Option<&Path> {
+        let default = match self.unit {
+            None => DEFAULT_CONFIG,
+            Some(_) => DEFAULT_UNIT_CONFIG,
+        };
+        self.config.as_deref().or_else(|| Some(Path::new(default)).filter(|file| file.exists()))
+    }
+
+    /// Reads the configuration, with the settings of the command line. Without a file, returns the
+    /// default.
+    ///
+    /// # Errors
+    /// [`ConfigError`] says where the configuration is wrong.
+    pub fn read_config(&self) -> Result<Config, ConfigError> {
+        let mut config = configuration::read(self.config_file())?;
+        if let Some(unit) = &self.unit {
+            configuration::check_unit(&config, self.config_file())?;
+            config.embedded.master_key = unit.master_key.clone().or(config.embedded.master_key);
+        }
+        Ok(config)
+    }
+}
+
+/// Configuration file of `keyward serve` if no other file is named.
+pub const DEFAULT_CONFIG: &str = "/etc/keyward/keyward.toml";
+/// Configuration file of `keyward unit serve` if no other file is named.
+const DEFAULT_UNIT_CONFIG: &str = "/etc/keyward/unit.toml";

@@ -31,9 +31,10 @@ pub(super) async fn reload(
         let problem = backend.reread_files().await;
         problems.extend(problem.map(|problem| format!("backend {}: {problem}", backend.name())));
     }
-    let file = daemon.config_file.as_deref().or(options.config.as_deref());
-    let config = load_config(file).map_err(|error| refused(&error))?;
-    if let Some(file) = file.filter(|_| config == Config::default() && daemon.is_configured()) {
+    let file = daemon.config_file.clone().or_else(|| options.config.clone());
+    let options = Options { config: file.clone(), ..options.clone() };
+    let config = load_config(&options).map_err(|error| refused(&error))?;
+    if let Some(file) = file.as_deref().filter(|_| config == Config::default() && daemon.is_configured()) {
         return Err(refused(&format!(
             "{} has no setting, and would take away all grants and roles; if that is the purpose, restart the daemon",
             file.display()

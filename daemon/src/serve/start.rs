@@ -4,13 +4,14 @@ use core::pin::pin;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use keyward_unit_server::UnitServer;
 use sd_notify::NotifyState;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::accept::{Tasks, accept};
 use super::backends::{keys_of_other_master_keys, open_backends};
-use super::configuration::{config_file, load_config};
+use super::configuration::load_config;
 use super::drain::drain;
 use super::error::ServeError;
 use super::migration;
@@ -18,7 +19,7 @@ use super::options::Options;
 use super::reload::{record, reload};
 use super::sockets::{HandedOver, Opened, Sockets};
 use super::upgrade::{self, Program};
-use super::{audit, background};
+use super::{audit, background, unit_server};
 use crate::backend::{Backend, Embedded};
 use crate::config::Config;
 use crate::daemon::{Daemon, Reload};
@@ -41,29 +42,40 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
     upgrade::block_signals().map_err(ServeError::Runtime)?;
     let log = Log::start();
     let program = Program::running();
-    let config = load_config(options.config.as_deref())?;
+    let config = load_config(options)?;
     log.set_level(config.log);
     hardening::harden().map_err(ServeError::Hardening)?;
     let descriptors = hardening::raise_descriptor_limit();
+    let unit_server = unit_server::open(options)?;
     state_dir::make(&options.state_dir)?;
     let store = open_store(options, &config)?;
     let is_new = store.is_new()?;
     let backends = open_backends(options, &config, &store)?;
     migration::finish(store.path());
-    log_problems(&store, is_new, &config)?;
+    if options.unit.is_none() {
+        log_problems(&store, is_new, &config)?;
+    }
     let unusable_keys = keys_of_other_master_keys(&store, &backends)?;
     if let Some(problem) = &unusable_keys {
         tracing::error!("{problem}");
     }
-    let (sockets, opened) = Sockets::open(&options.runtime_dir, &config.socket.extra)?;
+    unit_server::simulate(options, &backends)?;
+    let (sockets, opened) = match unit_server {
+        None => Sockets::open(&options.runtime_dir, &config.socket.extra)?,
+        Some(_) => Sockets::open_for_administrators(&options.runtime_dir)?,
+    };
     let reactors = Reactors::start().map_err(ServeError::Runtime)?;
     let at_start = config.clone();
     let daemon = Daemon::new(config, dev_grants(options.dev), options.dev, store, backends);
     let daemon = daemon.with_unusable_keys(unusable_keys).with_config_file(absolute_config_file(options));
+    let daemon = daemon.serving_grep11(options.unit.is_some());
     let peers = Arc::new(Shared::new(Arc::new(daemon), reactors, descriptors));
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::Runtime)?;
-    let server = Server { options, at_start, log, program: program.as_ref(), peers };
+    let mut runtime = match unit_server {
+        None => tokio::runtime::Builder::new_current_thread(),
+        Some(_) => tokio::runtime::Builder::new_multi_thread(),
+    };
+    let runtime = runtime.enable_all().build().map_err(ServeError::Runtime)?;
+    let server = Server { options, at_start, log, program: program.as_ref(), peers, unit_server };
     let served = runtime.block_on(server.run(sockets, opened));
     runtime.block_on(audit::stop(&server.peers.daemon));
     // Without a wait: the result of work that still runs, such as an RSA key, has no receiver.
@@ -89,6 +101,8 @@ struct Server<'a> {
     log: Log,
     program: Result<&'a Program, &'a std::io::Error>,
     peers: Arc<Shared>,
+    /// The server of a unit that serves GREP11 instead of peers.
+    unit_server: Option<Arc<UnitServer>>,
 }
 
 /// Program of an upgrade, and the sockets for the program.
@@ -118,14 +132,14 @@ impl<'a> Server<'a> {
         }
         background::spawn(&self.peers);
         accept(&self.peers, opened, &tasks, &stop).map_err(ServeError::Runtime)?;
+        let calls = self.unit_server.as_ref().map(|server| unit_server::serve(server, daemon, &stop));
         notify(&[NotifyState::Ready]);
-        tracing::info!(
-            version = env!("CARGO_PKG_VERSION"),
-            backends = daemon.backends.iter().map(Backend::name).collect::<Vec<_>>().join(","),
-            runtime_dir = %self.options.runtime_dir.display(),
-            "ready"
-        );
-        let next = self.follow_signals(&mut signals, &mut sockets, &tasks, &stop).await;
+        self.log_ready();
+        let mut calls = pin!(unit_server::ended(calls));
+        let next = tokio::select! {
+            next = self.follow_signals(&mut signals, &mut sockets, &tasks, &stop) => next,
+            ended = &mut calls => return ended.map(|()| None),
+        };
         let mut drained = pin!(drain(&self.peers, &tasks, &stop));
         if let Some(program) = next {
             notify_reloading();
@@ -140,7 +154,26 @@ impl<'a> Server<'a> {
         }
         notify(&[NotifyState::Stopping]);
         drained.await;
+        if self.unit_server.is_some() {
+            calls.await?;
+        }
         Ok(None)
+    }
+
+    fn log_ready(&self) {
+        let (daemon, runtime_dir) = (&self.peers.daemon, self.options.runtime_dir.display());
+        let version = env!("CARGO_PKG_VERSION");
+        match &self.unit_server {
+            None => {
+                let backends = daemon.backends.iter().map(Backend::name).collect::<Vec<_>>().join(",");
+                tracing::info!(version, backends, %runtime_dir, "ready");
+            }
+            Some(server) => {
+                let wkid = daemon.backends.embedded_unit().and_then(|unit| unit.wkid());
+                let wkid = wkid.map(|wkid| wkid.to_string()).unwrap_or_default();
+                tracing::info!(version, %wkid, listen = %server.address(), %runtime_dir, "ready");
+            }
+        }
     }
 
     /// Reloads at SIGHUP, and if an administrator asks. Returns `None` at SIGTERM and SIGINT, the
@@ -175,6 +208,11 @@ impl<'a> Server<'a> {
                     }
                     notify(&[NotifyState::Ready]);
                 }
+                Instruction::Upgrade if self.unit_server.is_some() => {
+                    tracing::warn!(
+                        "ignored SIGUSR2: only keyward serve supports it; restart the unit instead"
+                    );
+                }
                 Instruction::Upgrade => {
                     match signals.unless_stopped(upgrade::checked(self.program, &self.peers.daemon)).await {
                         Some(None) => {}
@@ -194,6 +232,9 @@ impl<'a> Server<'a> {
         tasks: &Tasks,
         stop: &CancellationToken,
     ) -> Result<Reload, String> {
+        if let Some(server) = &self.unit_server {
+            server.reload().await;
+        }
         let mut reloaded = reload(&self.peers, self.options, &self.at_start, &self.log).await;
         if let Err(error) = accept(&self.peers, sockets.reopen(), tasks, stop) {
             tracing::error!("cannot listen on a socket that was bound again: {error}");
@@ -236,7 +277,7 @@ fn log_problems(store: &KeyStore, is_new: bool, config: &Config) -> Result<(), S
 
 /// Absolute path of the configuration file, if there is one.
 fn absolute_config_file(options: &Options) -> Option<PathBuf> {
-    config_file(options.config.as_deref()).map(|file| std::path::absolute(file).unwrap_or(file.into()))
+    options.config_file().map(|file| std::path::absolute(file).unwrap_or(file.into()))
 }
 
 /// Grants that `--dev` adds to the configuration.

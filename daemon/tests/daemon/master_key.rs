@@ -29,7 +29,7 @@ fn a_missing_master_key_is_reported_everywhere() {
     let configuration = scene.daemon.production_configuration(&GRANTS);
     let grants = configuration.find("[[grant]]").unwrap();
     scene.daemon.configure(&configuration[grants..]);
-    scene.assert_closed(&[scene.needed.clone(), "as master-key in section [embedded]".into()]);
+    scene.assert_closed(&[scene.needed.clone(), "master-key in section [embedded]".into()]);
     scene.daemon.end(Signal::TERM);
     scene.daemon.configure(&configuration);
     scene.assert_signs_again();

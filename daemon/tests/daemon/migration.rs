@@ -81,6 +81,7 @@ fn a_weak_master_key_opens_an_old_store_and_makes_no_new_one() {
     transaction.commit().unwrap();
     drop(database);
     std::fs::write(daemon.path("master.key"), "5a".repeat(32)).unwrap();
+    std::fs::remove_dir_all(daemon.path("state/unit")).unwrap();
     let migrated = daemon.serve(&["--migrate-store"]).output().unwrap();
     let text = String::from_utf8(migrated.stdout).unwrap();
     assert!(migrated.status.success(), "{}", String::from_utf8_lossy(&migrated.stderr));

@@ -88,7 +88,8 @@ fn each_role_allows_what_the_table_says() {
             let (status, answer) = ask(uid(role));
             let what = format!("{act} ({method} {path}) by {role}: {status} {answer}");
             if roles.contains(&role) {
-                assert_ne!(status, 403, "{what}");
+                // The unit asks for root besides the role.
+                assert_eq!(status == 403, act == "claim" && answer.contains("only root may claim"), "{what}");
                 continue;
             }
             assert_eq!(status, 403, "{what}");
@@ -108,7 +109,9 @@ fn each_role_allows_what_the_table_says() {
     }
     for path in ["/live", "/ready", "/metrics"] {
         for uid in [7199, uid("agent"), uid("viewer")] {
-            assert_eq!(as_user(uid, || daemon.http("GET", path, "").unwrap().0), 200, "{path} by {uid}");
+            let (status, _) = as_user(uid, || daemon.http("GET", path, "").unwrap());
+            // The operator has sealed the unit meanwhile.
+            assert_eq!(status, if path == "/ready" { 503 } else { 200 }, "{path} by {uid}");
         }
     }
     assert!(daemon.succeed(&["key", "list"]).contains("enabled"));

@@ -6,9 +6,7 @@ use std::path::PathBuf;
 
 use keyward_ground::causes::causes;
 use keyward_ground::exit;
-use keyward_ground::master_key::MasterKeyError;
 use keyward_ground::ownership::OwnershipError;
-use keyward_ground::state_dir::StateDirError;
 use keyward_ground::text::quoted;
 use keyward_ground::tls_files::TlsFileError;
 use thiserror::Error;
@@ -20,23 +18,12 @@ pub enum UnitServerError {
     /// The server ended without an instruction to stop.
     #[error("the server ended: {0}")]
     Ended(String),
-    /// The kernel refused the hardening of the process.
-    #[error("cannot switch off core dumps and debugging: {0}")]
-    Hardening(#[source] io::Error),
-    /// The bytes of the master key follow a pattern.
-    #[error(
-        "{0}; if this key has wrapped keys already, pass the new key with --next-master-key as well, and rewrap the keys"
-    )]
-    Guessable(MasterKeyError),
     /// A certificate or its key cannot be used.
     #[error(transparent)]
     File(#[from] TlsFileError),
     /// The server cannot listen on the address.
     #[error("cannot listen on {}: {}", .0, .1)]
     Listen(SocketAddr, #[source] io::Error),
-    /// The master key is missing or cannot be used.
-    #[error(transparent)]
-    MasterKey(#[from] MasterKeyError),
     /// Another user can change a file.
     #[error("refused a file: {0}")]
     NotOurs(OwnershipError),
@@ -57,9 +44,6 @@ pub enum UnitServerError {
     /// The system refused threads or signal handlers.
     #[error("cannot start the runtime: {0}")]
     Runtime(#[source] io::Error),
-    /// The state directory cannot be used.
-    #[error(transparent)]
-    StateDir(#[from] StateDirError),
     /// The certificate, its key and the client CA cannot be used together.
     #[error(
         "cannot use the certificate, its key or the client CA: {0}; each must be a PEM file, and the key must belong to the certificate"
@@ -87,13 +71,12 @@ impl UnitServerError {
                 io::ErrorKind::PermissionDenied => exit::NO_PERMISSION,
                 _ => exit::UNAVAILABLE,
             },
-            Self::Guessable(_) | Self::MasterKey(_) | Self::NotOurs(_) => exit::CONFIG,
+            Self::NotOurs(_) => exit::CONFIG,
             Self::File(_) | Self::Open(_) | Self::Tls(_) | Self::Tokens(_) => exit::CONFIG,
             Self::PlaintextOutside(_) => exit::USAGE,
             Self::Read(..) => exit::NO_INPUT,
             Self::Ended(_) | Self::Reflection(_) => exit::SOFTWARE,
-            Self::Hardening(_) | Self::Runtime(_) => exit::OS,
-            Self::StateDir(_) => exit::CANNOT_CREATE,
+            Self::Runtime(_) => exit::OS,
         }
     }
 }

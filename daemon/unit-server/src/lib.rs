@@ -1,6 +1,6 @@
 //! The software crypto unit as a GREP11 server: `keyward unit serve`.
 //!
-//! [`mod@serve`] starts and stops the server. A [`connection`] carries calls. [`limits`] bounds the
+//! [`UnitServer`] starts and stops. A [`connection`] carries calls. [`limits`] bounds the
 //! number of connections and calls. [`admission_service`] passes each call through [`admission`],
 //! which decides with [`tokens`] who may call, and as which of the [`clients`]. [`memory`] bounds
 //! the size of all requests together. [`turns`] orders the calls of clients. [`service`] has the
@@ -24,9 +24,8 @@ mod status;
 mod tls;
 mod tokens;
 mod turns;
-mod unit;
 
 pub use error::UnitServerError;
 pub use options::{Options, Transport};
-pub use serve::serve;
+pub use serve::UnitServer;
 pub use simulator::{Chance, Simulation, mechanism};

@@ -1,13 +1,13 @@
-//! Start-up, reload and stop of the server.
+//! Start, reload and stop of the server.
 
+use core::net::SocketAddr;
 use core::time::Duration;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use keyward_grep11::DESCRIPTORS;
 use keyward_grep11::crypto_server::CryptoServer;
 use keyward_unit::Unit;
 use keyward_unit::grep11::Crypto;
-use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
@@ -15,6 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::service::{Routes, RoutesBuilder};
 use tonic::transport::Server;
+use tonic_health::server::HealthReporter;
 
 use super::admission::Admission;
 use super::admission_service::AdmissionService;
@@ -25,97 +26,116 @@ use super::options::{Options, Transport};
 use super::service::Service;
 use super::tls;
 use super::tokens::Tokens;
-use super::unit;
-use keyward_ground::hardening;
-use keyward_ground::log::Log;
 use keyward_ground::renewed::{Renewed, untried};
-use keyward_ground::service_manager::{notify, notify_reloading};
-use keyward_ground::signals::{Instruction, Signals};
-use keyward_ground::sweep::sweep;
 
-/// Serves until SIGTERM or SIGINT. SIGHUP reads tokens and certificates again. Changed certificates
-/// are also read without a signal.
-///
-/// # Errors
-/// [`UnitServerError`] is the reason why the server did not start, or ended.
-pub fn serve(options: &Options) -> Result<(), UnitServerError> {
-    let _log = Log::start();
-    hardening::harden().map_err(UnitServerError::Hardening)?;
-    let _ = hardening::raise_descriptor_limit();
-    let tls = tls::acceptor(options)?;
-    let tokens = options.tokens.as_deref().map(Tokens::read).transpose();
-    let tokens = tokens.map_err(UnitServerError::Tokens)?.map(Arc::new);
-    let unit = unit::open(options)?;
-    warn(options);
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(UnitServerError::Runtime)?;
-    let served = runtime.block_on(serve_unit(options, tls, tokens, unit));
-    // Without a wait: the result of work that still runs, such as an RSA key, has no receiver.
-    runtime.shutdown_background();
-    served
-}
-
-async fn serve_unit(
-    options: &Options,
+/// The unit as a GREP11 server: its listener, and who may connect.
+pub struct UnitServer {
+    options: Options,
     tls: Option<Arc<Renewed<TlsAcceptor>>>,
     tokens: Option<Arc<Tokens>>,
-    unit: Unit,
-) -> Result<(), UnitServerError> {
-    let mut signals = Signals::new().map_err(UnitServerError::Runtime)?;
-    let failed = |reason| UnitServerError::Listen(options.listen, reason);
-    let listener = TcpListener::bind(options.listen).await.map_err(failed)?;
-    let address = listener.local_addr().map_err(failed)?;
-    let wkid = unit.wkid().map(|wkid| wkid.to_string()).unwrap_or_default();
-    let unit = Arc::new(unit);
-    // These tasks run until the runtime ends.
-    drop(tls.clone().map(|tls| tokio::spawn(tls.watch(untried))));
-    drop(tokio::spawn(sweep(Arc::clone(&unit))));
-    let admission = Arc::new(Admission::new(tokens.clone()));
-    let (connections, incoming) = mpsc::channel(1);
-    tokio::spawn(connection::accept(listener, tls.clone(), Arc::clone(&admission), connections));
+    listener: Mutex<Option<std::net::TcpListener>>,
+    address: SocketAddr,
+}
 
-    let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_serving::<CryptoServer<Service>>().await;
-    let mut routes = Routes::builder();
-    routes.add_service(health_service.max_decoding_message_size(MAX_SMALL_MESSAGE));
-    routes.add_service(MemoryLimit::new(crypto_service(options, unit)?, MAX_MEMORY));
-    if options.reflection {
-        add_reflection(&mut routes)?;
+impl UnitServer {
+    /// Reads the files of the options, and listens.
+    ///
+    /// # Errors
+    /// [`UnitServerError`] says which file cannot be used, or why the address is not free.
+    pub fn open(options: Options) -> Result<Self, UnitServerError> {
+        let tls = tls::acceptor(&options)?;
+        let tokens = options.tokens.as_deref().map(Tokens::read).transpose();
+        let tokens = tokens.map_err(UnitServerError::Tokens)?.map(Arc::new);
+        warn(&options);
+        let failed = |reason| UnitServerError::Listen(options.listen, reason);
+        let listener = std::net::TcpListener::bind(options.listen).map_err(failed)?;
+        listener.set_nonblocking(true).map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        Ok(Self { tls, tokens, listener: Mutex::new(Some(listener)), address, options })
     }
-    let stop = CancellationToken::new();
-    let serving = Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .max_concurrent_streams(MAX_CONCURRENT_CALLS)
-        .http2_max_header_list_size(MAX_HEADERS)
-        .serve_with_incoming_shutdown(
-            AdmissionService::new(routes.routes().prepare(), admission),
-            ReceiverStream::new(incoming),
-            stop.clone().cancelled_owned(),
-        );
-    let mut serving = tokio::spawn(serving);
 
-    notify(&[NotifyState::Ready]);
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), %wkid, listen = %address, "ready");
-    loop {
+    /// Address of the listener.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves a unit until `stop`, then answers the calls under way.
+    ///
+    /// # Errors
+    /// [`UnitServerError`] is the reason why the server ended before.
+    pub async fn serve(&self, unit: Arc<Unit>, stop: CancellationToken) -> Result<(), UnitServerError> {
+        let listener = self.listener.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let listener = listener.ok_or_else(|| UnitServerError::Ended("it serves already".into()))?;
+        let listener = TcpListener::from_std(listener).map_err(UnitServerError::Runtime)?;
+        // These tasks run until the runtime ends.
+        drop(self.tls.clone().map(|tls| tokio::spawn(tls.watch(untried))));
+        let admission = Arc::new(Admission::new(self.tokens.clone()));
+        let (connections, incoming) = mpsc::channel(1);
+        tokio::spawn(connection::accept(listener, self.tls.clone(), Arc::clone(&admission), connections));
+
+        let (health, health_service) = tonic_health::server::health_reporter();
+        let mut routes = Routes::builder();
+        routes.add_service(health_service.max_decoding_message_size(MAX_SMALL_MESSAGE));
+        routes.add_service(MemoryLimit::new(crypto_service(&self.options, Arc::clone(&unit))?, MAX_MEMORY));
+        if self.options.reflection {
+            add_reflection(&mut routes)?;
+        }
+        let ending = CancellationToken::new();
+        let serving = Server::builder()
+            .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+            .max_concurrent_streams(MAX_CONCURRENT_CALLS)
+            .http2_max_header_list_size(MAX_HEADERS)
+            .serve_with_incoming_shutdown(
+                AdmissionService::new(routes.routes().prepare(), admission),
+                ReceiverStream::new(incoming),
+                ending.clone().cancelled_owned(),
+            );
+        let mut serving = tokio::spawn(serving);
         tokio::select! {
-            instruction = signals.next() => match instruction {
-                Instruction::Reload => reload(tokens.as_deref(), tls.as_deref()).await,
-                Instruction::Upgrade => tracing::warn!("ignored SIGUSR2: only keyward serve supports it; restart the unit instead"),
-                Instruction::Stop => break,
-            },
             ended = &mut serving => return Err(UnitServerError::ended(ended)),
+            () = follow(&health, &unit) => {}
+            () = stop.cancelled() => {}
+        }
+        health.set_not_serving::<CryptoServer<Service>>().await;
+        ending.cancel();
+        match tokio::time::timeout(DRAIN_TIMEOUT, serving).await {
+            Ok(Ok(Ok(()))) => Ok(()),
+            Ok(ended) => Err(UnitServerError::ended(ended)),
+            Err(_) => {
+                tracing::warn!("stopped with unanswered calls after {DRAIN_TIMEOUT:?}");
+                Ok(())
+            }
         }
     }
-    notify(&[NotifyState::Stopping]);
-    health.set_not_serving::<CryptoServer<Service>>().await;
-    stop.cancel();
-    match tokio::time::timeout(DRAIN_TIMEOUT, serving).await {
-        Ok(Ok(Ok(()))) => tracing::info!("stopped"),
-        Ok(ended) => return Err(UnitServerError::ended(ended)),
-        Err(_) => tracing::warn!("stopped with unanswered calls after {DRAIN_TIMEOUT:?}"),
+
+    /// Reads tokens and certificates again, if there are any. All other options need a restart.
+    pub async fn reload(&self) {
+        if let Some(tls) = &self.tls {
+            tls.read_again(untried).await;
+        }
+        match self.tokens.as_ref().map(|tokens| tokens.read_again()) {
+            Some(Ok(())) => tracing::info!("tokens read again"),
+            Some(Err(error)) => tracing::error!("the old tokens stay in force: {error}"),
+            None => {}
+        }
     }
-    Ok(())
+}
+
+/// Tells clients that ask for the health of the service whether the unit is sealed. Never returns.
+async fn follow(health: &HealthReporter, unit: &Unit) {
+    let mut was_sealed = None;
+    loop {
+        let is_sealed = unit.is_sealed();
+        if was_sealed != Some(is_sealed) {
+            match is_sealed {
+                true => health.set_not_serving::<CryptoServer<Service>>().await,
+                false => health.set_serving::<CryptoServer<Service>>().await,
+            }
+            was_sealed = Some(is_sealed);
+        }
+        tokio::time::sleep(HEALTH_INTERVAL).await;
+    }
 }
 
 /// Service `grep11.Crypto` of a unit.
@@ -140,28 +160,7 @@ fn add_reflection(routes: &mut RoutesBuilder) -> Result<(), UnitServerError> {
     Ok(())
 }
 
-/// Reads tokens and certificates again, if there are any. All other options need a restart.
-async fn reload(tokens: Option<&Tokens>, tls: Option<&Renewed<TlsAcceptor>>) {
-    notify_reloading();
-    if let Some(tls) = tls {
-        tls.read_again(untried).await;
-    }
-    match tokens.map(Tokens::read_again) {
-        Some(Ok(())) => tracing::info!("tokens read again"),
-        Some(Err(error)) => tracing::error!("the old tokens stay in force: {error}"),
-        None if tls.is_some() => {}
-        None => tracing::info!("nothing to reload: there is neither TLS nor a --token-file"),
-    }
-    notify(&[NotifyState::Ready]);
-}
-
 fn warn(options: &Options) {
-    if options.dev {
-        tracing::warn!(
-            "DEVELOPMENT MODE (--dev): the master key is in {}; not for production",
-            options.state_dir.display()
-        );
-    }
     let has_mutual_tls = matches!(&options.transport, Transport::Tls { client_ca: Some(_), .. });
     if options.tokens.is_none() && !has_mutual_tls {
         tracing::warn!(
@@ -189,5 +188,7 @@ const MAX_HEADERS: u32 = 8 << 10;
 const MAX_MEMORY: usize = 1 << 20;
 /// Maximum number of calls under way on one connection.
 const MAX_CONCURRENT_CALLS: u32 = 256;
+/// Time between two looks at the unit, for the health of the service.
+const HEALTH_INTERVAL: Duration = Duration::from_millis(250);
 /// Maximum time for the calls under way when the server stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);

@@ -52,13 +52,11 @@ impl Unit {
         Self { master_keys: RwLock::default(), cache: Mutex::new(Cache::new(cached_keys)) }
     }
 
-    /// Adds the next master key. GREP11's `RewrapKeyBlob` wraps by it, and the unit takes no blob
-    /// of it before it is the current master key.
-    #[must_use]
-    pub fn with_next_master_key(self, next: &MasterKey) -> Self {
+    /// Simulates a unit of another maker, whose next master key is committed: GREP11's
+    /// `RewrapKeyBlob` wraps by it, and the unit takes no blob of it before it is the current one.
+    pub fn simulate_next_master_key(&self, next: &MasterKey) {
         let keys = Arc::new(WrappingKeys::derive(next));
         self.write().next = Some(NextMasterKey { keys, unwraps: false });
-        self
     }
 
     /// Gives a sealed unit its master key, or a unit another one.

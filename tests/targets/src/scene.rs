@@ -24,7 +24,7 @@ impl Scene {
             MasterKey::generate().expect("random bytes"),
             NonZeroUsize::new(32).expect("more than 0"),
         );
-        let unit = unit.with_next_master_key(&MasterKey::generate().expect("random bytes"));
+        unit.simulate_next_master_key(&MasterKey::generate().expect("random bytes"));
         let crypto = Crypto::new(unit);
         let mut objects = Vec::new();
         for mechanism in [ckm::CKM_AES_KEY_GEN, ckm::CKM_GENERIC_SECRET_KEY_GEN] {

@@ -49,6 +49,15 @@ impl Scene {
         UnitServer::start(self.directory.path(), name, arguments)
     }
 
+    /// The command that starts a unit with a state of its own.
+    fn command(&self, listen: &str) -> Command {
+        let mut command = UnitServer::command(listen);
+        for (option, name) in [("--state-dir", "own.state"), ("--runtime-dir", "own.run")] {
+            command.arg(option).arg(self.directory.path().join(name));
+        }
+        command
+    }
+
     /// A server with TLS.
     fn start_with(&self, name: &str, more: &[&str]) -> UnitServer {
         self.start(name, &[&self.tls()[..], more].concat())
@@ -73,7 +82,7 @@ fn text(path: &Path) -> &str {
 fn suite(dialect: &str) {
     let scene = Scene::new();
     let (current, next) = (scene.master_key("current"), scene.master_key("next"));
-    let server = scene.start_with("server", &["--master-key", &current, "--next-master-key", &next]);
+    let server = scene.start_with("server", &["--master-key", &current, "--simulate-next-master-key", &next]);
     let other = scene.start_with("other", &["--master-key", &current]);
     let after = scene.start_with("after", &["--master-key", &next]);
     let mut command = scene.python.command();
@@ -365,7 +374,7 @@ fn what_keeps_it_from_starting() {
         ),
     ];
     for (listen, arguments, status, told) in cases {
-        let (ended, message) = fail(UnitServer::command(listen).args(&arguments));
+        let (ended, message) = fail(scene.command(listen).args(&arguments));
         assert_eq!(ended.code(), Some(status), "{arguments:?}: {message}");
         let last = message.lines().last().unwrap_or_default();
         assert!(last.starts_with("keyward: ") && last.contains(told), "{arguments:?}: {message}");
@@ -373,8 +382,7 @@ fn what_keeps_it_from_starting() {
     // A port that is in use.
     let server = scene.start("first", &["--plaintext", "--master-key", &master_key]);
     let address = server.address().replace("localhost", "127.0.0.1");
-    let (ended, message) =
-        fail(UnitServer::command(&address).args(["--plaintext", "--master-key", &master_key]));
+    let (ended, message) = fail(scene.command(&address).args(["--plaintext", "--master-key", &master_key]));
     assert_eq!(ended.code(), Some(69), "{message}");
     assert!(message.contains(&format!("cannot listen on {address}")), "{message}");
 }

@@ -13,7 +13,7 @@ use crate::cli::client::STATE_DIR;
 use crate::cli::key::for_daemon;
 use crate::cli::remarks::Remarks;
 use crate::ground::text::quoted;
-use crate::serve::{self, Options};
+use crate::serve::Options;
 
 /// Options that the daemon was started with, as far as its status names them, otherwise defaults.
 pub(super) fn options(
@@ -24,6 +24,7 @@ pub(super) fn options(
 ) -> Options {
     let of_daemon = status.map(|status| &*status.state_dir).filter(|path| path.is_absolute());
     Options {
+        unit: None,
         config: config.or_else(|| status?.config_file.as_deref()).map(Path::to_owned),
         state_dir: state_dir.or(of_daemon).unwrap_or(Path::new(STATE_DIR)).to_owned(),
         runtime_dir: runtime_dir.to_owned(),
@@ -34,7 +35,7 @@ pub(super) fn options(
 /// Checks the configuration and its files, and compares it with the configuration in force.
 pub(super) fn check(options: &Options, status: Option<&StatusView>) -> Vec<Finding> {
     const CHECK: &str = "configuration";
-    let file = serve::config_file(options.config.as_deref());
+    let file = options.config_file();
     let shown = file.map_or("the configuration without a file, with all defaults,".to_owned(), |file| {
         file.display().to_string()
     });

@@ -157,8 +157,12 @@ impl Zeroize {
 #[derive(Args, Debug)]
 pub(in crate::cli) struct Rotate {
     /// Give up a change of a unit without owners; with owners, clear the new register instead
-    #[arg(long)]
+    #[arg(long, conflicts_with = "finish")]
     abandon: bool,
+    /// Finish the change of a unit without owners that serves GREP11, when all its clients have
+    /// rewrapped their keys
+    #[arg(long)]
+    finish: bool,
     #[command(flatten)]
     client: Client,
 }
@@ -174,12 +178,13 @@ impl Rotate {
                 false => print("the change of the master key is given up\n"),
             };
         }
-        let unit = admin.prepare_rotation().map_err(failed)?;
-        let (keys, wrapped) = rewrap_all(&admin, EMBEDDED).map_err(failed)?;
-        let finished = match unit.owned {
-            true => None,
-            false => Some(admin.finish_rewrap(EMBEDDED).map_err(failed)?),
+        let unit = match self.finish {
+            true => admin.unit().map_err(failed)?,
+            false => admin.prepare_rotation().map_err(failed)?,
         };
+        let (keys, wrapped) = rewrap_all(&admin, EMBEDDED).map_err(failed)?;
+        let ends_here = !unit.owned && (self.finish || !unit.serves_grep11);
+        let finished = ends_here.then(|| admin.finish_rewrap(EMBEDDED)).transpose().map_err(failed)?;
         if self.client.json {
             return print_json(&json!({ "keys": keys, "wrapped": wrapped, "finished": finished }));
         }
@@ -188,7 +193,17 @@ impl Rotate {
                 "the master key {} is in force; keep a new copy of the state of the unit\n",
                 finished.wkid
             ),
-            None => "next, put the new master key in force: keyward unit activate PATTERN\n".into(),
+            None => {
+                let rewrap = match unit.serves_grep11 {
+                    true => {
+                        "each daemon that uses this unit rewraps its keys: keyward key rewrap --backend NAME; then "
+                    }
+                    false => "next, ",
+                };
+                let finish =
+                    if unit.owned { "keyward unit activate PATTERN" } else { "keyward unit rotate --finish" };
+                format!("{rewrap}put the new master key in force: {finish}\n")
+            }
         };
         print(&format!(
             "{keys} keys are wrapped by the new master key, {wrapped} of their versions now\n{next}"

@@ -5,10 +5,10 @@ use core::time::Duration;
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args};
-use keyward_unit_server::{Chance, Options, Simulation, Transport};
+use keyward_unit_server::{Chance, Simulation, Transport};
 
-use crate::cli::client::STATE_DIR;
 use crate::cli::failure::Failure;
+use crate::serve::{self, Options, UnitOptions};
 
 #[derive(Args, Debug)]
 #[command(group = ArgGroup::new("transport").required(true).args(["plaintext", "tls_cert"]))]
@@ -34,18 +34,26 @@ pub(in crate::cli) struct Serve {
     /// File of the master key [default: the systemd credential master-key]
     #[arg(long, value_name = "FILE", conflicts_with = "dev")]
     master_key: Option<PathBuf>,
-    /// File of the next master key, for RewrapKeyBlob
+    /// Configuration file, with roles and the audit trail [default: /etc/keyward/unit.toml, if there
+    /// is one]
     #[arg(long, value_name = "FILE")]
-    next_master_key: Option<PathBuf>,
-    /// Directory for the master key that --dev makes
-    #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
+    config: Option<PathBuf>,
+    /// Directory of the state of the unit and the audit trail
+    #[arg(long, value_name = "DIR", default_value = UNIT_STATE_DIR)]
     state_dir: PathBuf,
+    /// Directory of the administrators' socket
+    #[arg(long, value_name = "DIR", default_value = UNIT_RUNTIME_DIR)]
+    runtime_dir: PathBuf,
     /// Development mode: make a master key
     #[arg(long)]
     dev: bool,
     /// Describe the service to clients that ask (gRPC server reflection)
     #[arg(long)]
     reflection: bool,
+    /// Wrap by this master key in RewrapKeyBlob, and take none of its blobs, as a unit of another
+    /// maker whose next master key is committed
+    #[arg(long, value_name = "FILE", help_heading = "Simulation")]
+    simulate_next_master_key: Option<PathBuf>,
     /// Delay every call by this time
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "0s", help_heading = "Simulation")]
     simulate_latency: Duration,
@@ -90,13 +98,9 @@ impl Serve {
             (Some(certificate), Some(key)) => Transport::Tls { certificate, key, client_ca: self.client_ca },
             _ => Transport::Plaintext,
         };
-        let options = Options {
+        let server = keyward_unit_server::Options {
             listen: self.listen,
             transport,
-            master_key: self.master_key,
-            next_master_key: self.next_master_key,
-            state_dir: self.state_dir,
-            dev: self.dev,
             tokens: self.token_file,
             reflection: self.reflection,
             simulation: Simulation {
@@ -111,6 +115,21 @@ impl Serve {
                 padding_errors: self.simulate_padding_errors,
             },
         };
-        keyward_unit_server::serve(&options).map_err(|error| Failure::new(error.status(), error))
+        let unit = UnitOptions {
+            server,
+            master_key: self.master_key,
+            next_master_key: self.simulate_next_master_key,
+        };
+        let options = Options {
+            config: self.config,
+            state_dir: self.state_dir,
+            runtime_dir: self.runtime_dir,
+            dev: self.dev,
+            unit: Some(unit),
+        };
+        serve::serve(&options).map_err(|error| Failure::new(error.status(), error))
     }
 }
+
+const UNIT_STATE_DIR: &str = "/var/lib/keyward-unit";
+const UNIT_RUNTIME_DIR: &str = "/run/keyward-unit";

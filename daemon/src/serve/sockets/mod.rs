@@ -71,6 +71,17 @@ impl Sockets {
         Ok((Self { runtime_dir: runtime_dir.to_owned(), endpoints }, opened))
     }
 
+    /// Binds the socket for administrators alone.
+    ///
+    /// # Errors
+    /// [`SocketError`] names the socket and the reason.
+    pub(crate) fn open_for_administrators(runtime_dir: &Path) -> Result<(Self, Vec<Opened>), SocketError> {
+        let location = Location::Runtime(runtime_dir.join(admin::SOCKET));
+        let mut endpoint = Endpoint::new(Role::Administrators, location);
+        let opened = endpoint.bind(runtime_dir)?;
+        Ok((Self { runtime_dir: runtime_dir.to_owned(), endpoints: vec![endpoint] }, vec![opened]))
+    }
+
     /// Binds sockets again whose files are gone, as after a clean-up of the directory. Binds
     /// sockets that could not be bound before.
     pub(crate) fn reopen(&mut self) -> Vec<Opened> {

@@ -34,7 +34,7 @@ impl Scene {
         let directory = scratch();
         let units = Units::new(&directory.path().join("units"));
         let [old, new] = ["old.key", "new.key"].map(|name| units.master_key(name));
-        let arguments = [&["--next-master-key", path(&new)], arguments].concat();
+        let arguments = [&["--simulate-next-master-key", path(&new)], arguments].concat();
         let servers: Vec<_> = (0..count)
             .map(|number| units.start_with_master_key(&format!("first-{number}"), &old, &arguments))
             .collect();
@@ -188,7 +188,7 @@ fn a_new_master_key_is_put_in_force_under_load() {
     let mut never = scene.daemon.new_key(&["generate", "never", "--type", "p256"]);
     assert_refused(&mut never, 65, &["generate key never: ", &old_wkid, &new_wkid, "--finish"]);
     assert_refused(&mut scene.rewrap(&[]), 65, &["rewrap the keys of backend hsm: ", &old_wkid, &new_wkid]);
-    scene.restart(0, &old, &["--next-master-key", path(&new)]);
+    scene.restart(0, &old, &["--simulate-next-master-key", path(&new)]);
     scene.assert_wraps(1, 6);
     scene.restart(0, &new, &[]);
     scene.assert_finishes(&new_wkid, 6);
@@ -235,7 +235,7 @@ fn another_new_master_key_in_the_place_of_the_first() {
     scene.assert_no_unit_for("shop");
     let better_wkid = scene.wkid(0);
     scene.assert_unfinished(&[&format!("{} has {better_wkid}", scene.address(0))], &[]);
-    scene.restart(0, &scene.old.clone(), &["--next-master-key", path(&better)]);
+    scene.restart(0, &scene.old.clone(), &["--simulate-next-master-key", path(&better)]);
     scene.assert_wraps(1, 1);
     scene.assert_wraps(0, 1);
     scene.restart(0, &better, &[]);
@@ -260,7 +260,7 @@ fn a_backend_without_keys_takes_the_master_key_that_its_units_have() {
 fn what_cannot_be_rewrapped_says_so() {
     let mut scene = Scene::new(1, "", &[]);
     assert_refused(&mut scene.rewrap(&[]), 64, &["rewrap the keys of backend hsm: ", "has no keys"]);
-    for (backend, told) in [("embedded", "as next-master-key"), ("hms", "no backend \"hms\"")] {
+    for (backend, told) in [("hms", "no backend \"hms\"")] {
         assert_refused(&mut scene.daemon.keyward(&["key", "rewrap", "--backend", backend]), 64, &[told]);
     }
     scene.daemon.generate("shop", "p256");
