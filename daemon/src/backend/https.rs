@@ -1,4 +1,4 @@
-//! One request over HTTPS to a server on another machine, with limits.
+//! One request over HTTPS to a server, with limits.
 //!
 //! Each request has a connection of its own, since requests are minutes apart. A pooled client
 //! would need a connector over [`TlsClient`], which is longer than the code here.
@@ -8,10 +8,12 @@ use std::io;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
+use hyper::header::{ACCEPT, HOST, HeaderValue};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite};
 use zeroize::Zeroizing;
 
 use super::network::{self, TlsClient, TlsRefusal};
@@ -56,18 +58,53 @@ pub(super) async fn post(
     form: UrlForm,
     most: usize,
 ) -> Result<(StatusCode, Bytes), HttpError> {
-    let connect = |reason| HttpError::Connect(server.clone(), reason);
-    let (stream, _) = network::connect(server).await.map_err(connect)?;
-    let stream = tls.connect(&server.host, stream, &TlsRefusal::default()).await.map_err(connect)?;
-    let http = |reason| HttpError::Http(server.clone(), reason);
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(http)?;
-    let connection = tokio::spawn(connection);
     let request = Request::post(path)
-        .header("host", server.to_string())
-        .header("accept", "application/json")
         .header("content-type", "application/x-www-form-urlencoded")
         .body(Full::new(Bytes::from_owner(form)));
     let request = request.map_err(|_| HttpError::Path(path.to_owned()))?;
+    send(server, Some(tls), request, most).await
+}
+
+/// Sends a request for JSON to a server: over TLS, or without TLS to a server on this machine.
+/// Follows no redirection. Returns the status and the body of the answer, which has at most `most`
+/// bytes. The caller limits the time.
+///
+/// # Errors
+/// [`HttpError`] says which step failed.
+pub(crate) async fn send(
+    server: &Endpoint,
+    tls: Option<&TlsClient>,
+    mut request: Request<Full<Bytes>>,
+    most: usize,
+) -> Result<(StatusCode, Bytes), HttpError> {
+    let host = HeaderValue::try_from(server.to_string());
+    let host = host.map_err(|error| HttpError::Connect(server.clone(), io::Error::other(error)))?;
+    request.headers_mut().insert(HOST, host);
+    request.headers_mut().insert(ACCEPT, HeaderValue::from_static("application/json"));
+    let connect = |reason| HttpError::Connect(server.clone(), reason);
+    let (stream, _) = network::connect(server).await.map_err(connect)?;
+    match tls {
+        Some(tls) => {
+            let secured = tls.connect(&server.host, stream, &TlsRefusal::default()).await;
+            exchange(server, secured.map_err(connect)?, request, most).await
+        }
+        // The name of a host can lead anywhere: the address decides.
+        None => match stream.peer_addr().map_err(connect)?.ip().is_loopback() {
+            true => exchange(server, stream, request, most).await,
+            false => Err(HttpError::Plain(server.clone())),
+        },
+    }
+}
+
+async fn exchange(
+    server: &Endpoint,
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    request: Request<Full<Bytes>>,
+    most: usize,
+) -> Result<(StatusCode, Bytes), HttpError> {
+    let http = |reason| HttpError::Http(server.clone(), reason);
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(http)?;
+    let connection = tokio::spawn(connection);
     let response = sender.send_request(request).await.map_err(http)?;
     let status = response.status();
     let answer = Limited::new(response.into_body(), most).collect().await;
@@ -78,7 +115,7 @@ pub(super) async fn post(
 
 /// Reason why there is no answer.
 #[derive(Debug, Error)]
-pub(super) enum HttpError {
+pub(crate) enum HttpError {
     #[error("the answer of {0} is too long or not complete")]
     Answer(Endpoint),
     #[error("cannot connect to {0}: {1}")]
@@ -87,6 +124,8 @@ pub(super) enum HttpError {
     Http(Endpoint, #[source] hyper::Error),
     #[error("{0:?} is not a path of a URL")]
     Path(String),
+    #[error("{0} is not on this machine, so it needs TLS")]
+    Plain(Endpoint),
 }
 
 /// Characters that are encoded in the value of a form.

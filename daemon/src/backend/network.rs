@@ -28,7 +28,7 @@ use crate::ground::tls_files::{self, TlsFileError};
 
 /// TLS settings for one kind of server.
 #[derive(Clone)]
-pub(super) struct TlsClient {
+pub(crate) struct TlsClient {
     connector: TlsConnector,
     /// Name in the certificate of the server; `None` for the name of the host.
     name: Option<ServerName<'static>>,
@@ -39,7 +39,7 @@ impl TlsClient {
     ///
     /// # Errors
     /// [`TlsError`] says which file or setting cannot be used.
-    pub(super) fn new(settings: &Tls, protocol: &[u8]) -> Result<Self, TlsError> {
+    pub(crate) fn new(settings: &Tls, protocol: &[u8]) -> Result<Self, TlsError> {
         let mut roots = RootCertStore::empty();
         match &settings.ca {
             Some(path) => {
@@ -250,7 +250,7 @@ pub(super) async fn connect(endpoint: &Endpoint) -> io::Result<(TcpStream, Durat
 
 /// Reason why the TLS settings cannot be used.
 #[derive(Debug, Error)]
-pub(super) enum TlsError {
+pub(crate) enum TlsError {
     #[error("cannot use the certificate in {}: {}", .0.display(), .1)]
     Certificate(PathBuf, #[source] rustls::Error),
     #[error(transparent)]

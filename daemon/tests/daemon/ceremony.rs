@@ -15,14 +15,14 @@ use crate::fixture::{Daemon, certificate_verify, has_root, label_of};
 /// A daemon whose master key comes from no file, and the files of the people. Each of them has the
 /// passphrase in `passphrase`. To open one file takes half a second in a program that is not
 /// optimised, so the tests make few of them.
-struct Ceremony {
-    daemon: Daemon,
+pub(crate) struct Ceremony {
+    pub(crate) daemon: Daemon,
     unit_key: String,
 }
 
 impl Ceremony {
     /// A daemon that nobody owns yet.
-    fn unowned() -> Self {
+    pub(crate) fn unowned() -> Self {
         let mut daemon = Daemon::prepare("");
         let uid = rustix::process::getuid().as_raw();
         let grant = format!("[[grant]]\nuid = {uid}\nkeys = [\"shop\"]\nuses = [\"tls-server\"]\n");
@@ -36,7 +36,7 @@ impl Ceremony {
     }
 
     /// A daemon with the administrators alice, bob and carol: two of them sign.
-    fn owned() -> Self {
+    pub(crate) fn owned() -> Self {
         let ceremony = Self::unowned();
         for name in ["alice", "bob", "carol"] {
             ceremony.person(&["unit", "admin", "new"], name);
@@ -52,16 +52,16 @@ impl Ceremony {
         self.command(&words, &["alice", "bob"]).unwrap();
     }
 
-    fn path(&self, name: &str) -> String {
+    pub(crate) fn path(&self, name: &str) -> String {
         self.daemon.path(name).to_str().unwrap().to_owned()
     }
 
-    fn status(&self) -> Value {
+    pub(crate) fn status(&self) -> Value {
         serde_json::from_str(&self.daemon.succeed(&["unit", "status", "--json"])).unwrap()
     }
 
     /// Runs a command of a person, who needs no daemon.
-    fn person(&self, words: &[&str], name: &str) -> String {
+    pub(crate) fn person(&self, words: &[&str], name: &str) -> String {
         let (file, passphrase) = (self.path(name), self.path("passphrase"));
         let more = [&file, "--name", name, "--passphrase-file", &passphrase];
         let mut command = std::process::Command::new(crate::fixture::PROGRAM);
@@ -80,7 +80,7 @@ impl Ceremony {
         self.run(&words)
     }
 
-    fn run(&self, words: &[&str]) -> Result<String, (i32, String)> {
+    pub(crate) fn run(&self, words: &[&str]) -> Result<String, (i32, String)> {
         let output = self.daemon.keyward(words);
         match output.status.success() {
             true => Ok(String::from_utf8(output.stdout).unwrap()),

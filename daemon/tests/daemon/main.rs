@@ -28,6 +28,8 @@ mod refusals;
 mod roles;
 mod roles_page;
 mod roles_strangers;
+mod signers;
+mod signing_service;
 mod store;
 mod transcripts;
 mod upgrade;

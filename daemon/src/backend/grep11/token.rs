@@ -5,7 +5,6 @@
 
 use core::time::Duration;
 use std::env;
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -19,9 +18,9 @@ use zeroize::Zeroizing;
 
 use crate::backend::https::{self, HttpError, UrlForm};
 use crate::backend::network::{TlsClient, TlsError};
+use crate::backend::secret_file::{SecretFileError, read_line};
 use crate::config::{Auth, Endpoint, Tls};
-use crate::ground::ownership::{self, OwnershipError};
-use crate::ground::text::{printable, quoted};
+use crate::ground::text::printable;
 
 /// Source of the tokens of a backend, and the token in use.
 pub(super) struct Tokens {
@@ -95,7 +94,7 @@ impl Tokens {
         match &self.source {
             Source::None => Ok(()),
             Source::File(path) => read_token(path).map(drop),
-            Source::Iam { api_key, .. } => read_line(api_key).map(drop),
+            Source::Iam { api_key, .. } => Ok(read_line(api_key).map(drop)?),
         }
     }
 
@@ -244,20 +243,14 @@ pub(crate) enum TokenError {
         "no {what} is configured: name a file with {setting}, or give the service the credential {credential}"
     )]
     NotConfigured { what: &'static str, setting: &'static str, credential: String },
-    #[error("refused the file of a secret: {0}")]
-    Ownership(OwnershipError),
-    #[error("refused the secret in {}: others can read it; run: chmod o= {}", .0.display(), quoted(.0))]
-    ReadableByOthers(PathBuf),
-    #[error("cannot read {}: {}", .0.display(), .1)]
-    Read(PathBuf, #[source] io::Error),
     #[error("{server} refused the API key with status {status}{}{reason}", if reason.is_empty() { "" } else { ": " })]
     Refused { server: Endpoint, status: StatusCode, reason: String },
+    #[error(transparent)]
+    Secret(#[from] SecretFileError),
     #[error(transparent)]
     Tls(#[from] TlsError),
     #[error("the unit refused the token, and there is no other token yet")]
     Unchanged,
-    #[error("there is no secret in {}: write it there as one line", .0.display())]
-    Unusable(PathBuf),
     #[error("iam-url {0:?} is not a URL like https://iam.cloud.ibm.com/identity/token")]
     Url(String),
 }
@@ -309,24 +302,8 @@ fn header(token: &str) -> Option<MetadataValue<Ascii>> {
 }
 
 fn read_token(path: &Path) -> Result<Token, TokenError> {
-    let header = header(&read_line(path)?).ok_or_else(|| TokenError::Unusable(path.to_owned()))?;
+    let header = header(&read_line(path)?).ok_or_else(|| SecretFileError::Unusable(path.to_owned()))?;
     Ok(Token { header, since: Instant::now(), expires: None, renew: None })
-}
-
-/// First line of a secret file that is neither empty nor a comment.
-fn read_line(path: &Path) -> Result<Zeroizing<String>, TokenError> {
-    let failed = |reason: io::Error| TokenError::Read(path.to_owned(), reason);
-    let file = ownership::open(path).map_err(|error| match error.into_io() {
-        Ok(reason) => failed(reason),
-        Err(error) => TokenError::Ownership(error),
-    })?;
-    if ownership::is_for_others(&file).map_err(failed)? {
-        return Err(TokenError::ReadableByOthers(path.to_owned()));
-    }
-    let mut text = Zeroizing::new(String::with_capacity(MAX_SECRET as usize));
-    file.take(MAX_SECRET).read_to_string(&mut text).map_err(failed)?;
-    let line = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'));
-    line.map(|line| Zeroizing::new(line.to_owned())).ok_or_else(|| TokenError::Unusable(path.to_owned()))
 }
 
 fn file_or_credential(file: Option<&Path>, backend: &str, what: &'static str) -> Result<PathBuf, TokenError> {
@@ -355,8 +332,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 const FRESH: Duration = Duration::from_secs(30);
 /// Maximum length of an answer of IAM, in bytes (64 KiB). Tokens have less than 4 KiB.
 const MAX_ANSWER: usize = 64 * 1024;
-/// Maximum length of the file of a secret, in bytes (16 KiB).
-const MAX_SECRET: u64 = 16 * 1024;
 /// Maximum lifetime of a token, in seconds (a day); a longer lifetime counts as a day. Tokens of
 /// IAM are valid for an hour.
 const MAX_LIFE: u64 = 24 * 3600;
@@ -393,7 +368,10 @@ mod tests {
             let error = read_token(&path).err().unwrap().to_string();
             assert!(error.contains(words), "{error}");
         }
-        assert!(matches!(read_token(Path::new("/no/such")), Err(TokenError::Read(..))));
+        assert!(matches!(
+            read_token(Path::new("/no/such")),
+            Err(TokenError::Secret(SecretFileError::Read(..)))
+        ));
     }
 
     #[tokio::test]

@@ -3,10 +3,13 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use keyward_unit::administration::{AdministratorKey, ClaimSecret, Instruction, PersonName, Ski, Thresholds};
+use keyward_unit::administration::{
+    AdministratorKey, ClaimSecret, Instruction, Person, PersonName, Ski, Thresholds,
+};
 
 use super::issue::{Issue, new_passphrase_of, person, public_line, public_path, write_new};
-use crate::admin::api::OwnedUnitView;
+use super::signers::External;
+use crate::admin::api::{OwnedUnitView, PersonView};
 use crate::admin::client::AdminClient;
 use crate::cli::client::Client;
 use crate::cli::failure::Failure;
@@ -19,6 +22,8 @@ use crate::ground::text::quoted;
 pub(in crate::cli) enum Command {
     /// Make the key of an administrator in a file that a passphrase encrypts
     New(New),
+    /// Write the public file of an administrator whose key a program or a service has
+    Public(Public),
     /// Add an administrator
     Add(Add),
     /// Remove an administrator
@@ -31,6 +36,7 @@ impl Command {
     pub(super) fn run(self) -> Result<(), Failure> {
         match self {
             Self::New(new) => new.run(),
+            Self::Public(public) => public.run(),
             Self::Add(add) => add.run(),
             Self::Remove(remove) => remove.run(),
             Self::List(client) => list(&client),
@@ -64,6 +70,37 @@ impl New {
             key.person().key.ski(),
             quoted(&self.file),
             quoted(&public)
+        ))
+    }
+}
+
+#[derive(Args, Debug)]
+pub(in crate::cli) struct Public {
+    /// File to make, such as NAME.pub
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// Name of the administrator: letters, digits, and . _ @ -
+    #[arg(long)]
+    name: PersonName,
+    #[command(flatten)]
+    external: External,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Public {
+    fn run(self) -> Result<(), Failure> {
+        let person = Person { name: self.name, key: self.external.public_key()? };
+        write_new(&self.file, public_line(&person).as_bytes(), 0o644)?;
+        let ski = person.key.ski().to_string();
+        if self.json {
+            return print_json(&PersonView { name: person.name.to_string(), ski });
+        }
+        print(&format!(
+            "wrote the public key of {}, {ski}\ngive {} to the others\n",
+            person.name,
+            quoted(&self.file)
         ))
     }
 }

@@ -7,11 +7,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use keyward_unit::administration::{
-    AdministratorKey, ClaimSecret, Command, Instruction, Person, PersonKey, SignedCommand,
-};
+use keyward_unit::administration::{ClaimSecret, Command, Instruction, Person, PersonKey, SignedCommand};
 use zeroize::Zeroizing;
 
+use super::signers::Signers;
 use crate::admin::api::{CommandsView, OwnedUnitView, ShareView};
 use crate::admin::client::AdminClient;
 use crate::cli::client::Client;
@@ -27,11 +26,8 @@ use crate::keys::now;
 pub(super) struct Issue {
     #[command(flatten)]
     pub(super) client: Client,
-    /// File with the key of an administrator, who signs the command; may be repeated
-    #[arg(long = "key", value_name = "FILE")]
-    keys: Vec<PathBuf>,
     #[command(flatten)]
-    passphrase: passphrase::Source,
+    signers: Signers,
     /// Write the command to a file, for others to sign, instead of sending it
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -76,9 +72,7 @@ impl Issue {
             if let Some(secret) = secret {
                 signed = signed.with_claim_of(secret);
             }
-            for key in &self.keys {
-                sign_with(key, &self.passphrase, &mut signed)?;
-            }
+            self.signers.sign(core::slice::from_mut(&mut signed), Some(&unit))?;
             match &self.out {
                 None => Ok(admin.unit_commands(signed.to_text())?),
                 Some(path) => {
@@ -101,21 +95,6 @@ impl Issue {
             )),
         }
     }
-}
-
-/// Adds the signature of the administrator whose key is in a file.
-pub(super) fn sign_with(
-    path: &Path,
-    passphrase: &passphrase::Source,
-    signed: &mut SignedCommand,
-) -> Result<(), Failure> {
-    let text = read(path)?;
-    let passphrase = passphrase_of(path, passphrase)?;
-    let failed = |error: &dyn core::fmt::Display| {
-        Failure::new(exit::DATA, format_args!("cannot sign with {}: {error}", path.display()))
-    };
-    let key = AdministratorKey::from_file(&text, &passphrase).map_err(|error| failed(&error))?;
-    key.sign(signed).map_err(|error| failed(&error))
 }
 
 /// The passphrase of a file.

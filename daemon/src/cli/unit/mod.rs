@@ -9,6 +9,9 @@ mod registers;
 mod serve;
 mod show;
 mod sign;
+mod signers;
+mod signing_program;
+mod signing_service;
 
 use clap::Subcommand;
 

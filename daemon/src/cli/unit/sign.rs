@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use clap::Args;
 use keyward_unit::administration::SignedCommand;
 
-use super::issue::{read, rewrite, sign_with, write_shares};
+use super::issue::{read, rewrite, write_shares};
+use super::signers::Signers;
 use crate::admin::client::AdminClient;
 use crate::cli::client::Client;
 use crate::cli::failure::Failure;
 use crate::cli::output::{print, print_json};
-use crate::cli::passphrase;
 use crate::ground::exit;
 
 #[derive(Args, Debug)]
@@ -18,28 +18,28 @@ pub(in crate::cli) struct Sign {
     /// File with one or more commands
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// File with the key of the administrator
-    #[arg(long, value_name = "FILE")]
-    key: PathBuf,
     #[command(flatten)]
-    passphrase: passphrase::Source,
+    signers: Signers,
 }
 
 impl Sign {
     pub(super) fn run(self) -> Result<(), Failure> {
+        if self.signers.is_empty() {
+            let reason = "name the key that signs, with --key, --signer or --signing-service";
+            return Err(Failure::new(exit::USAGE, reason));
+        }
         let mut commands = commands_in(&self.file)?;
         for command in &commands {
-            // The administrator sees what is signed before the passphrase is asked for.
+            // The administrator sees what is signed before a passphrase or a PIN is asked for.
             print(&command.command().to_text())?;
             for person in command.command().people() {
                 print(&format!("  {} is {}\n", person.name, person.key.ski()))?;
             }
         }
-        for command in &mut commands {
-            sign_with(&self.key, &self.passphrase, command)?;
-        }
+        let keys = self.signers.sign(&mut commands, None)?;
         rewrite(&self.file, &commands.iter().map(SignedCommand::to_text).collect::<String>())?;
-        print(&format!("signed {} with {}\n", self.file.display(), self.key.display()))
+        let file = self.file.display();
+        print(&keys.iter().map(|key| format!("signed {file} with {key}\n")).collect::<String>())
     }
 }
 

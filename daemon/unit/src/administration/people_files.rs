@@ -62,7 +62,7 @@ impl AdministratorKey {
         let wrong = SignatureFault::Wrong(self.person.key.ski());
         let text = command.command().to_text();
         let signature = self.pair.sign(&SystemRandom::new(), text.as_bytes()).map_err(|_| wrong)?;
-        command.add(&self.person, signature.as_ref().to_vec())
+        command.add(&self.person.key, signature.as_ref().to_vec())
     }
 
     /// The file of the key.

@@ -25,8 +25,11 @@ impl PersonKey {
         }
     }
 
-    /// Reads an uncompressed point.
-    pub(crate) fn from_point(point: &[u8]) -> Result<Self, InvalidPersonKey> {
+    /// Reads an uncompressed point: 0x04, X, Y (SEC 1, 2.3.3).
+    ///
+    /// # Errors
+    /// [`InvalidPersonKey`] if the point is not on the curve P-521.
+    pub fn from_point(point: &[u8]) -> Result<Self, InvalidPersonKey> {
         let key = Self(point.try_into().map_err(|_| InvalidPersonKey)?);
         // The library checks that the point is on the curve.
         ParsedPublicKey::new(&ECDSA_P521_SHA512_ASN1, key.0).map_err(|_| InvalidPersonKey)?;

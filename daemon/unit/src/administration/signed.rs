@@ -18,7 +18,7 @@ use base64::engine::general_purpose::STANDARD;
 use thiserror::Error;
 
 use super::command::{Command, FIRST_LINE, InvalidCommand, MAX_ADMINISTRATORS};
-use super::person::{Person, Ski};
+use super::person::{Person, PersonKey, Ski};
 
 /// A command with signatures, which are not verified yet.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -47,13 +47,13 @@ impl SignedCommand {
     /// Adds a signature: ECDSA with SHA-512 of [`Command::to_text`], in DER.
     ///
     /// # Errors
-    /// [`SignatureFault`] if the signature is not one of the person, or the person has signed.
-    pub fn add(&mut self, person: &Person, signature: Vec<u8>) -> Result<(), SignatureFault> {
-        let ski = person.key.ski();
+    /// [`SignatureFault`] if the signature is not one of the key, or the key has signed.
+    pub fn add(&mut self, key: &PersonKey, signature: Vec<u8>) -> Result<(), SignatureFault> {
+        let ski = key.ski();
         if self.signers().any(|signer| signer == ski) {
             return Err(SignatureFault::Twice(ski));
         }
-        if !person.key.has_signed(self.command.to_text().as_bytes(), &signature) {
+        if !key.has_signed(self.command.to_text().as_bytes(), &signature) {
             return Err(SignatureFault::Wrong(ski));
         }
         self.signatures.push((ski, signature));
@@ -284,13 +284,13 @@ mod tests {
     fn commands_and_signatures_are_read_as_they_were_written() {
         let ((alice, a), (bob, b)) = (person("alice"), person("bob"));
         let mut first = SignedCommand::new(command(1));
-        first.add(&alice, sign(first.command(), &a)).unwrap();
+        first.add(&alice.key, sign(first.command(), &a)).unwrap();
         let mut copy = SignedCommand::new(command(1));
-        copy.add(&bob, sign(copy.command(), &b)).unwrap();
+        copy.add(&bob.key, sign(copy.command(), &b)).unwrap();
         assert!(first.merge(copy.clone()) && first.merge(copy));
         let mut second = SignedCommand::new(command(2)).with_claim_of(&ClaimSecret::of([7; 16]));
         assert!(!second.merge(first.clone()));
-        second.add(&bob, sign(second.command(), &b)).unwrap();
+        second.add(&bob.key, sign(second.command(), &b)).unwrap();
         let text = first.to_text() + &second.to_text();
         let read = SignedCommand::read_all(&text).unwrap();
         assert_eq!(read, [first, second]);
@@ -307,10 +307,10 @@ mod tests {
         let ((alice, a), (bob, b)) = (person("alice"), person("bob"));
         let mut signed = SignedCommand::new(command(1));
         let ski = alice.key.ski();
-        assert_eq!(signed.add(&alice, sign(&command(2), &a)), Err(SignatureFault::Wrong(ski)));
-        assert_eq!(signed.add(&alice, sign(&command(1), &b)), Err(SignatureFault::Wrong(ski)));
-        signed.add(&alice, sign(&command(1), &a)).unwrap();
-        assert_eq!(signed.add(&alice, sign(&command(1), &a)), Err(SignatureFault::Twice(ski)));
+        assert_eq!(signed.add(&alice.key, sign(&command(2), &a)), Err(SignatureFault::Wrong(ski)));
+        assert_eq!(signed.add(&alice.key, sign(&command(1), &b)), Err(SignatureFault::Wrong(ski)));
+        signed.add(&alice.key, sign(&command(1), &a)).unwrap();
+        assert_eq!(signed.add(&alice.key, sign(&command(1), &a)), Err(SignatureFault::Twice(ski)));
         let twice = signed.signatures[0].clone();
         signed.signatures.push(twice);
         assert_eq!(signed.count(&[alice.clone(), bob.clone()]), Err(SignatureFault::Twice(ski)));
@@ -335,7 +335,7 @@ mod tests {
     fn other_texts_are_refused() {
         let (alice, a) = person("alice");
         let mut signed = SignedCommand::new(command(1));
-        signed.add(&alice, sign(signed.command(), &a)).unwrap();
+        signed.add(&alice.key, sign(signed.command(), &a)).unwrap();
         let text = signed.to_text();
         for bad in [
             String::new(),

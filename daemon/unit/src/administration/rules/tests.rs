@@ -38,7 +38,7 @@ impl Owned {
         for signer in signers {
             let (person, pair) = &self.people[*signer];
             let signature = pair.sign(&SystemRandom::new(), signed.command().to_text().as_bytes()).unwrap();
-            signed.add(person, signature.as_ref().to_vec()).unwrap();
+            signed.add(&person.key, signature.as_ref().to_vec()).unwrap();
         }
         signed
     }
