@@ -73,11 +73,18 @@ impl Units {
     }
 
     /// Starts a unit with more arguments, whose log has this name. Waits until the unit is ready.
-    /// The first unit makes the master key, so it must be ready before a second unit starts.
+    /// All units that are started so have the same master key.
     pub fn start(&self, name: &str, more: &[&str]) -> UnitServer {
-        let mut command = self.command();
-        command.arg("--dev").arg("--state-dir").arg(self.directory.join("state")).args(more);
-        UnitServer::start_command(&mut command, &self.directory, name)
+        let common = self.directory.join("common.key");
+        if !common.exists() {
+            master_key(&common);
+        }
+        self.start_with_master_key(name, &common, more)
+    }
+
+    /// Starts a unit that waits for its owners.
+    pub fn start_for_owners(&self, name: &str) -> UnitServer {
+        UnitServer::start_command(&mut self.command(), &self.directory, name)
     }
 
     /// Starts a unit with the master key in a file; see [`Units::start`].

@@ -35,6 +35,8 @@ pub struct Daemon {
     section: String,
     /// More variables of the environment.
     environment: Vec<(String, PathBuf)>,
+    /// True for `--dev`.
+    is_dev: bool,
     /// The program that runs the daemon, with its arguments. Empty if the daemon runs by itself.
     runner: Vec<String>,
     directory: TempDir,
@@ -64,6 +66,11 @@ impl Daemon {
     /// Prepares a daemon that does not run yet.
     pub fn prepare(configuration: &str) -> Self {
         Self::prepare_on(Backend::Embedded, configuration)
+    }
+
+    /// Prepares a daemon whose unit waits for its owners; see [`Daemon::prepare`].
+    pub fn prepare_for_owners(configuration: &str) -> Self {
+        Self { is_dev: false, ..Self::prepare(configuration) }
     }
 
     /// Prepares a daemon on a backend whose remote unit already runs; see [`Daemon::prepare`].
@@ -122,6 +129,7 @@ impl Daemon {
             backend,
             section,
             environment: Vec::new(),
+            is_dev: true,
             runner: Vec::new(),
             directory,
         };
@@ -183,7 +191,8 @@ impl Daemon {
         let input = self.socket.as_ref().map_or_else(Stdio::null, |socket| {
             OwnedFd::from(socket.try_clone().expect("a second handle")).into()
         });
-        command.args(["serve", "--dev", "--config"]).arg(self.path("keyward.toml"));
+        command.args(["serve", "--config"]).arg(self.path("keyward.toml"));
+        command.args(self.is_dev.then_some("--dev"));
         command.arg("--state-dir").arg(self.path("state")).arg("--runtime-dir").arg(self.path("run"));
         command.env("NOTIFY_SOCKET", &notify);
         command.envs(self.environment.iter().map(|(name, path)| (name, path)));

@@ -45,7 +45,7 @@ impl Ceremony {
         ceremony
     }
 
-    fn claim(&self) {
+    pub(crate) fn claim(&self) {
         let mut words = vec!["unit", "claim", "--signatures", "2", "--revocation", "2"];
         let people = ["alice.pub", "bob.pub", "carol.pub"].map(|name| self.path(name));
         people.iter().for_each(|file| words.extend(["--admin", file]));
@@ -71,7 +71,7 @@ impl Ceremony {
     }
 
     /// Runs a command that administrators sign where it is made.
-    fn command(&self, words: &[&str], signers: &[&str]) -> Result<String, (i32, String)> {
+    pub(crate) fn command(&self, words: &[&str], signers: &[&str]) -> Result<String, (i32, String)> {
         let keys: Vec<_> = signers.iter().map(|name| self.path(name)).collect();
         let passphrase = self.path("passphrase");
         let mut words = words.to_vec();
@@ -89,7 +89,7 @@ impl Ceremony {
     }
 
     /// Makes parts unless they are there, and returns their patterns.
-    fn parts(&self, names: &[&str]) -> Vec<String> {
+    pub(crate) fn parts(&self, names: &[&str]) -> Vec<String> {
         let pattern = |name: &&str| {
             if !self.daemon.path(name).exists() {
                 self.person(&["unit", "part", "new"], name);
@@ -100,24 +100,24 @@ impl Ceremony {
         names.iter().map(pattern).collect()
     }
 
-    fn daemon_less(&self, words: &[&str]) -> String {
+    pub(crate) fn daemon_less(&self, words: &[&str]) -> String {
         let output = std::process::Command::new(crate::fixture::PROGRAM).args(words).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     }
 
-    fn unseal(&self, name: &str) -> Result<String, (i32, String)> {
+    pub(crate) fn unseal(&self, name: &str) -> Result<String, (i32, String)> {
         self.bring(name, &[])
     }
 
-    fn bring(&self, name: &str, more: &[&str]) -> Result<String, (i32, String)> {
+    pub(crate) fn bring(&self, name: &str, more: &[&str]) -> Result<String, (i32, String)> {
         let (file, passphrase) = (self.path(name), self.path("passphrase"));
         let words = ["unit", "unseal", &file, "--unit-key", &self.unit_key, "--passphrase-file", &passphrase];
         self.run(&[&words, more].concat())
     }
 
     /// Loads the new register with parts. Returns the pattern of the master key.
-    fn load(&self, names: &[&str]) -> String {
+    pub(crate) fn load(&self, names: &[&str]) -> String {
         let patterns = self.parts(names);
         let mut words = vec!["unit", "load"];
         patterns.iter().for_each(|pattern| words.extend(["--part", pattern]));
@@ -129,24 +129,24 @@ impl Ceremony {
     }
 
     /// Puts a master key of parts in force.
-    fn put_in_force(&self, names: &[&str]) -> String {
+    pub(crate) fn put_in_force(&self, names: &[&str]) -> String {
         let pattern = self.load(names);
         self.command(&["unit", "commit", &pattern], &["alice", "carol"]).unwrap();
         self.command(&["unit", "activate", &pattern], &["bob"]).unwrap();
         pattern
     }
 
-    fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         assert!(self.daemon.end(Signal::TERM).success());
         let mut serve = self.daemon.serve(&[]);
         self.daemon.start_as(serve.env_remove("CREDENTIALS_DIRECTORY"));
     }
 
-    fn outcome(&self) -> Outcome {
+    pub(crate) fn outcome(&self) -> Outcome {
         self.daemon.outcome("shop", &certificate_verify())
     }
 
-    fn is_ready(&self) -> bool {
+    pub(crate) fn is_ready(&self) -> bool {
         self.daemon.http("GET", "/ready", "").unwrap().0 == 200
     }
 }

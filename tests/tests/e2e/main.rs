@@ -7,6 +7,7 @@
 
 mod asynchronous;
 mod audit;
+mod ceremony;
 mod certbot;
 mod certificates;
 mod client_certificates;
