@@ -161,23 +161,29 @@ pub(in crate::cli) struct Rotate {
 impl Rotate {
     pub(super) fn run(self) -> Result<(), Failure> {
         let admin = AdminClient::new(&self.client.runtime_dir)?;
-        let failed = |error| Failure::from(error).while_trying("cannot wrap the keys by the new master key");
-        let (mut after, mut keys, mut wrapped) = (None, 0, 0);
-        loop {
-            let done = admin.rewrap(EMBEDDED, after.as_deref()).map_err(failed)?;
-            keys += done.keys;
-            wrapped += done.wrapped;
-            after = done.next;
-            if after.is_none() {
-                break;
-            }
-        }
+        let (keys, wrapped) = rotate(&admin)?;
         if self.client.json {
             return print_json(&serde_json::json!({ "keys": keys, "wrapped": wrapped }));
         }
         print(&format!(
             "{keys} keys are wrapped by the new master key too, {wrapped} of their versions now; next, put the new master key in force: keyward unit activate PATTERN\n"
         ))
+    }
+}
+
+/// Wraps the keys by the committed master key. Returns the number of keys, and the number of their
+/// versions that were not wrapped by it before.
+pub(super) fn rotate(admin: &AdminClient) -> Result<(u64, u64), Failure> {
+    let failed = |error| Failure::from(error).while_trying("cannot wrap the keys by the new master key");
+    let (mut after, mut keys, mut wrapped) = (None, 0, 0);
+    loop {
+        let done = admin.rewrap(EMBEDDED, after.as_deref()).map_err(failed)?;
+        keys += done.keys;
+        wrapped += done.wrapped;
+        after = done.next;
+        if after.is_none() {
+            return Ok((keys, wrapped));
+        }
     }
 }
 
