@@ -15,14 +15,14 @@ use crate::fixture::{Daemon, certificate_verify, has_root, label_of};
 /// A daemon whose master key comes from no file, and the files of the people. Each of them has the
 /// passphrase in `passphrase`. To open one file takes half a second in a program that is not
 /// optimised, so the tests make few of them.
-struct Ceremony {
-    daemon: Daemon,
+pub(crate) struct Ceremony {
+    pub(crate) daemon: Daemon,
     unit_key: String,
 }
 
 impl Ceremony {
     /// A daemon that nobody owns yet.
-    fn unowned() -> Self {
+    pub(crate) fn unowned() -> Self {
         let mut daemon = Daemon::prepare("");
         let uid = rustix::process::getuid().as_raw();
         let grant = format!("[[grant]]\nuid = {uid}\nkeys = [\"shop\"]\nuses = [\"tls-server\"]\n");
@@ -36,7 +36,7 @@ impl Ceremony {
     }
 
     /// A daemon with the administrators alice, bob and carol: two of them sign.
-    fn owned() -> Self {
+    pub(crate) fn owned() -> Self {
         let ceremony = Self::unowned();
         for name in ["alice", "bob", "carol"] {
             ceremony.person(&["unit", "admin", "new"], name);
@@ -45,18 +45,18 @@ impl Ceremony {
         ceremony
     }
 
-    fn claim(&self) {
+    pub(crate) fn claim(&self) {
         let mut words = vec!["unit", "claim", "--signatures", "2", "--revocation", "2"];
         let people = ["alice.pub", "bob.pub", "carol.pub"].map(|name| self.path(name));
         people.iter().for_each(|file| words.extend(["--admin", file]));
         self.command(&words, &["alice", "bob"]).unwrap();
     }
 
-    fn path(&self, name: &str) -> String {
+    pub(crate) fn path(&self, name: &str) -> String {
         self.daemon.path(name).to_str().unwrap().to_owned()
     }
 
-    fn status(&self) -> Value {
+    pub(crate) fn status(&self) -> Value {
         serde_json::from_str(&self.daemon.succeed(&["unit", "status", "--json"])).unwrap()
     }
 
@@ -71,7 +71,7 @@ impl Ceremony {
     }
 
     /// Runs a command that administrators sign where it is made.
-    fn command(&self, words: &[&str], signers: &[&str]) -> Result<String, (i32, String)> {
+    pub(crate) fn command(&self, words: &[&str], signers: &[&str]) -> Result<String, (i32, String)> {
         let keys: Vec<_> = signers.iter().map(|name| self.path(name)).collect();
         let passphrase = self.path("passphrase");
         let mut words = words.to_vec();
@@ -80,7 +80,7 @@ impl Ceremony {
         self.run(&words)
     }
 
-    fn run(&self, words: &[&str]) -> Result<String, (i32, String)> {
+    pub(crate) fn run(&self, words: &[&str]) -> Result<String, (i32, String)> {
         let output = self.daemon.keyward(words);
         match output.status.success() {
             true => Ok(String::from_utf8(output.stdout).unwrap()),
@@ -129,20 +129,20 @@ impl Ceremony {
     }
 
     /// Puts a master key of parts in force.
-    fn put_in_force(&self, names: &[&str]) -> String {
+    pub(crate) fn put_in_force(&self, names: &[&str]) -> String {
         let pattern = self.load(names);
         self.command(&["unit", "commit", &pattern], &["alice", "carol"]).unwrap();
         self.command(&["unit", "activate", &pattern], &["bob"]).unwrap();
         pattern
     }
 
-    fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         assert!(self.daemon.end(Signal::TERM).success());
         let mut serve = self.daemon.serve(&[]);
         self.daemon.start_as(serve.env_remove("CREDENTIALS_DIRECTORY"));
     }
 
-    fn outcome(&self) -> Outcome {
+    pub(crate) fn outcome(&self) -> Outcome {
         self.daemon.outcome("shop", &certificate_verify())
     }
 

@@ -30,6 +30,7 @@ mod roles_page;
 mod roles_strangers;
 mod store;
 mod transcripts;
+mod unit_comparison;
 mod upgrade;
 mod users;
 mod watch;

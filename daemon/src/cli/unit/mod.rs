@@ -2,6 +2,7 @@
 //! unit as a server.
 
 mod administrators;
+mod compare;
 mod issue;
 mod list;
 mod parts;
@@ -24,6 +25,8 @@ pub(super) enum Command {
     Serve(Box<Serve>),
     /// Show who owns the embedded unit, and the state of its master keys
     Status(#[command(flatten)] Client),
+    /// Compare the embedded unit with the units of other machines
+    Compare(compare::Compare),
     /// Own a unit that nobody owns: name its administrators and thresholds; root only
     Claim(administrators::Claim),
     /// Make the key of an administrator; add, remove and list administrators
@@ -64,6 +67,7 @@ impl Command {
             Self::List(client) => list::list(&client),
             Self::Serve(serve) => serve.run(),
             Self::Status(client) => show::show(&client),
+            Self::Compare(compare) => compare.run(),
             Self::Claim(claim) => claim.run(),
             Self::Admin(command) => command.run(),
             Self::Threshold(set) => set.run(),
