@@ -46,10 +46,9 @@ impl Source {
         if let Some(first) = &first
             && self.passphrase_file.is_none()
             && self.passphrase_fd.is_none()
+            && asked("Once more, the passphrase", file)? != *first
         {
-            if asked("Once more, the passphrase", file)? != *first {
-                return Err(Failure::new(exit::DATA, "the two passphrases differ; type them again"));
-            }
+            return Err(Failure::new(exit::DATA, "the two passphrases differ; type them again"));
         }
         match first {
             Some(empty) if empty.is_empty() => {
