@@ -216,7 +216,7 @@ impl Seal {
 }
 
 /// Keeps the part out of core dumps and away from debuggers.
-fn protect() -> Result<(), Failure> {
+pub(super) fn protect() -> Result<(), Failure> {
     hardening::harden().map_err(|error| {
         Failure::new(exit::OS, format_args!("cannot keep the part out of core dumps: {error}"))
     })
