@@ -232,7 +232,7 @@ fn an_interrupted_ceremony_goes_on_where_it_was() {
     if !has_root() {
         return;
     }
-    let ceremony = Ceremony::unowned();
+    let mut ceremony = Ceremony::unowned();
     let mut table = Table::at(&ceremony, &[]);
     table.claim();
     table.answer("Parts or shares [parts]:", "");
@@ -251,10 +251,26 @@ fn an_interrupted_ceremony_goes_on_where_it_was() {
     let shown = table.interrupted();
     assert!(!shown.contains("half"), "{shown}");
 
-    // The unit waits for erin only. Ctrl-C at a question.
+    // The unit waits for erin only. A restart loses the part of dave, so the parts come once more.
     let mut table = Table::at(&ceremony, &[]);
     table.compare_unit_key();
+    table.terminal.await_words("Which owner comes now [erin]:");
+    table.terminal.type_keys("\u{3}");
+    table.interrupted();
+    ceremony.restart();
+    let mut table = Table::at(&ceremony, &[]);
+    table.compare_unit_key();
+    table.answer("Parts or shares [parts]:", "");
+    table.answer("Names of the owners of the parts", "dave erin");
+    for name in ["dave", "erin"] {
+        table.answer(&format!("Directory or file of {name}"), "");
+        table.answer("Use it? (yes or no):", "yes");
+        table.compare("your pattern");
+    }
+    table.sign("Who signs, 1 of 3", &["carol"]);
     table.bring("erin");
+    table.bring("dave");
+    // Ctrl-C at a question.
     table.terminal.await_words("digits of the pattern, from the paper: ");
     table.terminal.type_keys("\u{3}");
     table.interrupted();
@@ -269,8 +285,8 @@ fn an_interrupted_ceremony_goes_on_where_it_was() {
         screen.contains("committed") && screen.contains("1 administrator, to put it in force"),
         "{screen}"
     );
-    drop(table);
     // The terminal is lost, and the notes as well: the directories have other names.
+    drop(table);
     let unit = ceremony.status()["unit"].as_str().unwrap().to_owned();
     fs::remove_file(home(&ceremony).join(format!("ceremony-{unit}.notes"))).unwrap();
     fs::rename(home(&ceremony).join("alice"), home(&ceremony).join("stick")).unwrap();
@@ -284,7 +300,7 @@ fn an_interrupted_ceremony_goes_on_where_it_was() {
     assert_eq!(ceremony.status()["current"]["pattern"], pattern);
     ceremony.daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
     let text = record(&ceremony);
-    assert!(text.contains("  4    ") && text.contains("activate") && !text.contains("  3    "), "{text}");
+    assert!(text.contains("  5    ") && text.contains("activate") && !text.contains("  4    "), "{text}");
 }
 
 #[test]
@@ -320,12 +336,21 @@ fn owners_of_shares_take_them_home() {
     }
     table.sign("Who signs, 2 of 3", &["alice", "bob"]);
     let shares = ["dave", "erin", "alice"].map(|_| table.compare("the pattern"));
+    // After an interruption, the record has the signers of before, and nobody takes a share twice.
+    table.terminal.await_words("digits of the pattern, from the paper: ");
+    table.terminal.type_keys("\u{3}");
+    table.interrupted();
+    let mut table = Table::at(&ceremony, &["--record", "record.txt"]);
+    table.compare_unit_key();
     let pattern = table.agree();
     table.end();
     assert_eq!(ceremony.status()["current"]["pattern"], pattern);
     ceremony.daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
     let text = record(&ceremony);
     assert!(text.contains("Owners: 2 of 3 make the master key"), "{text}");
+    for line in ["claim            signed by alice, carol\n", "generate-shares  signed by alice, bob\n"] {
+        assert!(text.contains(line), "{text}");
+    }
     for (name, share) in ["dave", "erin", "alice"].into_iter().zip(&shares) {
         assert!(text.contains(&format!("  {name:12} {share}\n")), "{name}: {text}");
     }
@@ -346,6 +371,27 @@ fn owners_of_shares_take_them_home() {
     assert!(status.success() && shown.contains("The master key stays as it is"), "{shown}");
     assert_eq!(ceremony.outcome(), Outcome::Done);
     assert_eq!(record(&ceremony), text, "no notes are left");
+}
+
+#[test]
+fn a_ceremony_ends_if_the_unit_is_replaced() {
+    if !has_root() {
+        return;
+    }
+    let ceremony = Ceremony::unowned();
+    let mut table = Table::at(&ceremony, &[]);
+    table.claim();
+    table.answer("Parts or shares [parts]:", "");
+    table.answer("Names of the owners of the parts", "dave erin");
+    table.make("dave", "pattern");
+    // Meanwhile somebody erases the unit, which has another key then.
+    let (key, passphrase) = (home(&ceremony).join("alice/alice.key"), ceremony.path("passphrase"));
+    fs::write(&passphrase, passphrase_of("alice")).unwrap();
+    let words = ["unit", "zeroize", "--key", key.to_str().unwrap(), "--passphrase-file", &passphrase];
+    ceremony.daemon.succeed(&words);
+    table.make("erin", "pattern");
+    let (status, shown) = table.terminal.end();
+    assert!(status.code() == Some(77) && shown.contains("was erased or replaced"), "{status}: {shown}");
 }
 
 #[test]

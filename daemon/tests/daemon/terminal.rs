@@ -65,8 +65,8 @@ impl Terminal {
         self.master.write_all(keys.as_bytes()).unwrap();
     }
 
-    /// Waits for the end of the program. Returns its status, and what the screen has shown since the
-    /// last words that were waited for.
+    /// Waits for the end of the program. Returns its status, and what the screen has shown since
+    /// the last words that were waited for.
     pub(crate) fn end(mut self) -> (ExitStatus, String) {
         let deadline = Instant::now() + Duration::from_secs(60);
         while self.shows_more(deadline) {}
@@ -113,8 +113,8 @@ impl Drop for Terminal {
     }
 }
 
-/// The shell outlives Ctrl-C, and then says whether the terminal shows what is typed. A program that
-/// was ended by Ctrl-C has the status 130.
+/// The shell outlives Ctrl-C, and then says whether the terminal shows what is typed. A program
+/// that was ended by Ctrl-C has the status 130.
 const SHELL: &str = r#"trap : INT
 "$@"
 status=$?

@@ -11,6 +11,7 @@ use crate::cli::failure::Failure;
 use crate::ground::exit;
 
 impl Session {
+    /// Has the people compare the pattern of the new register, and a quorum agree to it.
     pub(super) fn commit(&mut self, unit: &OwnedUnitView) -> Result<(), Failure> {
         step(
             "Agree to the master key",
@@ -18,7 +19,7 @@ impl Session {
         )?;
         let pattern = new_pattern(unit)?;
         say(format_args!(
-            "This is the pattern of the master key. Everybody writes it down, or compares\nit with the paper:\n{pattern}"
+            "This is the pattern of the master key. Everybody writes it down, or compares\nall its digits with the paper:\n{pattern}"
         ))?;
         compared("One of you", "the pattern", &pattern.to_string())?;
         self.order(Order {
@@ -29,6 +30,7 @@ impl Session {
         })
     }
 
+    /// Wraps the keys by the committed master key, and has it put in force.
     pub(super) fn activate(&mut self, unit: &OwnedUnitView) -> Result<(), Failure> {
         step("Put the master key in force", "1 administrator, to sign")?;
         let pattern = new_pattern(unit)?;

@@ -12,6 +12,7 @@ use crate::admin::api::PersonView;
 use crate::cli::failure::Failure;
 
 impl Session {
+    /// Has the administrators make their keys, and claim the unit.
     pub(super) fn claim(&mut self) -> Result<(), Failure> {
         let failed = |error| Failure::from(error).while_trying("cannot claim the unit");
         // Before anybody makes a key: only root can claim.

@@ -132,7 +132,8 @@ pub(super) fn again<T>(mut attempt: impl FnMut() -> Result<T, Failure>) -> Resul
 
 /// Longest answer, in bytes: as many as a line of a terminal can have (termios(3)).
 const LONGEST: u64 = 4096;
-/// Number of digits that people type. Nobody finds another key with these digits by chance.
+/// Number of digits that people type, which shows that they have looked. Somebody with time can
+/// make a key with the same first digits, so the screen always has all digits.
 const TYPED: usize = 8;
 /// Number of tries for digits from the paper.
 const TRIES: usize = 3;

@@ -69,8 +69,8 @@ impl Session {
         })
     }
 
-    /// Writes each share that the unit has made into the directory of its owner, unless the share is
-    /// there.
+    /// Writes each share that the unit has made into the directory of its owner, unless the share
+    /// is there.
     pub(super) fn hand_out(&mut self, shares: &[ShareView]) -> Result<(), Failure> {
         for share in shares {
             let pattern = ShareFile::from_text(&share.file).map(|file| file.share.pattern);

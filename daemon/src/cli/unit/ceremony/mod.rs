@@ -107,7 +107,7 @@ impl Session {
         say("You can stop with Ctrl-C at any time. The same command goes on later.")?;
         step("The unit", "everybody")?;
         say(format_args!(
-            "Everybody writes the unit key down, or compares it with the paper of the last\ntime. Owners need it each time they bring a part.\n\nunit      {}\nunit key  {}",
+            "Everybody writes the unit key down, or compares all its digits with the paper\nof the last time. Owners need it each time they bring a part.\n\nunit      {}\nunit key  {}",
             unit.unit, unit.unit_key
         ))?;
         compared("One of you", "the unit key", &unit.unit_key)

@@ -182,8 +182,8 @@ pub(super) fn make_directory(place: &Path) -> Result<(), Failure> {
     })
 }
 
-/// The files NAME.EXTENSION, NAME-2.EXTENSION and so on in a directory; or the file, if the place is
-/// one.
+/// The files NAME.EXTENSION, NAME-2.EXTENSION and so on in a directory; or the file, if the place
+/// is one.
 fn existing(place: &Path, name: &str, extension: &str) -> Vec<PathBuf> {
     match place.is_file() {
         true => vec![place.to_owned()],
