@@ -5,7 +5,8 @@ use std::io::{self, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+use rustix::process::{Signal, getpid, kill_process};
+use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, tcgetattr, tcsetattr};
 use zeroize::Zeroizing;
 
 use super::failure::Failure;
@@ -14,7 +15,7 @@ use crate::ground::text::printable;
 
 /// Source of the passphrase of an encrypted file; without these options, the user is asked on the
 /// terminal.
-#[derive(Args, Debug)]
+#[derive(Args, Debug, Default)]
 pub(super) struct Source {
     /// File whose first line is the passphrase of an encrypted key [default: ask on the terminal]
     #[arg(long, value_name = "FILE", conflicts_with = "passphrase_fd")]
@@ -35,9 +36,7 @@ impl Source {
         if encrypted == Path::new("-") || !io::stdin().is_terminal() {
             return Ok(None);
         }
-        let asked = asked(encrypted)
-            .map_err(|error| Failure::new(exit::IO, format_args!("cannot ask for the passphrase: {error}")));
-        asked.map(Some)
+        asked("Passphrase", encrypted).map(Some)
     }
 
     /// Reads the passphrase of a file that is to be made: the user types it twice. `None` as for
@@ -47,11 +46,9 @@ impl Source {
         if let Some(first) = &first
             && self.passphrase_file.is_none()
             && self.passphrase_fd.is_none()
+            && asked("Once more, the passphrase", file)? != *first
         {
-            let again = self.read(file)?;
-            if again.as_ref() != Some(first) {
-                return Err(Failure::new(exit::DATA, "the two passphrases differ; run the command again"));
-            }
+            return Err(Failure::new(exit::DATA, "the two passphrases differ; type them again"));
         }
         match first {
             Some(empty) if empty.is_empty() => {
@@ -70,20 +67,37 @@ fn first_line(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
 }
 
 /// Asks on the terminal, with echo off.
-fn asked(encrypted: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
+fn asked(what: &str, encrypted: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    let question = format!("{what} of {}: ", printable(&encrypted.display().to_string()));
+    hidden_line(&question)
+        .map_err(|error| Failure::new(exit::IO, format_args!("cannot ask for the passphrase: {error}")))
+}
+
+fn hidden_line(question: &str) -> io::Result<Zeroizing<Vec<u8>>> {
     let terminal = io::stdin();
     let shown = tcgetattr(&terminal)?;
     let mut hidden = shown.clone();
-    hidden.local_modes.remove(LocalModes::ECHO);
+    hidden.local_modes.remove(LocalModes::ECHO | LocalModes::ISIG);
     hidden.local_modes.insert(LocalModes::ECHONL);
+    // Ctrl-C ends the line instead of the process, so that echo is on again when the process ends.
+    let interrupt = shown.special_codes[SpecialCodeIndex::VINTR];
+    hidden.special_codes[SpecialCodeIndex::VEOL] = interrupt;
     tcsetattr(&terminal, OptionalActions::Flush, &hidden)?;
-    eprint!("Passphrase of {}: ", printable(&encrypted.display().to_string()));
+    eprint!("{question}");
     let mut text = Zeroizing::new(vec![0; LONGEST + 1]);
     // One read returns one line. The buffer of `io::stdin` would keep a copy of the passphrase.
     let read = rustix::io::read(&terminal, text.as_mut_slice());
     tcsetattr(&terminal, OptionalActions::Now, &shown)?;
     text.truncate(read?);
-    line(text)
+    match text.last() {
+        None => Err(io::ErrorKind::UnexpectedEof.into()),
+        Some(last) if *last == interrupt && interrupt != DISABLED => {
+            eprintln!();
+            kill_process(getpid(), Signal::INT)?;
+            Err(io::ErrorKind::Interrupted.into())
+        }
+        Some(_) => line(text),
+    }
 }
 
 fn line(mut text: Zeroizing<Vec<u8>>) -> io::Result<Zeroizing<Vec<u8>>> {
@@ -98,6 +112,8 @@ fn line(mut text: Zeroizing<Vec<u8>>) -> io::Result<Zeroizing<Vec<u8>>> {
     Ok(text)
 }
 
+/// Value of a special character that a terminal does not have (_POSIX_VDISABLE of Linux).
+const DISABLED: u8 = 0;
 /// Longest passphrase, in bytes.
 const LONGEST: usize = 1024;
 

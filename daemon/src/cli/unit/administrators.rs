@@ -1,6 +1,6 @@
 //! The administrators of the embedded unit.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use keyward_unit::administration::{
@@ -58,20 +58,29 @@ pub(in crate::cli) struct New {
 
 impl New {
     fn run(self) -> Result<(), Failure> {
-        let passphrase = new_passphrase_of(&self.file, &self.passphrase)?;
-        let failed = |error| Failure::new(exit::OS, error);
-        let key = AdministratorKey::generate(self.name).map_err(failed)?;
-        write_new(&self.file, key.to_file(&passphrase).map_err(failed)?.as_bytes(), 0o600)?;
-        let public = public_path(&self.file);
-        write_new(&public, public_line(key.person()).as_bytes(), 0o644)?;
+        let person = make(&self.file, self.name, &self.passphrase)?;
         print(&format!(
             "made the key of {}, {}\nkeep {} and its passphrase; give {} to the others\n",
-            key.person().name,
-            key.person().key.ski(),
+            person.name,
+            person.key.ski(),
             quoted(&self.file),
-            quoted(&public)
+            quoted(&public_path(&self.file))
         ))
     }
+}
+
+/// Makes the key of an administrator in a file, and the public file beside it.
+pub(super) fn make(
+    file: &Path,
+    name: PersonName,
+    passphrase: &passphrase::Source,
+) -> Result<Person, Failure> {
+    let passphrase = new_passphrase_of(file, passphrase)?;
+    let failed = |error| Failure::new(exit::OS, error);
+    let key = AdministratorKey::generate(name).map_err(failed)?;
+    write_new(file, key.to_file(&passphrase).map_err(failed)?.as_bytes(), 0o600)?;
+    write_new(&public_path(file), public_line(key.person()).as_bytes(), 0o644)?;
+    Ok(key.person().clone())
 }
 
 #[derive(Args, Debug)]

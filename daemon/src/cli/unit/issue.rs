@@ -62,13 +62,7 @@ impl Issue {
         let issue = || {
             let admin = self.admin()?;
             let unit = admin.unit()?;
-            let command = Command {
-                unit: unit.unit.parse().map_err(|error| Failure::new(exit::SOFTWARE, error))?,
-                counter: unit.next_counter,
-                expires: now().saturating_add(self.expires.as_secs()),
-                instruction: instruction(&unit)?,
-            };
-            let mut signed = SignedCommand::new(command);
+            let mut signed = SignedCommand::new(next_command(&unit, self.expires, instruction(&unit)?)?);
             if let Some(secret) = secret {
                 signed = signed.with_claim_of(secret);
             }
@@ -95,6 +89,20 @@ impl Issue {
             )),
         }
     }
+}
+
+/// The next command of a unit, which is valid for some time from now.
+pub(super) fn next_command(
+    unit: &OwnedUnitView,
+    valid: Duration,
+    instruction: Instruction,
+) -> Result<Command, Failure> {
+    Ok(Command {
+        unit: unit.unit.parse().map_err(|error| Failure::new(exit::SOFTWARE, error))?,
+        counter: unit.next_counter,
+        expires: now().saturating_add(valid.as_secs()),
+        instruction,
+    })
 }
 
 /// The passphrase of a file.

@@ -2,6 +2,8 @@
 //! unit as a server.
 
 mod administrators;
+mod ceremony;
+mod compare;
 mod issue;
 mod list;
 mod parts;
@@ -27,6 +29,10 @@ pub(super) enum Command {
     Serve(Box<Serve>),
     /// Show who owns the embedded unit, and the state of its master keys
     Status(#[command(flatten)] Client),
+    /// Guide people through the ceremony of a master key, on one terminal
+    Ceremony(ceremony::Ceremony),
+    /// Compare the embedded unit with the units of other machines
+    Compare(compare::Compare),
     /// Own a unit that nobody owns: name its administrators and thresholds; root only
     Claim(administrators::Claim),
     /// Make the key of an administrator; add, remove and list administrators
@@ -67,6 +73,8 @@ impl Command {
             Self::List(client) => list::list(&client),
             Self::Serve(serve) => serve.run(),
             Self::Status(client) => show::show(&client),
+            Self::Ceremony(ceremony) => ceremony.run(),
+            Self::Compare(compare) => compare.run(),
             Self::Claim(claim) => claim.run(),
             Self::Admin(command) => command.run(),
             Self::Threshold(set) => set.run(),

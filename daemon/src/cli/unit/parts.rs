@@ -1,10 +1,11 @@
 //! Parts of a master key, and shares, on the machines of their owners.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use keyward_unit::administration::{
-    Aim, Importer, OwnerKey, Part, Person, PersonName, Ski, part_to_file, pattern_of_part_file, piece_of,
+    Aim, Importer, OwnerKey, Part, Pattern, Person, PersonName, Ski, part_to_file, pattern_of_part_file,
+    piece_of,
 };
 
 use super::issue::{new_passphrase_of, passphrase_of, public_line, public_path, read, write_new};
@@ -52,37 +53,55 @@ pub(in crate::cli) struct New {
 
 impl New {
     fn part(self) -> Result<(), Failure> {
-        protect()?;
-        let passphrase = new_passphrase_of(&self.file, &self.passphrase)?;
-        let failed = |error| Failure::new(exit::OS, error);
-        let part = Part::generate().map_err(failed)?;
-        let text = part_to_file(&part, &self.name, &passphrase).map_err(failed)?;
-        write_new(&self.file, text.as_bytes(), 0o600)?;
+        let pattern = make_part(&self.file, &self.name, &self.passphrase)?;
         print(&format!(
-            "made a part of {}; its pattern is\n{}\nkeep {} and its passphrase; give the pattern to the administrators\n",
+            "made a part of {}; its pattern is\n{pattern}\nkeep {} and its passphrase; give the pattern to the administrators\n",
             self.name,
-            part.pattern(),
             quoted(&self.file)
         ))
     }
 
     fn owner(self) -> Result<(), Failure> {
-        protect()?;
-        let passphrase = new_passphrase_of(&self.file, &self.passphrase)?;
-        let failed = |error| Failure::new(exit::OS, error);
-        let key = OwnerKey::generate().map_err(failed)?;
-        write_new(&self.file, key.to_file(&self.name, &passphrase).map_err(failed)?.as_bytes(), 0o600)?;
-        let public = public_path(&self.file);
-        let person = Person { name: self.name, key: key.public() };
-        write_new(&public, public_line(&person).as_bytes(), 0o644)?;
+        let person = make_owner(&self.file, self.name, &self.passphrase)?;
         print(&format!(
             "made the key of {}, {}\nkeep {} and its passphrase; give {} to the administrators\n",
             person.name,
             person.key.ski(),
             quoted(&self.file),
-            quoted(&public)
+            quoted(&public_path(&self.file))
         ))
     }
+}
+
+/// Makes a part in a file. Returns the pattern.
+pub(super) fn make_part(
+    file: &Path,
+    name: &PersonName,
+    passphrase: &passphrase::Source,
+) -> Result<Pattern, Failure> {
+    protect()?;
+    let passphrase = new_passphrase_of(file, passphrase)?;
+    let failed = |error| Failure::new(exit::OS, error);
+    let part = Part::generate().map_err(failed)?;
+    let text = part_to_file(&part, name, &passphrase).map_err(failed)?;
+    write_new(file, text.as_bytes(), 0o600)?;
+    Ok(part.pattern())
+}
+
+/// Makes the key of an owner of shares in a file, and the public file beside it.
+pub(super) fn make_owner(
+    file: &Path,
+    name: PersonName,
+    passphrase: &passphrase::Source,
+) -> Result<Person, Failure> {
+    protect()?;
+    let passphrase = new_passphrase_of(file, passphrase)?;
+    let failed = |error| Failure::new(exit::OS, error);
+    let key = OwnerKey::generate().map_err(failed)?;
+    write_new(file, key.to_file(&name, &passphrase).map_err(failed)?.as_bytes(), 0o600)?;
+    let person = Person { name, key: key.public() };
+    write_new(&public_path(file), public_line(&person).as_bytes(), 0o644)?;
+    Ok(person)
 }
 
 #[derive(Args, Debug)]
@@ -125,10 +144,13 @@ pub(in crate::cli) struct Unseal {
 
 impl Unseal {
     pub(super) fn run(self) -> Result<(), Failure> {
-        protect()?;
-        let taken = self.bring().map_err(|failure| {
-            failure.while_trying(format_args!("cannot bring the unit {}", self.file.display()))
-        })?;
+        let admin = AdminClient::new(&self.client.runtime_dir)?;
+        let piece = PieceFile {
+            file: &self.file,
+            owner_key: self.owner_key.as_deref(),
+            passphrase: &self.passphrase,
+        };
+        let taken = piece.bring(&admin, self.unit_key, if self.load { Aim::Load } else { Aim::Unseal })?;
         if self.client.json {
             return print_json(&taken);
         }
@@ -139,19 +161,35 @@ impl Unseal {
             more => format!("took {pattern}; {more} more are missing for the {register} register\n"),
         })
     }
+}
 
-    fn bring(&self) -> Result<TakenView, Failure> {
-        let admin = AdminClient::new(&self.client.runtime_dir)?;
+/// A part in a file, or a share with the key of its owner.
+pub(super) struct PieceFile<'f> {
+    pub(super) file: &'f Path,
+    pub(super) owner_key: Option<&'f Path>,
+    pub(super) passphrase: &'f passphrase::Source,
+}
+
+impl PieceFile<'_> {
+    /// Gives the unit the part or share. `unit_key` is the fingerprint of the unit as its owners
+    /// know it.
+    pub(super) fn bring(&self, admin: &AdminClient, unit_key: Ski, aim: Aim) -> Result<TakenView, Failure> {
+        self.encrypt_and_send(admin, unit_key, aim).map_err(|failure| {
+            failure.while_trying(format_args!("cannot bring the unit {}", self.file.display()))
+        })
+    }
+
+    fn encrypt_and_send(&self, admin: &AdminClient, unit_key: Ski, aim: Aim) -> Result<TakenView, Failure> {
+        protect()?;
         // Before the passphrase is asked for: the part never leaves for another unit.
-        let importer = Importer::read(&admin.importer()?, self.unit_key)
+        let importer = Importer::read(&admin.importer()?, unit_key)
             .map_err(|error| Failure::new(exit::NO_PERMISSION, error))?;
-        let text = read(&self.file)?;
-        let owner_key = self.owner_key.as_deref().map(read).transpose()?;
-        let secret = self.owner_key.as_deref().unwrap_or(&self.file);
-        let passphrase = passphrase_of(secret, &self.passphrase)?;
+        let text = read(self.file)?;
+        let owner_key = self.owner_key.map(read).transpose()?;
+        let secret = self.owner_key.unwrap_or(self.file);
+        let passphrase = passphrase_of(secret, self.passphrase)?;
         let piece = piece_of(&text, owner_key.as_ref().map(|key| key.as_str()), &passphrase);
         let piece = piece.map_err(|error| Failure::new(exit::DATA, error))?;
-        let aim = if self.load { Aim::Load } else { Aim::Unseal };
         let sealed = importer.seal(&piece, aim).map_err(|error| Failure::new(exit::OS, error))?;
         Ok(admin.unit_part(&sealed)?)
     }
@@ -178,7 +216,7 @@ impl Seal {
 }
 
 /// Keeps the part out of core dumps and away from debuggers.
-fn protect() -> Result<(), Failure> {
+pub(super) fn protect() -> Result<(), Failure> {
     hardening::harden().map_err(|error| {
         Failure::new(exit::OS, format_args!("cannot keep the part out of core dumps: {error}"))
     })

@@ -182,7 +182,7 @@ impl Rotate {
             true => admin.unit().map_err(failed)?,
             false => admin.prepare_rotation().map_err(failed)?,
         };
-        let (keys, wrapped) = rewrap_all(&admin, EMBEDDED).map_err(failed)?;
+        let (keys, wrapped) = rotate(&admin)?;
         let ends_here = !unit.owned && (self.finish || !unit.serves_grep11);
         let finished = ends_here.then(|| admin.finish_rewrap(EMBEDDED)).transpose().map_err(failed)?;
         if self.client.json {
@@ -209,6 +209,13 @@ impl Rotate {
             "{keys} keys are wrapped by the new master key, {wrapped} of their versions now\n{next}"
         ))
     }
+}
+
+/// Wraps the keys by the committed master key. Returns the number of keys, and the number of their
+/// versions that were not wrapped by it before.
+pub(super) fn rotate(admin: &AdminClient) -> Result<(u64, u64), Failure> {
+    rewrap_all(admin, EMBEDDED)
+        .map_err(|error| Failure::from(error).while_trying("cannot wrap the keys by the new master key"))
 }
 
 #[derive(Args, Debug)]

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use keyward_unit::administration::SignedCommand;
+use keyward_unit::administration::{Command, SignedCommand};
 
 use super::issue::{read, rewrite, write_shares};
 use super::signers::Signers;
@@ -31,10 +31,7 @@ impl Sign {
         let mut commands = commands_in(&self.file)?;
         for command in &commands {
             // The administrator sees what is signed before a passphrase or a PIN is asked for.
-            print(&command.command().to_text())?;
-            for person in command.command().people() {
-                print(&format!("  {} is {}\n", person.name, person.key.ski()))?;
-            }
+            print(&shown(command.command()))?;
         }
         let keys = self.signers.sign(&mut commands, None)?;
         rewrite(&self.file, &commands.iter().map(SignedCommand::to_text).collect::<String>())?;
@@ -80,6 +77,14 @@ impl Send {
             done.done.iter().map(|command| format!("{}: {} done\n", command.counter, command.command));
         print(&lines.collect::<String>())
     }
+}
+
+/// The text of a command, as administrators see it before they sign, with the identity of each
+/// person whose key the text has.
+pub(super) fn shown(command: &Command) -> String {
+    let people = command.people().iter();
+    let people = people.map(|person| format!("  {} is {}\n", person.name, person.key.ski()));
+    command.to_text() + &people.collect::<String>()
 }
 
 fn commands_in(path: &std::path::Path) -> Result<Vec<SignedCommand>, Failure> {

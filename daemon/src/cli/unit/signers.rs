@@ -49,8 +49,7 @@ impl Signers {
     ) -> Result<Vec<String>, Failure> {
         let mut names = Vec::new();
         for path in &self.keys {
-            let signed = signer_in(path, &self.passphrase).and_then(|signer| signer.sign(commands, unit));
-            names.push(of(&path.display(), signed)?);
+            names.push(sign_with_key_in(path, &self.passphrase, commands, unit)?);
         }
         for program in &self.external.programs {
             names.push(of(program, Signer::Program(program).sign(commands, unit))?);
@@ -61,6 +60,20 @@ impl Signers {
         }
         Ok(names)
     }
+}
+
+/// Has the administrator whose key is in a file sign each of the commands. Returns the name of the
+/// key.
+///
+/// # Errors
+/// [`Failure`] names the key, and why the key does not sign.
+pub(super) fn sign_with_key_in(
+    path: &Path,
+    passphrase: &passphrase::Source,
+    commands: &mut [SignedCommand],
+    unit: Option<&OwnedUnitView>,
+) -> Result<String, Failure> {
+    of(&path.display(), signer_in(path, passphrase).and_then(|signer| signer.sign(commands, unit)))
 }
 
 /// The name of a key that has signed.

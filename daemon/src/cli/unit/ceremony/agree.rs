@@ -1,0 +1,57 @@
+//! Administrators agree to the master key in the new register, and put it in force.
+
+use keyward_unit::administration::{Instruction, Pattern};
+
+use super::super::registers;
+use super::Session;
+use super::dialogue::{compared, say, step};
+use super::orders::Order;
+use crate::admin::api::OwnedUnitView;
+use crate::cli::failure::Failure;
+use crate::ground::exit;
+
+impl Session {
+    /// Has the people compare the pattern of the new register, and a quorum agree to it.
+    pub(super) fn commit(&mut self, unit: &OwnedUnitView) -> Result<(), Failure> {
+        step(
+            "Agree to the master key",
+            &format!("everybody; {} administrators sign", unit.signature_threshold),
+        )?;
+        let pattern = new_pattern(unit)?;
+        say(format_args!(
+            "This is the pattern of the master key. Everybody writes it down, or compares\nall its digits with the paper:\n{pattern}"
+        ))?;
+        compared("One of you", "the pattern", &pattern.to_string())?;
+        self.order(Order {
+            instruction: Instruction::Commit(pattern),
+            needed: unit.signature_threshold,
+            administrators: &unit.administrators,
+            secret: None,
+        })
+    }
+
+    /// Wraps the keys by the committed master key, and has it put in force.
+    pub(super) fn activate(&mut self, unit: &OwnedUnitView) -> Result<(), Failure> {
+        step("Put the master key in force", "1 administrator, to sign")?;
+        let pattern = new_pattern(unit)?;
+        // The keys of the store are wrapped by the master key in force.
+        if unit.current.pattern.is_some() {
+            let (keys, _) = registers::rotate(&self.admin)?;
+            say(format_args!("{keys} keys are wrapped by the new master key, too."))?;
+        }
+        // Before the command: the ceremony has ended once this master key is in force.
+        self.notes.agreed = Some(pattern.to_string());
+        self.notes.save()?;
+        self.order(Order {
+            instruction: Instruction::Activate(pattern),
+            needed: 1,
+            administrators: &unit.administrators,
+            secret: None,
+        })
+    }
+}
+
+fn new_pattern(unit: &OwnedUnitView) -> Result<Pattern, Failure> {
+    let pattern = unit.new.pattern.as_ref().and_then(|pattern| pattern.parse().ok());
+    pattern.ok_or_else(|| Failure::new(exit::SOFTWARE, "the daemon names no pattern of the new register"))
+}
