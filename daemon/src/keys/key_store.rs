@@ -89,19 +89,25 @@ impl KeyStore {
 
     /// The key of a label.
     pub(crate) fn get(&self, label: &Label) -> Result<Option<Key>, StoreError> {
+        // Before the record is read: a change that is written meanwhile counts in any case.
+        let before = self.unwritten_of(label);
         let record = self.store.get(label)?;
         let key = record.map(|record| self.decode(label, &record)).transpose()?;
-        Ok(key.and_then(|key| self.as_in_memory(key)))
+        Ok(key.and_then(|key| self.as_in_memory(key, before)))
     }
 
     /// Up to `limit` keys in the order of their labels, from the first label after `after`.
     pub(crate) fn list(&self, after: Option<&str>, limit: usize) -> Result<Vec<Listed>, StoreError> {
+        let before = self.unwritten().clone();
         let page = self.store.list(after, limit)?;
         let listed: Vec<Listed> = page
             .entries
             .into_iter()
             .filter_map(|entry| match entry.record.and_then(|record| self.decode(&entry.label, &record)) {
-                Ok(key) => self.as_in_memory(key).map(Listed::Key),
+                Ok(key) => {
+                    let before = before.get(&key.label).cloned();
+                    self.as_in_memory(key, before).map(Listed::Key)
+                }
                 Err(reason) => Some(Listed::Altered { label: entry.label, reason }),
             })
             .collect();

@@ -93,15 +93,19 @@ impl KeyStore {
     }
 
     /// The key with the changes that hold in memory only; `None` if the key is deleted there.
-    pub(super) fn as_in_memory(&self, key: Key) -> Option<Key> {
-        match self.unwritten().get(&key.label) {
+    /// `before` is the change that was in memory before the record of the key was read.
+    pub(super) fn as_in_memory(&self, key: Key, before: Option<Unwritten>) -> Option<Key> {
+        let revision = key.revision | SEEN_IN_MEMORY;
+        match self.unwritten_of(&key.label).or(before) {
             None => Some(key),
-            Some(Unwritten::Stopped(state, life)) => {
-                let revision = key.revision | SEEN_IN_MEMORY;
-                Some(Key { state: *state, life: life.clone(), revision, ..key })
-            }
+            Some(Unwritten::Stopped(state, life)) => Some(Key { state, life, revision, ..key }),
             Some(Unwritten::Destroyed) => None,
         }
+    }
+
+    /// The change of a key that holds in memory only.
+    pub(super) fn unwritten_of(&self, label: &Label) -> Option<Unwritten> {
+        self.unwritten().get(label).cloned()
     }
 
     /// Writes a change. An urgent change may use the reserved space of the store, and holds in
@@ -140,6 +144,8 @@ impl KeyStore {
             Some(Unwritten::Stopped(..)) if key.revision & SEEN_IN_MEMORY == 0 => {
                 return Err(StoreError::Changed(key.label));
             }
+            // The change was written since, and the key may have been changed again.
+            None if key.revision & SEEN_IN_MEMORY != 0 => return Err(StoreError::Changed(key.label)),
             Some(Unwritten::Destroyed) if expected != 0 => return Err(StoreError::Unknown(key.label)),
             _ => {}
         }
@@ -154,7 +160,7 @@ impl KeyStore {
         Ok(())
     }
 
-    fn unwritten(&self) -> MutexGuard<'_, BTreeMap<Label, Unwritten>> {
+    pub(super) fn unwritten(&self) -> MutexGuard<'_, BTreeMap<Label, Unwritten>> {
         self.unwritten.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
