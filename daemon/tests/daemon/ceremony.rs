@@ -15,8 +15,8 @@ use crate::fixture::{Daemon, certificate_verify, has_root, label_of};
 /// A daemon whose master key comes from no file, and the files of the people. Each of them has the
 /// passphrase in `passphrase`. To open one file takes half a second in a program that is not
 /// optimised, so the tests make few of them.
-struct Ceremony {
-    daemon: Daemon,
+pub(crate) struct Ceremony {
+    pub(crate) daemon: Daemon,
     unit_key: String,
 }
 
@@ -36,7 +36,7 @@ impl Ceremony {
     }
 
     /// A daemon with the administrators alice, bob and carol: two of them sign.
-    fn owned() -> Self {
+    pub(crate) fn owned() -> Self {
         let ceremony = Self::unowned();
         for name in ["alice", "bob", "carol"] {
             ceremony.person(&["unit", "admin", "new"], name);
@@ -52,7 +52,7 @@ impl Ceremony {
         self.command(&words, &["alice", "bob"]).unwrap();
     }
 
-    fn path(&self, name: &str) -> String {
+    pub(crate) fn path(&self, name: &str) -> String {
         self.daemon.path(name).to_str().unwrap().to_owned()
     }
 
@@ -106,7 +106,7 @@ impl Ceremony {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    fn unseal(&self, name: &str) -> Result<String, (i32, String)> {
+    pub(crate) fn unseal(&self, name: &str) -> Result<String, (i32, String)> {
         self.bring(name, &[])
     }
 
@@ -129,24 +129,28 @@ impl Ceremony {
     }
 
     /// Puts a master key of parts in force.
-    fn put_in_force(&self, names: &[&str]) -> String {
+    pub(crate) fn put_in_force(&self, names: &[&str]) -> String {
         let pattern = self.load(names);
         self.command(&["unit", "commit", &pattern], &["alice", "carol"]).unwrap();
         self.command(&["unit", "activate", &pattern], &["bob"]).unwrap();
         pattern
     }
 
-    fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         assert!(self.daemon.end(Signal::TERM).success());
+        self.start();
+    }
+
+    pub(crate) fn start(&mut self) {
         let mut serve = self.daemon.serve(&[]);
         self.daemon.start_as(serve.env_remove("CREDENTIALS_DIRECTORY"));
     }
 
-    fn outcome(&self) -> Outcome {
+    pub(crate) fn outcome(&self) -> Outcome {
         self.daemon.outcome("shop", &certificate_verify())
     }
 
-    fn is_ready(&self) -> bool {
+    pub(crate) fn is_ready(&self) -> bool {
         self.daemon.http("GET", "/ready", "").unwrap().0 == 200
     }
 }

@@ -28,6 +28,7 @@ mod refusals;
 mod roles;
 mod roles_page;
 mod roles_strangers;
+mod sealed;
 mod store;
 mod transcripts;
 mod upgrade;
