@@ -280,9 +280,18 @@ impl Daemon {
     /// Problems of single keys: a key does not sign, or its state is not in the key store yet. The
     /// daemon is ready nevertheless.
     pub(crate) fn problems_of_keys(&self) -> Vec<String> {
-        let pending = self.keys.pending().iter().map(Label::to_string).collect::<Vec<_>>().join(", ");
-        let pending = (!pending.is_empty()).then(|| {
-            format!("keys are disabled or deleted in the running daemon alone, because the key store cannot be written: {pending}; a restart reverts the change")
+        let pending = self.keys.pending();
+        let (count, first) = (pending.len(), pending.iter().take(MAX_LABELS).map(Label::as_str));
+        let mut first = first.collect::<Vec<_>>().join(", ");
+        if count > MAX_LABELS {
+            first += ", ...";
+        }
+        let (why, until) = match self.keys.is_locked() {
+            true => ("the unit is sealed", "the daemon writes the changes when the unit is unsealed"),
+            false => ("the key store cannot be written", "the daemon tries again every 10 seconds"),
+        };
+        let pending = (count > 0).then(|| {
+            format!("{count} keys are compromised, disabled or deleted in the running daemon alone, because {why}: {first}; {until}, and a restart before that loses them")
         });
         self.unusable_keys.iter().cloned().chain(pending).collect()
     }
@@ -342,6 +351,8 @@ pub(crate) type ReloadRequest = oneshot::Sender<Result<Reload, String>>;
 /// An act that stops a key: user, name of the act, and key.
 pub(crate) type Stop = (u32, &'static str, Label);
 
+/// Maximum number of labels in a problem.
+const MAX_LABELS: usize = 5;
 /// Acts that a user may carry out at once: some 13 MB of the audit trail.
 pub(crate) const ACTS_AT_ONCE: u32 = 10_000;
 /// Acts that a user may carry out in a second after that: some 110 MB a day.

@@ -43,7 +43,7 @@ pub(super) async fn show(
     OfKey(label): OfKey,
     Parameters(user): Parameters<User>,
 ) -> Answer<AccessView> {
-    let key = admin.daemon.keys.get(&label).await?.ok_or_else(|| StoreError::Unknown(label.clone()))?;
+    let key = admin.daemon.keys.look(&label).await?.ok_or_else(|| StoreError::Unknown(label.clone()))?;
     let config = admin.daemon.config();
     let obstacle = service::obstacle().filter(|_| config.grants.depend_on_service(user.uid));
     let access = Access {
@@ -54,7 +54,8 @@ pub(super) async fn show(
         peers: peers(user, &config.grants, obstacle.is_some()),
     };
     let (uses, granted) = (access.uses(), access.granted());
-    Ok(Json(AccessView { uses, obstacle: obstacle.map(str::to_owned), granted }))
+    let obstacle = obstacle.map(str::to_owned);
+    Ok(Json(AccessView { uses, obstacle, granted, unverified: key.unverified }))
 }
 
 /// Processes of a user for which grants may decide differently: the process of the query. If no

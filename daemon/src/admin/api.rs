@@ -57,6 +57,12 @@ pub(crate) struct KeyView {
     /// Reason why only the label of the key is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) problem: Option<String>,
+    /// True if the key store was locked: another program may have written everything here.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub(crate) unverified: bool,
+    /// True if the state holds in memory only: a restart of the daemon undoes the last change.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub(crate) unwritten: bool,
 }
 
 impl KeyView {
@@ -83,6 +89,8 @@ impl KeyView {
             current: key.current,
             versions: key.versions.iter().map(VersionView::of).collect(),
             problem: None,
+            unverified: key.unverified,
+            unwritten: daemon.keys.is_pending(&key.label),
         }
     }
 
@@ -262,6 +270,9 @@ pub(crate) struct AccessView {
     pub(crate) obstacle: Option<String>,
     /// Names of the uses that grants allow this user for this key, whatever the uses of the key.
     pub(crate) granted: Vec<String>,
+    /// True if the key store was locked: another program may have written the uses of the key.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub(crate) unverified: bool,
 }
 
 /// The user in a request for an [`AccessView`].

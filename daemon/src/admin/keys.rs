@@ -35,7 +35,7 @@ pub(super) async fn list(
     Parameters(Range { after, limit }): Parameters<Range>,
 ) -> Answer<Page> {
     let limit = limit.clamp(1, MAX_PAGE);
-    let mut keys = admin.daemon.keys.list(after, limit + 1).await?;
+    let mut keys = admin.daemon.keys.look_at_list(after, limit + 1).await?;
     let fitting = fitting(&keys, limit);
     let more = keys.len() > fitting;
     keys.truncate(fitting);
@@ -109,7 +109,7 @@ pub(super) async fn adopt(
 }
 
 pub(super) async fn show(State(admin): State<Admin>, OfKey(label): OfKey) -> Answer<KeyView> {
-    let key = admin.daemon.keys.get(&label).await?.ok_or(StoreError::Unknown(label))?;
+    let key = admin.daemon.keys.look(&label).await?.ok_or(StoreError::Unknown(label))?;
     Ok(admin.view(&key))
 }
 

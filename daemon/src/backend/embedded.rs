@@ -169,6 +169,12 @@ impl Embedded {
         self.opening
     }
 
+    /// True if owners give the unit its master key, which they can do while the daemon runs.
+    pub(crate) fn is_of_owners(&self) -> bool {
+        let custody = self.custodian.custody();
+        custody.state.current().contents().is_none_or(|key| key.origin.needed() > 0)
+    }
+
     /// True if the unit has owners, whose signatures its administration needs.
     pub(crate) fn is_owned(&self) -> bool {
         !self.custodian.custody().state.is_unowned()

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use hyper::body::Bytes;
 use keyward_proto::Label;
 
-use super::altered::warn_of_altered_keys;
+use super::altered::{warn_of_altered_keys, warn_of_sealed_unit};
 use super::chain_warnings::warn_of_chain;
 use super::client::Client;
 use super::failure::Failure;
@@ -97,6 +97,7 @@ fn list(client: &Client) -> Result<(), Failure> {
     if !client.json {
         warn_of_altered_keys(&keys, &altered);
     }
+    warn_of_sealed_unit(&keys);
     let mut certified: Vec<_> = keys.into_iter().flat_map(Certified::all_of).collect();
     certified.sort_by_key(|certified| certified.certificate.expires());
     if client.json { print_json(&certified) } else { print_certificates(&certified) }

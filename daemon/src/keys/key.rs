@@ -26,6 +26,9 @@ pub struct Key {
     pub versions: Vec<Version>,
     /// Revision, which grows with every change; 0 for a key that was not stored yet.
     pub revision: u64,
+    /// True if the store was locked when the key was read: another program may have written the
+    /// record. Such a key is only shown, and never used or written.
+    pub unverified: bool,
 }
 
 /// A version of a key.

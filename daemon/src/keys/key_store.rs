@@ -1,8 +1,10 @@
 //! The keys in a store: reads and writes keys as records, and reports records that are refused.
 //!
-//! Three modules share [`KeyStore`]: this one reads, [`unwritten`](super::unwritten) writes, and
-//! [`facts`](super::facts) has the metadata.
+//! Four modules share [`KeyStore`]: this one reads, [`unwritten`](super::unwritten) writes,
+//! [`unverified`](super::unverified) is for a locked store, and [`facts`](super::facts) has the
+//! metadata.
 
+use core::sync::atomic::{AtomicBool, Ordering};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
@@ -18,13 +20,16 @@ use crate::store::{Alterations, Altered, FILE, Rebuilt, RedbStore, Store, StoreE
 
 /// The keys in a store. The methods wait for the disk, so tasks that serve peers never call them.
 ///
-/// A store that is locked answers only questions about its owner and its master keys.
+/// A store that is locked answers questions about its owner and its master keys, and shows keys
+/// that it cannot verify. No such key can be used.
 pub struct KeyStore {
     pub(super) store: Arc<dyn Store>,
     /// Keys that are stopped or destroyed in memory only, because the change could not be written.
     pub(super) unwritten: Mutex<BTreeMap<Label, Unwritten>>,
     /// Alterations that were found by [`Self::check`], or later when keys were listed.
     pub(super) altered: Mutex<Alterations>,
+    /// True once the store is unlocked, and the changes from before were written.
+    is_open: AtomicBool,
 }
 
 impl KeyStore {
@@ -42,7 +47,8 @@ impl KeyStore {
 
     /// The keys in a store.
     fn over(store: Arc<dyn Store>) -> Self {
-        Self { store, unwritten: Mutex::default(), altered: Mutex::default() }
+        let is_open = AtomicBool::new(!store.is_locked());
+        Self { store, unwritten: Mutex::default(), altered: Mutex::default(), is_open }
     }
 
     /// Path of the file.
@@ -57,13 +63,20 @@ impl KeyStore {
 
     /// Opens the store for work with the key that the store was made with. A new store is made with
     /// `key`. `wrapped` is the key as the embedded unit wraps it, and replaces the wrapped key in
-    /// the store.
+    /// the store. Writes the changes that were made before, and only then gives out keys.
     ///
     /// # Errors
     /// [`StoreError::OtherStoreKey`] for another key, [`StoreError::AlteredStore`] if another
     /// program has changed the metadata.
     pub(crate) fn unlock(&self, key: &StoreKey, wrapped: Option<&[u8]>) -> Result<(), StoreError> {
-        self.store.unlock(key, wrapped)
+        let unlocked = self.store.unlock(key, wrapped);
+        if !self.is_locked() {
+            for label in self.write_pending() {
+                tracing::info!(key = label.as_str(), "{WRITTEN}");
+            }
+            self.is_open.store(true, Ordering::Release);
+        }
+        unlocked
     }
 
     /// True until the store key is known.
@@ -89,19 +102,33 @@ impl KeyStore {
 
     /// The key of a label.
     pub(crate) fn get(&self, label: &Label) -> Result<Option<Key>, StoreError> {
+        match self.is_open.load(Ordering::Acquire) {
+            true => self.read(label),
+            false => Err(StoreError::Locked(self.path().to_owned())),
+        }
+    }
+
+    /// The key of a label, also before the first changes were written.
+    pub(super) fn read(&self, label: &Label) -> Result<Option<Key>, StoreError> {
+        // Before the record is read: a change that is written meanwhile counts in any case.
+        let before = self.unwritten_of(label);
         let record = self.store.get(label)?;
         let key = record.map(|record| self.decode(label, &record)).transpose()?;
-        Ok(key.and_then(|key| self.as_in_memory(key)))
+        Ok(key.and_then(|key| self.as_in_memory(key, before)))
     }
 
     /// Up to `limit` keys in the order of their labels, from the first label after `after`.
     pub(crate) fn list(&self, after: Option<&str>, limit: usize) -> Result<Vec<Listed>, StoreError> {
+        let before = self.unwritten().clone();
         let page = self.store.list(after, limit)?;
         let listed: Vec<Listed> = page
             .entries
             .into_iter()
             .filter_map(|entry| match entry.record.and_then(|record| self.decode(&entry.label, &record)) {
-                Ok(key) => self.as_in_memory(key).map(Listed::Key),
+                Ok(key) => {
+                    let before = before.get(&key.label).cloned();
+                    self.as_in_memory(key, before).map(Listed::Key)
+                }
                 Err(reason) => Some(Listed::Altered { label: entry.label, reason }),
             })
             .collect();
@@ -206,6 +233,8 @@ impl KeyStore {
     }
 }
 
+/// Line of the log for a change that was in memory only.
+pub(crate) const WRITTEN: &str = "the key store has the disabled or deleted state of the key now";
 /// Number of keys that are read in one transaction.
 const PAGE: usize = 1000;
 

@@ -19,6 +19,7 @@ mod record;
 pub mod rows;
 mod state;
 pub(crate) mod unlock;
+mod unverified;
 mod unwritten;
 mod usage;
 mod verb;
@@ -43,6 +44,7 @@ use cache::Cache;
 use changes::Changes;
 pub use key::{Key, Listed, Version};
 pub use key_store::KeyStore;
+pub(crate) use key_store::WRITTEN;
 pub(crate) use migration::migrate;
 pub(crate) use state::now;
 pub use state::{Approval, Deletion, Life, Standing, State};
@@ -346,19 +348,6 @@ impl Keys {
     /// Reason why keys are missing that were here before, or why a change would be lost.
     pub(crate) async fn problem(&self) -> Option<String> {
         self.in_store(|store| Ok(store.problem())).await.unwrap_or_else(|error| Some(error.to_string()))
-    }
-
-    /// Keys that are disabled or deleted in memory only. Never waits for the disk.
-    pub(crate) fn pending(&self) -> Vec<Label> {
-        self.store.pending()
-    }
-
-    /// Writes the changes that hold in memory only. Returns the keys whose change was written.
-    pub(crate) async fn write_pending(&self) -> Vec<Label> {
-        match self.store.pending().is_empty() {
-            true => Vec::new(),
-            false => self.in_store(|store| Ok(store.write_pending())).await.unwrap_or_default(),
-        }
     }
 
     /// The alterations of the store that are known. Never waits for the disk.

@@ -44,6 +44,7 @@ pub(super) fn decode(label: Label, bytes: &[u8]) -> Option<Key> {
         current: record.current,
         versions,
         revision: record.revision,
+        unverified: false,
     };
     (ascending && key.version(0).is_some()).then_some(key)
 }

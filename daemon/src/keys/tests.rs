@@ -24,6 +24,7 @@ pub(crate) fn key(label: &str) -> Key {
         current: 1,
         versions: vec![version],
         revision: 0,
+        unverified: false,
     }
 }
 

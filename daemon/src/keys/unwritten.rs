@@ -7,7 +7,7 @@ use std::sync::{MutexGuard, PoisonError};
 use keyward_proto::Label;
 
 use super::verb::is_urgent;
-use super::{Key, KeyStore, Life, State, now, record};
+use super::{Key, KeyStore, Keys, Life, State, now, record};
 use crate::store::StoreError;
 
 /// Urgent change that holds in memory, even if the store has another state.
@@ -16,6 +16,9 @@ pub(super) enum Unwritten {
     Destroyed,
     /// The key has this state and this life.
     Stopped(State, Life),
+    /// The key has this state, unless the key is compromised. The store was locked when the key was
+    /// stopped, so the rest of the record was not known.
+    StoppedUnverified(State),
 }
 
 impl Unwritten {
@@ -24,9 +27,11 @@ impl Unwritten {
         match self {
             Self::Destroyed => "destroyed",
             Self::Stopped(_, Life { deletion: Some(_), .. }) => "deleted",
-            Self::Stopped(State::Compromised, _) => "compromised",
-            Self::Stopped(State::Disabled, _) => "disabled",
-            Self::Stopped(State::Enabled, _) => "deactivated",
+            Self::Stopped(State::Compromised, _) | Self::StoppedUnverified(State::Compromised) => {
+                "compromised"
+            }
+            Self::Stopped(State::Disabled, _) | Self::StoppedUnverified(State::Disabled) => "disabled",
+            Self::Stopped(State::Enabled, _) | Self::StoppedUnverified(State::Enabled) => "deactivated",
         }
     }
 }
@@ -68,6 +73,11 @@ impl KeyStore {
         self.unwritten().keys().cloned().collect()
     }
 
+    /// True if the last change of a key holds in memory only. Never waits for the disk.
+    pub(crate) fn is_pending(&self, label: &Label) -> bool {
+        self.unwritten().contains_key(label)
+    }
+
     /// Writes the changes that hold in memory only. Returns the keys whose change was written.
     pub(crate) fn write_pending(&self) -> Vec<Label> {
         let unwritten: Vec<_> =
@@ -76,7 +86,7 @@ impl KeyStore {
         for (label, change) in unwritten {
             let done = match change {
                 Unwritten::Destroyed => self.delete_key(&label),
-                Unwritten::Stopped(..) => match self.get(&label) {
+                Unwritten::Stopped(..) | Unwritten::StoppedUnverified(_) => match self.read(&label) {
                     // The key has the state that it has in memory.
                     Ok(Some(key)) => self.write_key(key).map(drop),
                     Ok(None) => Ok(()),
@@ -93,15 +103,23 @@ impl KeyStore {
     }
 
     /// The key with the changes that hold in memory only; `None` if the key is deleted there.
-    pub(super) fn as_in_memory(&self, key: Key) -> Option<Key> {
-        match self.unwritten().get(&key.label) {
+    /// `before` is the change that was in memory before the record of the key was read.
+    pub(super) fn as_in_memory(&self, key: Key, before: Option<Unwritten>) -> Option<Key> {
+        let revision = key.revision | SEEN_IN_MEMORY;
+        match self.unwritten_of(&key.label).or(before) {
             None => Some(key),
-            Some(Unwritten::Stopped(state, life)) => {
-                let revision = key.revision | SEEN_IN_MEMORY;
-                Some(Key { state: *state, life: life.clone(), revision, ..key })
+            Some(Unwritten::Stopped(state, life)) => Some(Key { state, life, revision, ..key }),
+            Some(Unwritten::StoppedUnverified(state)) => {
+                let state = if key.state == State::Compromised { key.state } else { state };
+                Some(Key { state, revision, ..key })
             }
             Some(Unwritten::Destroyed) => None,
         }
+    }
+
+    /// The change of a key that holds in memory only.
+    pub(super) fn unwritten_of(&self, label: &Label) -> Option<Unwritten> {
+        self.unwritten().get(label).cloned()
     }
 
     /// Writes a change. An urgent change may use the reserved space of the store, and holds in
@@ -134,12 +152,19 @@ impl KeyStore {
     }
 
     fn write_key(&self, mut key: Key) -> Result<Key, StoreError> {
+        if key.unverified {
+            return Err(StoreError::Locked(self.path().to_owned()));
+        }
         let expected = key.revision & !SEEN_IN_MEMORY;
         match self.unwritten().get(&key.label) {
             // The key was read before it was stopped, and would undo that.
-            Some(Unwritten::Stopped(..)) if key.revision & SEEN_IN_MEMORY == 0 => {
+            Some(Unwritten::Stopped(..) | Unwritten::StoppedUnverified(_))
+                if key.revision & SEEN_IN_MEMORY == 0 =>
+            {
                 return Err(StoreError::Changed(key.label));
             }
+            // The change was written since, and the key may have been changed again.
+            None if key.revision & SEEN_IN_MEMORY != 0 => return Err(StoreError::Changed(key.label)),
             Some(Unwritten::Destroyed) if expected != 0 => return Err(StoreError::Unknown(key.label)),
             _ => {}
         }
@@ -154,8 +179,28 @@ impl KeyStore {
         Ok(())
     }
 
-    fn unwritten(&self) -> MutexGuard<'_, BTreeMap<Label, Unwritten>> {
+    pub(super) fn unwritten(&self) -> MutexGuard<'_, BTreeMap<Label, Unwritten>> {
         self.unwritten.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Keys {
+    /// Keys that are disabled or deleted in memory only. Never waits for the disk.
+    pub(crate) fn pending(&self) -> Vec<Label> {
+        self.store.pending()
+    }
+
+    /// True if the last change of a key holds in memory only. Never waits for the disk.
+    pub(crate) fn is_pending(&self, label: &Label) -> bool {
+        self.store.is_pending(label)
+    }
+
+    /// Writes the changes that hold in memory only. Returns the keys whose change was written.
+    pub(crate) async fn write_pending(&self) -> Vec<Label> {
+        match self.store.pending().is_empty() {
+            true => Vec::new(),
+            false => self.in_store(|store| Ok(store.write_pending())).await.unwrap_or_default(),
+        }
     }
 }
 

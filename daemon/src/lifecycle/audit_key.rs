@@ -7,7 +7,7 @@ use super::Error;
 use super::placement::Placement;
 use crate::backend::Backend;
 use crate::daemon::Daemon;
-use crate::keys::AuditKey;
+use crate::keys::{AuditKey, KeyStore, StoreError};
 
 /// The key that signs the audit trail. The default backend makes one if there is none yet. `None`
 /// before the first key of that backend: the first key decides the master key, and no peer can have
@@ -16,6 +16,10 @@ use crate::keys::AuditKey;
 /// # Errors
 /// [`Error`] says why there is no such key, and no unit makes one.
 pub(crate) async fn audit_key(daemon: &Daemon) -> Result<Option<AuditKey>, Error> {
+    if daemon.keys.is_locked() {
+        // Another program may have written the key that the store names.
+        return Err(StoreError::Locked(daemon.keys.state_dir().join(KeyStore::FILE)).into());
+    }
     if let Some(key) = daemon.keys.audit_key().await? {
         return Ok(Some(key));
     }

@@ -6,7 +6,7 @@ use keyward_proto::{Label, Use};
 
 use super::Error;
 use super::event::{Act, Action, Actor, begin};
-use super::life::{carry_out, refuse_unknown};
+use super::life::{carry_out, refuse_unknown, stop};
 use super::uses::{check_abilities, check_uses, each_once};
 use crate::daemon::Daemon;
 use crate::keys::{Key, Verb};
@@ -65,7 +65,11 @@ pub(crate) async fn change(
     };
     refuse_unknown(daemon, label).await?;
     let begun = begin(daemon, actor, action, Some(label)).await?;
-    let (key, ()) = begun.result(daemon.keys.update(label, apply).await).await?;
+    let changed = match verb {
+        Verb::Disable => stop(daemon, label, verb).await,
+        _ => daemon.keys.update(label, apply).await.map(|(key, ())| key),
+    };
+    let key = begun.result(changed).await?;
     begun.done(Act::Change(&key), None).await?;
     Ok(key)
 }

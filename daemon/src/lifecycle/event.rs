@@ -176,7 +176,7 @@ pub(super) async fn begin<'a>(
     if let (Some((verb, state)), Some(label)) = (action.stop(), label) {
         // Before the key is read, which another act may stop meanwhile.
         begun.stops = daemon.begins_stop((actor.uid(), action.name(), label.clone()));
-        if let Ok(Some(key)) = daemon.keys.get(label).await {
+        if let Ok(Some(key)) = daemon.keys.look(label).await {
             let is_stopped = key.state == state;
             repeated = is_stopped.then(|| (label.clone(), state.name()));
             begun.is_urgent = begun.stops && !is_stopped && key.admits(verb).is_ok();
@@ -329,7 +329,7 @@ pub(super) enum Act<'a> {
         keys: u64,
     },
     Change(&'a Key),
-    Compromise,
+    Compromise(&'a Key),
     Delete(&'a Key),
     /// The waiting period of a deletion has ended, or the record of the key was altered.
     Destroy,
@@ -365,6 +365,10 @@ pub(super) enum Act<'a> {
 fn details(act: &Act<'_>) -> Map<String, Value> {
     let details = match act {
         Act::Unit(details) => return details.clone(),
+        // Another program may have written everything else in the record.
+        Act::Change(key) | Act::Compromise(key) if key.unverified => {
+            json!({ "state": key.state.name(), "effect": "in-memory" })
+        }
         Act::Adopt(key) | Act::Generate(key) | Act::Import(key) | Act::Change(key) => details_of(key),
         Act::ApproveDeletion(key) => with(details_of(key), "effect", "approved"),
         Act::Delete(key) | Act::Restore(key) => details_of(key),
@@ -388,7 +392,7 @@ fn details(act: &Act<'_>) -> Map<String, Value> {
             })
         }
         Act::SignRequest(scheme) => json!({ "scheme": scheme.name() }),
-        Act::Compromise | Act::Detach | Act::Purge | Act::Rotate => json!({}),
+        Act::Compromise(_) | Act::Detach | Act::Purge | Act::Rotate => json!({}),
     };
     if let Value::Object(details) = details { details } else { Map::new() }
 }
@@ -418,6 +422,17 @@ fn log(act: &Act<'_>, action: Action, label: Option<&Label>, version: Option<u32
             tracing::info!(key, version, not_after, uid, pid, role, "certificate attached");
         }
         Act::Backup { keys } => tracing::info!(keys, uid, pid, role, "key store copied"),
+        Act::Change(key) | Act::Compromise(key) if key.unverified => {
+            let (key, state) = (key.label.as_str(), key.state.name());
+            tracing::warn!(
+                key,
+                state,
+                uid,
+                pid,
+                role,
+                "key stopped in memory only: the key store gets the change when the unit is unsealed"
+            );
+        }
         Act::Change(now) => {
             let Life { not_before, not_after, dual, .. } = &now.life;
             let [not_before, not_after] = [not_before, not_after].map(|date| date.map(time));
@@ -427,7 +442,7 @@ fn log(act: &Act<'_>, action: Action, label: Option<&Label>, version: Option<u32
         Act::ApproveDeletion(_) => {
             tracing::info!(key, uid, pid, role, "deletion of the key asked for: a second user must ask, too");
         }
-        Act::Compromise => {
+        Act::Compromise(_) => {
             tracing::warn!(key, uid, pid, role, "key compromised: it signs no more, for ever");
         }
         Act::Delete(deleted) => {

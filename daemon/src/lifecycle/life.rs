@@ -6,6 +6,7 @@ use keyward_proto::Label;
 
 use super::Error;
 use super::event::{Act, Action, Actor, begin};
+use crate::backend::Embedded;
 use crate::daemon::Daemon;
 use crate::keys::{Effect, Key, StoreError, Verb, now};
 
@@ -25,10 +26,22 @@ pub(crate) struct Delete {
 pub(crate) async fn compromise(daemon: &Daemon, actor: Actor, label: &Label) -> Result<Arc<Key>, Error> {
     refuse_unknown(daemon, label).await?;
     let begun = begin(daemon, actor, Action::Compromise, Some(label)).await?;
-    let compromised = daemon.keys.update(label, |key| carry_out(key, Verb::Compromise)).await;
-    let (key, _) = begun.result(compromised).await?;
-    begun.done(Act::Compromise, None).await?;
+    let key = begun.result(stop(daemon, label, Verb::Compromise).await).await?;
+    begun.done(Act::Compromise(&key), None).await?;
     Ok(key)
+}
+
+/// Carries out a verb that stops a key. While the unit is sealed and the key store is locked, the
+/// key is stopped in memory only, and the result is unverified: who must stop a key must be able
+/// to.
+pub(super) async fn stop(daemon: &Daemon, label: &Label, verb: Verb) -> Result<Arc<Key>, Error> {
+    let stopped = daemon.keys.update(label, |key| carry_out(key, verb)).await;
+    let has_owners = daemon.backends.embedded().is_some_and(Embedded::is_of_owners);
+    // A unit without owners gets its master key at a restart, which would lose the change.
+    if !has_owners || !matches!(stopped, Err(Error::Store(StoreError::Locked(_)))) {
+        return stopped.map(|(key, _)| key);
+    }
+    daemon.keys.stop_unverified(label, move |key| carry_out(key, verb).map(drop)).await
 }
 
 /// Deletes a key, which signs no more from now on, and is destroyed after the waiting period.
@@ -122,7 +135,7 @@ pub(super) fn carry_out(key: &mut Key, verb: Verb) -> Result<Effect, Error> {
 /// Refuses a label without a key before a record is written: records of such acts would fill the
 /// audit trail. A key whose record was altered is no such label.
 pub(super) async fn refuse_unknown(daemon: &Daemon, label: &Label) -> Result<(), Error> {
-    match daemon.keys.get(label).await {
+    match daemon.keys.look(label).await {
         Ok(None) => Err(StoreError::Unknown(label.clone()).into()),
         // The act itself fails, or gets by without the record of the key.
         Ok(Some(_)) | Err(_) => Ok(()),

@@ -76,6 +76,7 @@ pub(super) fn first(label: Label, uses: Vec<Use>, backend: &str, made: &NewKey) 
         current: version.number,
         versions: vec![version],
         revision: 0,
+        unverified: false,
     }
 }
 

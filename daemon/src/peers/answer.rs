@@ -10,7 +10,7 @@ use std::time::Instant;
 use keyward_proto::Outcome;
 use keyward_proto::message::{Describe, Description, Request, Response, Status, Watch, request, response};
 
-use super::operation::{Operation, find_key};
+use super::operation::{Find, Operation, find_key};
 use super::record;
 use super::shared::Shared;
 use super::users::Account;
@@ -125,7 +125,8 @@ async fn describe(
     account: &Account,
     describe: &Describe,
 ) -> Result<Description, Outcome> {
-    let key = find_key(shared, peer, account, &describe.label).await.map_err(|failure| {
+    let found = find_key(shared, peer, account, &describe.label, Find::ToDescribe).await;
+    let key = found.map_err(|failure| {
         record::failure(shared, peer, &describe.label, "describe the key", &failure);
         failure.outcome()
     })?;

@@ -119,7 +119,7 @@ impl<'a> Operation<'a> {
     /// # Errors
     /// [`Failure`] says which check has refused the operation, or why no unit has carried it out.
     pub(super) async fn carry_out(&mut self) -> Result<response::Body, Failure> {
-        let key = find_key(self.shared, self.peer, self.account, self.label()).await?;
+        let key = find_key(self.shared, self.peer, self.account, self.label(), Find::ToUse).await?;
         let version = self.usable_version(&key)?;
         let work = self.parse(version)?;
         let (backend, _permit) = self.authorise(&key, work.act())?;
@@ -346,6 +346,16 @@ impl From<BackendError> for Failure {
     }
 }
 
+/// Reason why a key is looked up.
+#[derive(Clone, Copy)]
+pub(super) enum Find {
+    /// The private key is to be used, so the record must be verified.
+    ToUse,
+    /// The key is to be described, also while the store is locked and nothing is verified: servers
+    /// that start meanwhile load their references.
+    ToDescribe,
+}
+
 /// Finds a key by its label.
 ///
 /// # Errors
@@ -355,6 +365,7 @@ pub(super) async fn find_key(
     peer: &Peer,
     account: &Account,
     label: &str,
+    find: Find,
 ) -> Result<Arc<Key>, Failure> {
     let label: Label = label.parse().map_err(|_| Outcome::Malformed)?;
     if !shared.daemon.config().grants.covers(peer, &label) {
@@ -364,16 +375,19 @@ pub(super) async fn find_key(
         return Ok(key);
     }
     // Boxed, because most requests need no memory for a look-up.
-    Box::pin(look_up(shared, account, &label)).await
+    Box::pin(look_up(shared, account, &label, find)).await
 }
 
 /// Looks a key up in the store, in a turn of the user. Unknown labels are not cached: without
 /// turns, a user who asks for many of them would delay all other users.
-async fn look_up(shared: &Shared, account: &Account, label: &Label) -> Result<Arc<Key>, Failure> {
+async fn look_up(shared: &Shared, account: &Account, label: &Label, find: Find) -> Result<Arc<Key>, Failure> {
     let entered = shared.look_ups.enter(account.id, LOOK_UP).await;
     let mut permit = entered.map_err(|Full| Failure::TooManyLookUps)?;
     let begin = Instant::now();
-    let found = shared.daemon.keys.get(label).await;
+    let found = match find {
+        Find::ToUse => shared.daemon.keys.get(label).await,
+        Find::ToDescribe => shared.daemon.keys.look(label).await,
+    };
     permit.charge(begin.elapsed());
     found.map_err(|error| not_found(shared, error))?.ok_or(Outcome::UnknownKey.into())
 }
@@ -385,6 +399,8 @@ fn not_found(shared: &Shared, error: StoreError) -> Failure {
         (StoreError::Locked(_), Some(sealed @ (Unusable::Empty { .. } | Unusable::Sealed { .. }))) => {
             Failure::Backend(sealed.into())
         }
+        // The unit has its master key just now, and the store is not open yet.
+        (StoreError::Locked(_), None) => Failure::Backend(Unusable::Sealed { needed: None }.into()),
         (error, _) => Failure::LookUp(error),
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::daemon::Daemon;
 use crate::ground::sweep;
-use crate::keys::expiry;
+use crate::keys::{WRITTEN, expiry};
 use crate::lifecycle;
 use crate::peers::shared::Shared;
 
@@ -39,10 +39,7 @@ async fn write_pending(daemon: Arc<Daemon>) {
 /// Writes disabled and deleted states of keys that could not be written before.
 pub(super) async fn write_pending_now(daemon: &Daemon) {
     for label in daemon.keys.write_pending().await {
-        tracing::info!(
-            key = label.as_str(),
-            "the key store has the disabled or deleted state of the key now"
-        );
+        tracing::info!(key = label.as_str(), "{WRITTEN}");
     }
 }
 

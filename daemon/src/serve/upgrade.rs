@@ -137,7 +137,7 @@ pub(crate) async fn checked<'a>(
     let pending: Vec<_> = daemon.keys.pending().iter().map(Label::to_string).collect();
     if !pending.is_empty() {
         tracing::error!(
-            "not upgraded: the key store does not have the disabled or deleted state of some keys yet, and the new program would use these keys again: {}; make room on the disk",
+            "not upgraded: the key store does not have the disabled or deleted state of some keys yet, and the new program would use these keys again: {}; make room on the disk, or unseal the unit",
             pending.join(", ")
         );
         return None;

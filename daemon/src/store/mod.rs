@@ -64,8 +64,9 @@ pub(crate) trait Store: Send + Sync {
     /// is made with `key`. `wrapped` is the key as the embedded unit wraps it, and replaces the
     /// wrapped key in the metadata.
     ///
-    /// Only [`Self::metadata`] and [`Self::metadata_names`] work before this call, and their
-    /// answers are not authenticated then.
+    /// Only [`Self::metadata`], [`Self::metadata_names`], [`Self::get_unverified`] and
+    /// [`Self::list_unverified`] work before this call, and their answers are not authenticated
+    /// then.
     ///
     /// # Errors
     /// [`StoreError::OtherStoreKey`] for another key, [`StoreError::AlteredStore`] if another
@@ -103,6 +104,16 @@ pub(crate) trait Store: Send + Sync {
 
     /// Up to `limit` records in the order of their labels, from the first label after `after`.
     fn list(&self, after: Option<&str>, limit: usize) -> Result<Page, StoreError>;
+
+    /// Record of a label as it is in the store: another program may have written it. Works before
+    /// the store is unlocked. Nothing secret and no right may depend on the answer.
+    ///
+    /// # Errors
+    /// [`StoreError::Altered`] for a row that is too short or too long for a record.
+    fn get_unverified(&self, label: &Label) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// Like [`Self::list`], for records as [`Self::get_unverified`] returns them.
+    fn list_unverified(&self, after: Option<&str>, limit: usize) -> Result<Vec<Entry>, StoreError>;
 
     /// Number of records.
     fn count(&self) -> Result<u64, StoreError>;

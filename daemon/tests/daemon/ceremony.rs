@@ -138,6 +138,10 @@ impl Ceremony {
 
     pub(crate) fn restart(&mut self) {
         assert!(self.daemon.end(Signal::TERM).success());
+        self.start();
+    }
+
+    pub(crate) fn start(&mut self) {
         let mut serve = self.daemon.serve(&[]);
         self.daemon.start_as(serve.env_remove("CREDENTIALS_DIRECTORY"));
     }

@@ -29,6 +29,7 @@ mod refusals;
 mod roles;
 mod roles_page;
 mod roles_strangers;
+mod sealed;
 mod signers;
 mod signing_service;
 mod store;

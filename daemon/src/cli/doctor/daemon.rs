@@ -74,7 +74,7 @@ pub(super) fn check(
         findings.push(Finding::fail(
             "keys",
             problem,
-            "docs/key-store.md and docs/remote-units.md describe how to recover",
+            "docs/key-store.md, docs/remote-units.md and docs/ceremony.md describe how to recover",
         ));
     }
     if let Some((problem, advice)) = status.altered.problem() {

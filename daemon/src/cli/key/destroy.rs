@@ -41,7 +41,7 @@ impl Compromise {
         if !yes && io::stdin().is_terminal() && !confirmed(&question, label.as_str())? {
             return Err(Failure::new(exit::USAGE, format_args!("key {label} was not changed")));
         }
-        key.run("compromise", AdminClient::compromise)
+        key.stop("compromise", AdminClient::compromise)
     }
 }
 

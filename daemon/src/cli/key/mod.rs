@@ -12,14 +12,17 @@ mod repair;
 pub(in crate::cli) mod rewrap;
 mod uses;
 
+use core::slice;
+
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::altered::warn_of_altered_keys;
+use super::altered::{warn_of_altered_keys, warn_of_sealed_unit};
 use super::client::Client;
 use super::failure::Failure;
 use super::output::{print, print_json};
-use crate::admin::client::AdminClient;
+use crate::admin::api::KeyView;
+use crate::admin::client::{AdminClient, AdminClientError};
 use crate::admin::request;
 use crate::ground::exit;
 use crate::keys;
@@ -95,8 +98,8 @@ impl Command {
             Self::Reference(reference) => reference.run(),
             Self::Rotate(key) => key.run("rotate", AdminClient::rotate),
             Self::SetUses(set_uses) => set_uses.run(),
-            Self::Enable(key) => set_state(&key, "enable", keys::State::Enabled),
-            Self::Disable(key) => set_state(&key, "disable", keys::State::Disabled),
+            Self::Enable(key) => key.run("enable", set_state(keys::State::Enabled)),
+            Self::Disable(key) => key.stop("disable", set_state(keys::State::Disabled)),
             Self::Compromise(compromise) => compromise.run(),
             Self::SetDates(dates) => dates.run(),
             Self::SetDeletion(set) => set.run(),
@@ -133,6 +136,7 @@ impl ReferenceTo {
             let why = "the daemon sent an unknown public key";
             Failure::new(exit::SOFTWARE, format_args!("cannot make a reference to key {label}: {why}"))
         })?;
+        warn_of_sealed_unit(slice::from_ref(&key));
         let pem = reference.to_pem();
         if self.key.client.json {
             return print_json(&json!({ "label": key.label, "version": version, "reference": pem }));
@@ -141,9 +145,9 @@ impl ReferenceTo {
     }
 }
 
-fn set_state(key: &Named, verb: &str, state: keys::State) -> Result<(), Failure> {
+fn set_state(state: keys::State) -> impl FnOnce(&AdminClient, &str) -> Result<KeyView, AdminClientError> {
     let change = request::Change { state: Some(state), ..request::Change::default() };
-    key.run(verb, |admin, label| admin.change(label, &change))
+    move |admin, label| admin.change(label, &change)
 }
 
 fn list(client: &Client) -> Result<(), Failure> {
@@ -151,6 +155,7 @@ fn list(client: &Client) -> Result<(), Failure> {
         .and_then(|admin| admin.list())
         .map_err(|error| Failure::from(error).while_trying("cannot list keys"))?;
     warn_of_altered_keys(&keys, &altered);
+    warn_of_sealed_unit(&keys);
     let incomplete = keys.iter().any(|key| key.problem.is_some()) || altered.total() > 0;
     let printed = if client.json { print_json(&keys) } else { print_keys(&keys) };
     match incomplete {

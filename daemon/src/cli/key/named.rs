@@ -1,5 +1,6 @@
 //! A key that a command names.
 
+use core::slice;
 use std::path::Path;
 
 use clap::Args;
@@ -8,9 +9,11 @@ use keyward_proto::Label;
 use super::print::print_key;
 use crate::admin::api::KeyView;
 use crate::admin::client::{AdminClient, AdminClientError};
+use crate::cli::altered::warn_of_sealed_unit;
 use crate::cli::client::{Client, RUNTIME_DIR};
 use crate::cli::failure::Failure;
 use crate::cli::output::print_json;
+use crate::ground::exit;
 use crate::ground::text::quoted;
 
 #[derive(Args, Debug)]
@@ -29,8 +32,24 @@ impl Named {
         verb: &str,
         call: impl FnOnce(&AdminClient, &str) -> Result<KeyView, AdminClientError>,
     ) -> Result<(), Failure> {
+        self.print(&self.call(verb, call)?)
+    }
+
+    /// Does something that stops the key, and prints the key that the daemon returns. Fails if the
+    /// key is stopped in memory only.
+    pub(super) fn stop(
+        &self,
+        verb: &str,
+        call: impl FnOnce(&AdminClient, &str) -> Result<KeyView, AdminClientError>,
+    ) -> Result<(), Failure> {
         let key = self.call(verb, call)?;
-        if self.client.json { print_json(&key) } else { print_key(&key) }
+        self.print(&key)?;
+        if key.unwritten { Err(Failure::silent(exit::IO)) } else { Ok(()) }
+    }
+
+    fn print(&self, key: &KeyView) -> Result<(), Failure> {
+        warn_of_sealed_unit(slice::from_ref(key));
+        if self.client.json { print_json(key) } else { print_key(key) }
     }
 
     /// Does something with the key. An error begins with "cannot `verb` key".

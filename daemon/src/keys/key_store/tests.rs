@@ -1,4 +1,5 @@
 use core::num::NonZeroUsize;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use redb::{ReadableDatabase, ReadableTable};
 
@@ -445,4 +446,28 @@ fn an_unwritten_deletion_or_disabling_is_not_undone() {
     store.put(key("old")).unwrap();
     assert!(store.pending().is_empty() && store.write_pending().is_empty());
     assert!(store.put(Key { state: State::Enabled, ..stored }).is_ok());
+}
+
+/// A reader that has read the old record finds the change in memory, even if the change is written
+/// meanwhile.
+#[test]
+fn a_reader_never_sees_a_stopped_key_enabled() {
+    let (_dir, store) = store();
+    let shop = store.put(key("shop")).unwrap().label;
+    for round in 0..50 {
+        let before = store.get(&shop).unwrap().unwrap();
+        store.put(Key { state: State::Enabled, ..before }).unwrap();
+        let stopped = Unwritten::Stopped(State::Disabled, Life::default());
+        store.unwritten.lock().unwrap().insert(shop.clone(), stopped);
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    assert_eq!(store.get(&shop).unwrap().unwrap().state, State::Disabled);
+                }
+            });
+            assert_eq!(store.write_pending().len(), 1, "round {round}");
+            is_over.store(true, Ordering::Relaxed);
+        });
+    }
 }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use keyward_proto::Label;
-use redb::{ReadTransaction, ReadableTable, Table, TableDefinition, WriteTransaction};
+use redb::{Range, ReadTransaction, ReadableTable, Table, TableDefinition, WriteTransaction};
 use subtle::ConstantTimeEq;
 
 use crate::store::index::{self, LISTS, List, ROOT, Root};
@@ -136,6 +136,15 @@ where
         })
     }
 
+    /// Rows in the order of their names, from the first name after `after`.
+    pub(crate) fn rows_after(
+        &self,
+        after: Option<&str>,
+    ) -> Result<Range<'_, &'static str, &'static [u8]>, redb::Error> {
+        use core::ops::Bound::{Excluded, Unbounded};
+        Ok(self.keys.range::<&str>((after.map_or(Unbounded, Excluded), Unbounded))?)
+    }
+
     /// Up to `limit` records in the order of their labels, from the first label after `after`. A
     /// label counts if the index or the table of records has the label.
     pub(crate) fn page(
@@ -145,7 +154,6 @@ where
         after: Option<&str>,
         limit: usize,
     ) -> Result<FoundPage, redb::Error> {
-        use core::ops::Bound::{Excluded, Unbounded};
         let (mut lists, mut altered_lists) = (Vec::new(), BTreeSet::new());
         for number in 0..LISTS {
             let list = self.list(seals, root, number)?;
@@ -156,7 +164,7 @@ where
         let listed = listed.filter(|label| after.is_none_or(|after| after < label.as_str()));
         let mut labels: BTreeSet<String> = listed.cloned().collect();
         let mut left = limit;
-        for row in self.keys.range::<&str>((after.map_or(Unbounded, Excluded), Unbounded))? {
+        for row in self.rows_after(after)? {
             let row = row?.0;
             if left == 0 {
                 break;
