@@ -83,8 +83,8 @@ impl Units {
     }
 
     /// Starts a unit that waits for its owners.
-    pub fn start_for_owners(&self, name: &str) -> UnitServer {
-        UnitServer::start_command(&mut self.command(), &self.directory, name)
+    pub fn start_for_owners(&self, name: &str, more: &[&str]) -> UnitServer {
+        UnitServer::start_command(self.command().args(more), &self.directory, name)
     }
 
     /// Starts a unit with the master key in a file; see [`Units::start`].

@@ -16,6 +16,7 @@ use crate::tool::{Process, run, succeed, wait_for};
 pub struct UnitServer {
     process: Process,
     log: PathBuf,
+    runtime_dir: PathBuf,
     port: u16,
 }
 
@@ -31,14 +32,17 @@ impl UnitServer {
         if !command.get_args().any(|argument| argument == "--state-dir") {
             command.arg("--state-dir").arg(directory.join(format!("{name}.state")));
         }
-        command.arg("--runtime-dir").arg(directory.join(format!("{name}.run")));
+        let runtime_dir = directory.join(format!("{name}.run"));
+        command.arg("--runtime-dir").arg(&runtime_dir);
+        // A server of this name may have run before.
+        let before = fs::read_to_string(&log).unwrap_or_default().len();
         let process = Process::start(command, &log);
         let port = wait_for(&format!("{name} to be ready: {}", log.display()), || {
             let text = fs::read_to_string(&log).unwrap_or_default();
-            let address = text.split("listen=127.0.0.1:").nth(1)?;
+            let address = text.get(before..)?.split("listen=127.0.0.1:").nth(1)?;
             address.split_whitespace().next()?.parse().ok()
         });
-        Self { process, log, port }
+        Self { process, log, runtime_dir, port }
     }
 
     /// The command that starts a unit, without transport and master key.
@@ -56,6 +60,11 @@ impl UnitServer {
     /// Address of the listener, for a [`Proxy`](crate::Proxy) in between.
     pub fn socket_address(&self) -> SocketAddr {
         SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))
+    }
+
+    /// Directory of the administrators' socket.
+    pub fn runtime_dir(&self) -> &Path {
+        &self.runtime_dir
     }
 
     /// Process id.

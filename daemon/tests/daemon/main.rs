@@ -36,6 +36,7 @@ mod store;
 mod terminal;
 mod transcripts;
 mod unit_comparison;
+mod unit_kills;
 mod upgrade;
 mod users;
 mod watch;

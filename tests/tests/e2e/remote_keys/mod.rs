@@ -6,6 +6,7 @@ mod backends;
 mod health;
 mod imports;
 mod mechanisms;
+mod owners;
 mod rewrap;
 
 use std::fs;
