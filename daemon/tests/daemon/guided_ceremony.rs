@@ -102,7 +102,9 @@ impl Table {
     fn end(self) {
         let screen = self.terminal.screen().to_owned();
         // Errors name files, which can have long names.
-        let mut lines = screen.lines().filter(|line| !line.starts_with("This did not work"));
+        let lines = screen.lines().filter(|line| !line.starts_with("This did not work"));
+        // A bar of progress is drawn over the one before, which is erased.
+        let mut lines = lines.flat_map(|line| line.split("\u{1b}[2K"));
         let wide = lines.find(|line| line.chars().count() > 80);
         assert_eq!(wide, None);
         let (status, shown) = self.terminal.end();

@@ -245,7 +245,9 @@ impl UnitServer {
         let log = fs::File::create(daemon.path("unit.log")).unwrap();
         let mut command = Command::new(PROGRAM);
         command.args(["unit", "serve", "--listen", "127.0.0.1:0", "--plaintext", "--master-key"]);
-        let command = command.arg(daemon.path("unit.key")).stdin(Stdio::null()).stderr(log);
+        command.arg(daemon.path("unit.key")).arg("--state-dir").arg(daemon.path("unit.state"));
+        command.arg("--runtime-dir").arg(daemon.path("unit.run"));
+        let command = command.stdin(Stdio::null()).stderr(log);
         let child = command.stdout(Stdio::null()).spawn().unwrap();
         let address = await_some(|| {
             let log = fs::read_to_string(daemon.path("unit.log")).unwrap();
