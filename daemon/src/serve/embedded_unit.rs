@@ -41,6 +41,13 @@ pub(super) fn backend(
     }
     let text = file.read()?;
     let opened = sources.open(config, text.as_deref().map(String::as_str), Box::new(file), Purpose::Serve)?;
+    let file = UnitStateFile::of(&options.state_dir);
+    if !file.exists() {
+        tracing::error!(
+            "cannot write the state of the unit in {}: the unit has another identity at the next start; make room on the disk, and restart the daemon",
+            file.path().display()
+        );
+    }
     let embedded = Embedded::new(opened.unit, opened.custodian, opening(options, config))
         .map_err(ServeError::Runtime)?;
     embedded.set_needed(store.master_key()?);
@@ -179,6 +186,11 @@ fn unseal_by_file(custodian: &Custodian, key: MasterKey) -> Result<(), ServeErro
             tracing::error!("the master key in the file is not used: {error}");
             Ok(())
         }
+        // The next start reads the file again.
+        Err(error @ CustodyError::Write(_)) => {
+            tracing::error!("{error}");
+            Ok(())
+        }
         Err(error) => Err(error.into()),
     }
 }
@@ -193,6 +205,8 @@ fn keep(custodian: &Custodian, secrets: &[KeepingSecret]) -> Result<(), ServeErr
         ),
         // The owners can still bring their parts.
         Err(error @ CustodyError::OtherKeeper) => tracing::error!("{error}"),
+        // The unit has its master keys, and the state keeps what it kept before.
+        Err(error @ CustodyError::Write(_)) => tracing::error!("{error}"),
         Err(error) => return Err(error.into()),
     }
     Ok(())

@@ -84,7 +84,7 @@ impl Custodian {
     /// without a text, of a unit that nobody owns yet. The unit is sealed.
     ///
     /// # Errors
-    /// [`CustodyError`] if the text is damaged, or a new state cannot be written.
+    /// [`CustodyError::Damaged`] if the text is damaged.
     pub fn open(unit: Arc<Unit>, text: Option<&str>, file: Box<dyn StateFile>) -> Result<Self, CustodyError> {
         unit.seal();
         let (state, unverified) = match text {
@@ -107,7 +107,11 @@ impl Custodian {
             keeper: None,
         };
         if text.is_none() {
-            inner.write(inner.state.clone(), [None, None])?;
+            match inner.write(inner.state.clone(), [None, None]) {
+                // A new unit has nothing to lose: the next change, or the next start, writes.
+                Ok(_) | Err(CustodyError::Write(_)) => {}
+                Err(error) => return Err(error),
+            }
         }
         let mut inner = inner;
         let published = RwLock::new(Arc::new(inner.custody()));
@@ -165,17 +169,18 @@ impl Custodian {
     ///
     /// # Errors
     /// [`CustodyError::OtherMasterKey`] if the unit has another master key, and
-    /// [`CustodyError::NeedsOwners`] if it has none and only owners may load one.
+    /// [`CustodyError::NeedsOwners`] if it has none and only owners may load one. After
+    /// [`CustodyError::Write`], the unit has the master key, and the state is not on the disk.
     pub fn unseal_by_file(&self, key: MasterKey) -> Result<(), CustodyError> {
         let mut inner = self.lock();
         let pattern = key.pattern();
-        match inner.state.current.pattern() {
-            Some(has) if has != pattern => return Err(CustodyError::OtherMasterKey { has, file: pattern }),
-            Some(_) => inner.put(RegisterName::Current, key)?,
-            None => inner.start_with(key)?,
-        }
+        let unsealed = match inner.state.current.pattern() {
+            Some(has) if has != pattern => Err(CustodyError::OtherMasterKey { has, file: pattern }),
+            Some(_) => inner.put(RegisterName::Current, key),
+            None => inner.start_with_file(key),
+        };
         self.follow(&mut inner);
-        Ok(())
+        unsealed
     }
 
     /// Makes the first master key of a unit that nobody owns, which a secret keeps. Waits for the

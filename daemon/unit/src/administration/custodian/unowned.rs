@@ -48,16 +48,37 @@ impl Inner {
         Ok(is_open)
     }
 
-    /// The first master key of a unit that nobody owns.
+    /// The first master key of a unit that nobody owns, made by the unit.
     pub(super) fn start_with(&mut self, key: MasterKey) -> Result<(), CustodyError> {
-        self.needs_nobody()?;
-        if let Some(pattern) = self.state.current.pattern() {
-            return Err(Refusal::InForce(pattern).into());
-        }
-        let state = State { current: Register::Valid(contents_of(&key)), ..self.state.clone() };
+        let state = self.with_first(&key)?;
         self.state = self.write(state, [Some(&key), self.new.as_ref()])?;
         self.current = Some(key);
         Ok(())
+    }
+
+    /// The first master key of a unit that nobody owns, from a file that each start reads. So the
+    /// unit has it also if the disk does not take the state.
+    pub(super) fn start_with_file(&mut self, key: MasterKey) -> Result<(), CustodyError> {
+        let state = self.with_first(&key)?;
+        let written = self.write(state.clone(), [Some(&key), self.new.as_ref()]);
+        self.current = Some(key);
+        match written {
+            Ok(state) => self.state = state,
+            Err(error) => {
+                self.state = state;
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// The state with a first master key.
+    fn with_first(&self, key: &MasterKey) -> Result<State, CustodyError> {
+        self.needs_nobody()?;
+        match self.state.current.pattern() {
+            Some(pattern) => Err(Refusal::InForce(pattern).into()),
+            None => Ok(State { current: Register::Valid(contents_of(key)), ..self.state.clone() }),
+        }
     }
 
     pub(super) fn make_next(&mut self) -> Result<(), CustodyError> {
