@@ -312,7 +312,7 @@ fn a_simulated_unit_that_is_broken_and_old() {
     }
     assert_eq!(probe(&server, "info=CKM_RSA_PKCS"), "offered");
 
-    let whole = scene.start_with("whole", &["--dev", "--state-dir", &scene.path("state")]);
+    let whole = scene.start_with("whole", &["--master-key", &scene.path("state/dev-master.key")]);
     assert_eq!(probe(&whole, "sign"), "signature of 64 bytes");
     let offered = |server| probe(server, "list").trim_end_matches(" mechanisms").parse::<u32>().unwrap();
     assert_eq!(offered(&server), offered(&whole) - 2);

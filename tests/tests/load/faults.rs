@@ -266,8 +266,9 @@ fn what_is_no_unit_is_told_from_one() {
 fn garbage_in_the_place_of_answers() {
     // Without TLS, damaged bytes reach HTTP/2, gRPC and the messages.
     let directory = scratch();
-    let state = directory.path().join("state");
-    let arguments = ["--plaintext", "--dev", "--state-dir", path(&state)];
+    let master_key = directory.path().join("master.key");
+    keyward_tests::unit_server::master_key(&master_key);
+    let arguments = ["--plaintext", "--master-key", path(&master_key)];
     let servers = ["first", "second"].map(|name| UnitServer::start(directory.path(), name, &arguments));
     let proxies = [0, 1].map(|number: usize| Proxy::start(servers[number].socket_address()));
     let section = format!(

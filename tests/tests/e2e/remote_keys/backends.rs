@@ -148,7 +148,8 @@ fn nothing_else_signs_while_a_backend_is_down() {
     assert!(
         scene.daemon.logged(&["WARN", "key=\"hsm\"", "cannot sign: no unit of backend hsm is healthy"]) > 0
     );
-    assert_eq!(scene.daemon.get("/ready").1, "no unit of backend hsm can sign with its keys\n");
+    let ready = scene.daemon.get("/ready").1;
+    assert!(ready.starts_with("no unit of backend hsm can sign with its keys\n"), "{ready}");
     let mut shop = scene.daemon.keyward(&["key", "generate", "shop", "--type", "p256", "--backend", "hsm"]);
     assert_refused(&mut shop, 69, &["generate key shop: ", "no unit of backend hsm is healthy: "]);
     ["embedded", "spare"].iter().for_each(|label| scene.sign(label).unwrap());
@@ -164,7 +165,8 @@ fn nothing_else_signs_while_a_backend_is_down() {
     drop(impostor);
     scene.proxies[0].retarget(again.socket_address());
     wait_for("a signature", || scene.sign("hsm").ok());
-    assert_eq!(scene.daemon.get("/ready"), (200, "ready\n".into()));
+    let (status, text) = scene.daemon.get("/ready");
+    assert!(status == 200 && text.starts_with("ready\n"), "{status} {text}");
 }
 
 #[test]

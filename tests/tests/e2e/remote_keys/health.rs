@@ -120,10 +120,12 @@ fn units_that_are_up_down_and_with_another_master_key() {
     );
 
     // One unit is enough, and a unit with another master key does not count.
-    assert_eq!(scene.daemon.get("/ready"), (200, "ready\n".into()));
+    let (status, text) = scene.daemon.get("/ready");
+    assert!(status == 200 && text.starts_with("ready\n"), "{status} {text}");
     scene.servers[0].stop();
     scene.wait_for_health(0, "down");
-    assert_eq!(scene.daemon.get("/ready"), (503, "no unit of backend hsm can sign with its keys\n".into()));
+    let (status, text) = scene.daemon.get("/ready");
+    assert!(status == 503 && text.starts_with("no unit of backend hsm can sign with its keys\n"), "{text}");
     assert_eq!(scene.daemon.get("/live"), (200, "live\n".into()));
     assert_eq!(scene.daemon.get("/alive").0, 404);
 }
