@@ -23,6 +23,7 @@ pub mod opening;
 pub mod ownership;
 pub mod panics;
 pub mod renewed;
+pub mod replace;
 pub mod service_manager;
 pub mod signals;
 pub mod state_dir;

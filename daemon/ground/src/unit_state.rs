@@ -1,9 +1,7 @@
 //! The file with the state of a software crypto unit, in a directory of its own in the state
 //! directory.
 
-use std::fs::{File, OpenOptions, Permissions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use keyward_unit::administration::{MAX_STATE, StateFile};
@@ -11,6 +9,7 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 use crate::ownership::{self, OwnershipError};
+use crate::replace::replace;
 use crate::text::quoted;
 
 /// The file with the state of a unit.
@@ -58,25 +57,12 @@ impl UnitStateFile {
 
 impl StateFile for UnitStateFile {
     fn replace(&self, text: &str) -> io::Result<()> {
-        self.write(text).map_err(|reason| {
+        replace(&self.0, text.as_bytes(), 0o600).map_err(|reason| {
             io::Error::new(
                 reason.kind(),
                 format!("{}: {reason}{}", self.0.display(), advice(&self.0, &reason)),
             )
         })
-    }
-}
-
-impl UnitStateFile {
-    fn write(&self, text: &str) -> io::Result<()> {
-        let new = self.0.with_added_extension("new");
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-        // The file may be there since a process was killed, with another mode.
-        file.set_permissions(Permissions::from_mode(0o600))?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&new, &self.0)?;
-        File::open(self.0.parent().unwrap_or(Path::new("/")))?.sync_all()
     }
 }
 
@@ -120,8 +106,8 @@ const MAX_FILE: usize = MAX_STATE + 128;
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-    use std::os::unix::fs::MetadataExt;
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     use super::*;
 

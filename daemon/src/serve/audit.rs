@@ -14,6 +14,7 @@ use crate::backend::{Context, KeyMaterial, SigningInput};
 use crate::config::{self, Config};
 use crate::daemon::Daemon;
 use crate::ground::causes::causes;
+use crate::ground::replace::replace;
 use crate::keys::AuditKey;
 use crate::lifecycle;
 
@@ -128,9 +129,7 @@ fn keep(path: &Path, text: &str) -> io::Result<()> {
     if fs::read_to_string(path).is_ok_and(|kept| kept == text) {
         return Ok(());
     }
-    let new = path.with_added_extension("new");
-    fs::write(&new, text)?;
-    fs::rename(new, path)
+    replace(path, text.as_bytes(), 0o644)
 }
 
 async fn sign(daemon: &Daemon, key: &AuditKey, message: &[u8]) -> Result<Vec<u8>, String> {

@@ -3,13 +3,15 @@
 //! A store that is emptied, removed or hidden cannot report that itself. The note is not
 //! authenticated: the daemon warns because of the note, and decides nothing else by the note.
 
-use std::fs::{self, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
+
+use crate::ground::replace::replace;
 
 /// The note.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -39,11 +41,7 @@ impl Witness {
 
     /// Writes the note: all of the file or nothing.
     pub(crate) fn write(&self, state_dir: &Path) -> io::Result<()> {
-        let part: PathBuf = state_dir.join(format!("{}.part", Self::FILE));
-        fs::write(&part, serde_json::to_vec(self)?)?;
-        fs::File::open(&part)?.sync_all()?;
-        fs::rename(&part, state_dir.join(Self::FILE))?;
-        fs::File::open(state_dir)?.sync_all()
+        replace(&state_dir.join(Self::FILE), &serde_json::to_vec(self)?, 0o600)
     }
 }
 

@@ -18,6 +18,7 @@ use crate::cli::failure::Failure;
 use crate::cli::output::{print, print_json, warn};
 use crate::cli::passphrase;
 use crate::ground::exit;
+use crate::ground::replace::replace;
 use crate::ground::text::quoted;
 use crate::keys::now;
 
@@ -168,8 +169,7 @@ pub(super) fn write_shares(directory: &Path, shares: &[ShareView]) -> Result<(),
 
 /// Replaces a file of commands.
 pub(super) fn rewrite(path: &Path, text: &str) -> Result<(), Failure> {
-    let new = path.with_added_extension("new");
-    fs::write(&new, text).and_then(|()| fs::rename(&new, path)).map_err(|error| {
+    replace(path, text.as_bytes(), 0o644).map_err(|error| {
         Failure::new(exit::CANNOT_CREATE, format_args!("cannot write {}: {error}", path.display()))
     })
 }
