@@ -202,8 +202,8 @@ fn has_owners(custodian: &Custodian) -> bool {
     custody.state.current().contents().is_some_and(|key| key.origin.needed() > 0)
 }
 
-/// True if the unit can have the master key `needed` beside a file with another one: its owners have
-/// it, or the state has it, kept by the file.
+/// True if the unit can have the master key `needed` beside a file with another one: its owners
+/// have it, or the state has it, kept by the file.
 fn is_kept_by(key: &MasterKey, file: &UnitStateFile, needed: Wkid) -> bool {
     let text = file.read().ok().flatten();
     let custodian = text.and_then(|text| looked_at(Some(text.as_str())).ok());

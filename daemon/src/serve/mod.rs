@@ -3,8 +3,8 @@
 //!
 //! [`start`] starts and runs the daemon, and hands over to [`reload`], [`drain`] and [`upgrade`].
 //! [`backends`] opens the backends with [`embedded_unit`] and [`store_key`], [`sockets`] binds the
-//! sockets, and [`accept`] serves them. [`unit_server`] serves GREP11 instead of peers. [`migration`] and [`backup`] are commands that work without
-//! a running daemon.
+//! sockets, and [`accept`] serves them. [`unit_server`] serves GREP11 instead of peers.
+//! [`migration`] and [`backup`] are commands that work without a running daemon.
 
 mod accept;
 mod audit;

@@ -59,8 +59,8 @@ impl Rewrap {
     }
 }
 
-/// Wraps all keys of a backend by the next master key, and shows the progress on a terminal. Returns
-/// the number of keys, and of blobs that were wrapped.
+/// Wraps all keys of a backend by the next master key, and shows the progress on a terminal.
+/// Returns the number of keys, and of blobs that were wrapped.
 pub(in crate::cli) fn rewrap_all(admin: &AdminClient, backend: &str) -> Result<(u64, u64), AdminClientError> {
     let bar = ProgressBar::new(admin.status()?.keys);
     bar.set_style(bar_style());

@@ -34,8 +34,8 @@ pub(in crate::cli) struct Serve {
     /// File of the master key [default: the systemd credential master-key]
     #[arg(long, value_name = "FILE", conflicts_with = "dev")]
     master_key: Option<PathBuf>,
-    /// Configuration file, with roles and the audit trail [default: /etc/keyward/unit.toml, if there
-    /// is one]
+    /// Configuration file, with roles and the audit trail [default: /etc/keyward/unit.toml, if
+    /// there is one]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Directory of the state of the unit and the audit trail

@@ -119,8 +119,8 @@ impl Custodian {
     }
 
     /// Unseals the unit by the first of some secrets that opens the master keys in the state. From
-    /// now on, the first secret keeps the master keys. Waits for the disk. Returns false if the state
-    /// keeps no master key: the unit stays sealed, if it was.
+    /// now on, the first secret keeps the master keys. Waits for the disk. Returns false if the
+    /// state keeps no master key: the unit stays sealed, if it was.
     ///
     /// # Errors
     /// [`CustodyError::OtherKeeper`] if none of these secrets keeps the master keys. The first one
@@ -197,8 +197,8 @@ impl Custodian {
         Ok(())
     }
 
-    /// Makes the next master key of a unit that nobody owns, in the new register. Nothing happens if
-    /// there is one. Waits for the disk.
+    /// Makes the next master key of a unit that nobody owns, in the new register. Nothing happens
+    /// if there is one. Waits for the disk.
     ///
     /// # Errors
     /// The errors of [`Self::make_master_key`], and [`Refusal::Sealed`].

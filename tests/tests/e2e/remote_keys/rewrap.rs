@@ -260,9 +260,8 @@ fn a_backend_without_keys_takes_the_master_key_that_its_units_have() {
 fn what_cannot_be_rewrapped_says_so() {
     let mut scene = Scene::new(1, "", &[]);
     assert_refused(&mut scene.rewrap(&[]), 64, &["rewrap the keys of backend hsm: ", "has no keys"]);
-    for (backend, told) in [("hms", "no backend \"hms\"")] {
-        assert_refused(&mut scene.daemon.keyward(&["key", "rewrap", "--backend", backend]), 64, &[told]);
-    }
+    let mut unknown = scene.daemon.keyward(&["key", "rewrap", "--backend", "hms"]);
+    assert_refused(&mut unknown, 64, &["no backend \"hms\""]);
     scene.daemon.generate("shop", "p256");
     scene.restart(0, &scene.old.clone(), &[]);
     assert_refused(&mut scene.rewrap(&[]), 65, &["a unit of backend hsm refused: CKR_"]);

@@ -11,7 +11,8 @@ use super::inner::Inner;
 use crate::master_key::MasterKey;
 
 impl Inner {
-    /// Unseals by the first secret that opens the kept master keys, and keeps them by the first one.
+    /// Unseals by the first secret that opens the kept master keys, and keeps them by the first
+    /// one.
     pub(super) fn keep_by(&mut self, secrets: &[KeepingSecret]) -> Result<bool, CustodyError> {
         let Some(first) = secrets.first() else { return Ok(false) };
         let is_open = self.current.is_some() || self.new.is_some();
