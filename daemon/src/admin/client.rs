@@ -23,10 +23,10 @@ use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
 
 use crate::admin::api::{
-    AccessView, Certified, ClaimView, CommandsView, Finished, ImporterView, KEYS_IN_BACKUP, KeyView,
-    MAX_ANSWER, MAX_PAGE, OwnedUnitView, Page, Refusal, Reloaded, RepairedView, RequestSignature, Rewrapped,
-    SealedView, StatusView, TakenView, UnitView, User,
+    AccessView, Certified, Finished, KEYS_IN_BACKUP, KeyView, MAX_ANSWER, MAX_PAGE, Page, Refusal, Reloaded,
+    RepairedView, RequestSignature, Rewrapped, StatusView, UnitView, User,
 };
+use crate::admin::unit_view::{ClaimView, CommandsView, ImporterView, OwnedUnitView, SealedView, TakenView};
 use crate::admin::{SOCKET, request};
 use crate::audit::Filter;
 use crate::ground::ownership::{self, Owners, OwnershipError, SERVICE};

@@ -24,6 +24,7 @@ mod rights;
 mod status;
 pub(crate) mod trail_view;
 mod unit;
+pub(crate) mod unit_view;
 mod units;
 mod user_database;
 

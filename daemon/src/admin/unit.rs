@@ -9,7 +9,7 @@ use keyward_unit::administration::{
 };
 
 use super::{Admin, AdminError, Administrator, Answer, Body};
-use crate::admin::api::{
+use crate::admin::unit_view::{
     AwaitedView, ClaimView, CommandView, CommandsView, ImporterView, OwnedUnitView, PersonView, RegisterView,
     SealedView, ShareView, TakenView,
 };

@@ -9,8 +9,8 @@ use keyward_unit::administration::{
 
 use super::issue::{Issue, new_passphrase_of, person, public_line, public_path, write_new};
 use super::signers::External;
-use crate::admin::api::{OwnedUnitView, PersonView};
 use crate::admin::client::AdminClient;
+use crate::admin::unit_view::{OwnedUnitView, PersonView};
 use crate::cli::client::Client;
 use crate::cli::failure::Failure;
 use crate::cli::output::{print, print_json, print_table, table};

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 
-use crate::admin::api::{OwnedUnitView, RegisterView};
 use crate::admin::client::AdminClient;
+use crate::admin::unit_view::{OwnedUnitView, RegisterView};
 use crate::cli::client::Client;
 use crate::cli::failure::Failure;
 use crate::cli::input::read_input;

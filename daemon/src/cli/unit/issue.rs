@@ -11,8 +11,8 @@ use keyward_unit::administration::{ClaimSecret, Command, Instruction, Person, Pe
 use zeroize::Zeroizing;
 
 use super::signers::Signers;
-use crate::admin::api::{CommandsView, OwnedUnitView, ShareView};
 use crate::admin::client::AdminClient;
+use crate::admin::unit_view::{CommandsView, OwnedUnitView, ShareView};
 use crate::cli::client::Client;
 use crate::cli::failure::Failure;
 use crate::cli::output::{print, print_json, warn};

@@ -9,8 +9,8 @@ use keyward_unit::administration::{
 };
 
 use super::issue::{new_passphrase_of, passphrase_of, public_line, public_path, read, write_new};
-use crate::admin::api::TakenView;
 use crate::admin::client::AdminClient;
+use crate::admin::unit_view::TakenView;
 use crate::cli::client::Client;
 use crate::cli::failure::Failure;
 use crate::cli::output::{print, print_json};

@@ -1,7 +1,7 @@
 //! `keyward unit status`: who owns the embedded unit, and the state of its master keys.
 
-use crate::admin::api::{AwaitedView, OwnedUnitView, RegisterView};
 use crate::admin::client::AdminClient;
+use crate::admin::unit_view::{AwaitedView, OwnedUnitView, RegisterView};
 use crate::cli::client::Client;
 use crate::cli::failure::Failure;
 use crate::cli::output::{print, print_json};

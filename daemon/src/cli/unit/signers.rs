@@ -14,7 +14,7 @@ use keyward_unit::administration::{
 use super::issue::{passphrase_of, read};
 use super::signing_program::Program;
 use super::signing_service::{Service, ServiceKey};
-use crate::admin::api::OwnedUnitView;
+use crate::admin::unit_view::OwnedUnitView;
 use crate::cli::failure::Failure;
 use crate::cli::passphrase;
 use crate::ground::exit;

@@ -6,7 +6,7 @@ use super::super::registers;
 use super::Session;
 use super::dialogue::{compared, say, step};
 use super::orders::Order;
-use crate::admin::api::OwnedUnitView;
+use crate::admin::unit_view::OwnedUnitView;
 use crate::cli::failure::Failure;
 use crate::ground::exit;
 

@@ -8,7 +8,7 @@ use super::super::parts::PieceFile;
 use super::Session;
 use super::dialogue::{ask, ask_or, compared, say, step};
 use super::people::search;
-use crate::admin::api::{AwaitedView, OwnedUnitView};
+use crate::admin::unit_view::{AwaitedView, OwnedUnitView};
 use crate::cli::failure::Failure;
 
 impl Session {

@@ -8,7 +8,7 @@ use super::Session;
 use super::dialogue::{names, number, say, step};
 use super::orders::Order;
 use super::people::ADMINISTRATOR;
-use crate::admin::api::PersonView;
+use crate::admin::unit_view::PersonView;
 use crate::cli::failure::Failure;
 
 impl Session {

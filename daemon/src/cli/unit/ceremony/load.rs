@@ -7,7 +7,7 @@ use super::Session;
 use super::dialogue::{again, compared, names, number, parsed, say, step};
 use super::orders::Order;
 use super::people::{OWNER, PART, free, make_directory, search};
-use crate::admin::api::{OwnedUnitView, ShareView};
+use crate::admin::unit_view::{OwnedUnitView, ShareView};
 use crate::cli::failure::Failure;
 use crate::ground::exit;
 

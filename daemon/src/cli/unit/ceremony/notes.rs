@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::super::issue::{read, rewrite, write_new};
-use crate::admin::api::OwnedUnitView;
+use crate::admin::unit_view::OwnedUnitView;
 use crate::cli::failure::Failure;
 use crate::ground::exit;
 

@@ -11,7 +11,7 @@ use super::super::signers::sign_with_key_in;
 use super::Session;
 use super::dialogue::{again, parsed, say};
 use super::notes::Noted;
-use crate::admin::api::PersonView;
+use crate::admin::unit_view::PersonView;
 use crate::cli::failure::Failure;
 use crate::keys::now;
 

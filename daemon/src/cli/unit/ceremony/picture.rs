@@ -2,7 +2,7 @@
 
 use super::Session;
 use super::bring::missing;
-use crate::admin::api::{AwaitedView, OwnedUnitView, RegisterView};
+use crate::admin::unit_view::{AwaitedView, OwnedUnitView, RegisterView};
 use crate::cli::failure::Failure;
 use crate::cli::output::{print, print_table, table};
 
