@@ -22,6 +22,7 @@ mod passphrase;
 mod private_network;
 mod reload;
 mod remarks;
+mod service_files;
 mod status;
 mod unit;
 
