@@ -6,6 +6,45 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+/// A credential that the service passes to the daemon.
+pub(super) struct Credential {
+    pub(super) name: String,
+    /// The file, as the setting has it.
+    pub(super) file: PathBuf,
+    pub(super) is_encrypted: bool,
+    /// The unit file or drop-in with the setting.
+    pub(super) by: PathBuf,
+}
+
+/// Finds the credentials that the service passes to the daemon (systemd.exec(5)). `root` is the
+/// root directory.
+pub(super) fn credentials(root: &Path) -> Vec<Credential> {
+    let mut found = Vec::new();
+    for (by, text) in read(root) {
+        for (key, value) in text.lines().filter_map(|line| line.split_once('=')) {
+            let is_encrypted = match key.trim() {
+                "LoadCredential" => false,
+                "LoadCredentialEncrypted" => true,
+                _ => continue,
+            };
+            let (name, file) = value.trim().split_once(':').unwrap_or((value.trim(), ""));
+            match name {
+                // An empty value takes back the settings before.
+                "" => found.clear(),
+                name => {
+                    found.push(Credential {
+                        name: name.into(),
+                        file: file.into(),
+                        is_encrypted,
+                        by: by.clone(),
+                    });
+                }
+            }
+        }
+    }
+    found
+}
+
 /// Reads the unit file and then its drop-ins, in the order in which they apply. A file that cannot
 /// be read is left out. `root` is the root directory.
 pub(super) fn read(root: &Path) -> Vec<(PathBuf, String)> {

@@ -28,6 +28,7 @@ mod refusals;
 mod roles;
 mod roles_page;
 mod roles_strangers;
+mod setup;
 mod signers;
 mod signing_service;
 mod store;
