@@ -137,7 +137,7 @@ pub enum MasterKeyError {
     },
     /// The configuration of the daemon names no master key.
     #[error(
-        "no master key: set master-key in section [embedded] of the configuration to a file made with (umask 077; set -C; openssl rand -hex 32 > FILE), or start with --dev to try things out; docs/ceremony.md describes a master key of several people"
+        "no master key: run keyward setup, which asks how the unit gets one, or start with --dev to try things out; docs/setup.md describes the choices"
     )]
     NotConfigured,
     /// The command line of a unit names no master key.

@@ -44,7 +44,7 @@ impl Unusable {
 /// Advice for a unit without a master key. A new master key would open none of the keys in a store.
 fn of_empty(needed: Option<Wkid>) -> String {
     match needed {
-        None => " yet: set master-key in section [embedded] of the configuration to a file made with (umask 077; set -C; openssl rand -hex 32 > FILE), or make a master key of parts, as docs/ceremony.md describes: keyward unit status".into(),
+        None => " yet: if it has owners, they load their parts, as docs/ceremony.md describes: keyward unit status; otherwise run keyward setup, which asks how the unit gets a master key".into(),
         Some(needed) => format!(
             ", and the key store was made with {needed}: if that master key is in a file, name the file as master-key in section [embedded] of the configuration; if it has owners, they load the same parts or shares again, as docs/ceremony.md describes: keyward unit status"
         ),

@@ -17,7 +17,7 @@ use keyward_unit::{MasterKey, Unit, Wkid};
 
 use super::failure::Failure;
 use super::remarks::Remarks;
-use super::{output, private_network};
+use super::{output, private_network, service_files};
 use crate::backend::{Backend, Unusable};
 use crate::config::Config;
 use crate::ground::exit;
@@ -131,9 +131,11 @@ fn check_keys(
 ) -> Result<(), Failure> {
     let owner = migration::other_owner(&options.state_dir);
     let file = UnitStateFile::of(&options.state_dir);
+    let by_service = unseal_secret_of_service(config, owner, remarks);
     let is_of_owners =
         config.embedded.master_key.is_none() && file.exists() && !Path::new(MASTER_KEY.1).exists();
     let has_master_key = match is_of_owners {
+        _ if by_service => true,
         true => {
             check_unit(config, &file, owner, remarks)?;
             true
@@ -286,9 +288,35 @@ fn check_name(key: &MasterKey, needed: Option<Wkid>, state: &UnitStateFile) -> R
 /// cannot see.
 fn is_passed((credential, file): (&str, &str), owner: Option<u32>, remarks: &mut Remarks) -> bool {
     let Some(owner) = owner.filter(|_| Path::new(file).exists()) else { return false };
+    let root = Path::new("/");
+    let passes = service_files::credentials(root).iter().any(|passed| passed.name == credential);
+    if credential == MASTER_KEY.0 && !passes && !service_files::read(root).is_empty() {
+        remarks.warn(format_args!(
+            "the service does not pass {file} to the daemon, which needs it as the credential {credential}: run keyward setup"
+        ));
+        return true;
+    }
     remarks.note(format_args!(
-        "the daemon runs as {}; with the unit file of the package, systemd passes {file} to it as the credential {credential}",
+        "the daemon runs as {}; with a drop-in of its service, systemd passes {file} to it as the credential {credential}",
         Name(owner)
+    ));
+    true
+}
+
+/// True if systemd passes a secret that unseals the unit to the daemon. This process cannot see the
+/// secret.
+fn unseal_secret_of_service(config: &Config, owner: Option<u32>, remarks: &mut Remarks) -> bool {
+    let settings = &config.embedded;
+    let named = [&settings.master_key, &settings.unseal_key, &settings.unseal_passphrase];
+    if owner.is_none() || named.iter().any(|file| file.is_some()) {
+        return false;
+    }
+    let passed = service_files::credentials(Path::new("/")).into_iter();
+    let Some(passed) = passed.rev().find(|passed| passed.name.starts_with("unseal-")) else { return false };
+    remarks.note(format_args!(
+        "systemd passes {} to the daemon as the credential {}; this process cannot see whether it opens the embedded unit",
+        passed.file.display(),
+        passed.name
     ));
     true
 }

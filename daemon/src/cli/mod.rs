@@ -22,6 +22,8 @@ mod passphrase;
 mod private_network;
 mod reload;
 mod remarks;
+mod service_files;
+mod setup;
 mod status;
 mod unit;
 
@@ -88,6 +90,8 @@ struct CommandLine {
 enum Command {
     /// Run the daemon
     Serve(Serve),
+    /// Choose how the unit gets its master key, and start the service
+    Setup(setup::Setup),
     /// Make, import, show and change keys
     #[command(subcommand)]
     Key(key::Command),
@@ -122,6 +126,7 @@ impl Command {
     fn run(self) -> Result<(), Failure> {
         match self {
             Self::Serve(serve) => serve.run(),
+            Self::Setup(setup) => setup.run(),
             Self::Key(command) => command.run(),
             Self::Cert(command) => command.run(),
             Self::Csr(csr) => csr.run(),

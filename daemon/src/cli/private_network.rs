@@ -1,11 +1,9 @@
 //! Abstract addresses of the daemon, which exist in only one network namespace (unix(7)).
 
-use std::collections::BTreeMap;
-use std::ffi::OsString;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::remarks::Remarks;
+use super::service_files;
 use crate::config::Config;
 
 /// Adds a remark about an abstract address on which the daemon itself listens. If the service of
@@ -34,20 +32,7 @@ fn remark_below(root: &Path, config: &Config, remarks: &mut Remarks) {
 /// The unit file or drop-in with the last setting of PrivateNetwork, if its value is yes
 /// (systemd.unit(5)).
 fn setting(root: &Path) -> Option<PathBuf> {
-    let directories = DIRECTORIES.map(|directory| root.join(directory));
-    let whole = directories.iter().map(|directory| directory.join(SERVICE)).find(|file| file.exists());
-    // Of drop-ins with one name, the first counts. Drop-ins apply in the order of their names.
-    let mut drop_ins = BTreeMap::<OsString, PathBuf>::new();
-    for directory in &directories {
-        let listed = fs::read_dir(directory.join(format!("{SERVICE}.d")));
-        for file in listed.into_iter().flatten().flatten().take(MOST) {
-            if file.path().extension().is_some_and(|extension| extension == "conf") {
-                drop_ins.entry(file.file_name()).or_insert(file.path());
-            }
-        }
-    }
-    let mut values = whole.into_iter().chain(drop_ins.into_values()).filter_map(|file| {
-        let text = fs::read_to_string(&file).ok()?;
+    let mut values = service_files::read(root).into_iter().filter_map(|(file, text)| {
         let mut settings = text.lines().filter_map(|line| line.split_once('='));
         let (_, value) = settings.rfind(|(name, _)| name.trim() == "PrivateNetwork")?;
         let value = value.trim().to_ascii_lowercase();
@@ -56,15 +41,10 @@ fn setting(root: &Path) -> Option<PathBuf> {
     values.next_back().filter(|(_, is_set)| *is_set).map(|(file, _)| file)
 }
 
-const SERVICE: &str = "keyward.service";
-/// Directories in which systemd looks for unit files, by precedence.
-const DIRECTORIES: [&str; 4] =
-    ["etc/systemd/system", "run/systemd/system", "usr/lib/systemd/system", "lib/systemd/system"];
-/// Maximum number of drop-ins that are read of a directory.
-const MOST: usize = 100;
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -84,7 +64,7 @@ mod tests {
         );
         let directory = root.path().join("etc/systemd/system");
         fs::create_dir_all(&directory).unwrap();
-        fs::write(directory.join(SERVICE), "[Service]\nPrivateNetwork=yes\n").unwrap();
+        fs::write(directory.join("keyward.service"), "[Service]\nPrivateNetwork=yes\n").unwrap();
         let [warning, note] = remarks_on("@keyward");
         assert!(note.is_empty() && warning.contains("ListenStream=@keyward for keyward.socket"), "{warning}");
     }

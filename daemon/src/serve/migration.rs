@@ -172,7 +172,7 @@ fn refuse_other_user(options: &Options, config: &Config) -> Result<(), ServeErro
     Ok(())
 }
 
-/// Credentials that conf/systemd/keyward.service and remote-units.conf pass.
+/// Credentials that drop-ins of the service pass.
 const CREDENTIALS: [(&str, &str); 2] = [MASTER_KEY, STORE_KEY];
 /// Name of the credential with the master key, and its file.
 pub(crate) const MASTER_KEY: (&str, &str) = ("master-key", "/etc/keyward/master.key");

@@ -312,14 +312,20 @@ pub(crate) fn is_closed(stream: &mut UnixStream) -> bool {
 /// in `target/left-out`, which `make test` prints at its end.
 #[track_caller]
 pub(crate) fn has_root() -> bool {
-    if rustix::process::geteuid().is_root() {
-        return true;
+    let has_root = rustix::process::geteuid().is_root();
+    if !has_root {
+        leave_out("needs root");
     }
+    has_root
+}
+
+/// Notes the calling test, which cannot do its work here, in `target/left-out`.
+#[track_caller]
+pub(crate) fn leave_out(reason: &str) {
     let (thread, place) = (std::thread::current(), std::panic::Location::caller());
-    let line = format!("{} ({place}): needs root\n", thread.name().unwrap_or("test"));
+    let line = format!("{} ({place}): {reason}\n", thread.name().unwrap_or("test"));
     eprint!("left out: {line}");
     let list = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/left-out");
     let mut list = File::options().append(true).create(true).open(list).unwrap();
     list.write_all(line.as_bytes()).unwrap();
-    false
 }

@@ -30,6 +30,7 @@ mod roles;
 mod roles_page;
 mod roles_strangers;
 mod sealed;
+mod setup;
 mod signers;
 mod signing_service;
 mod store;

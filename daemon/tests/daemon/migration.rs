@@ -157,7 +157,7 @@ fn nobody_is_advised_to_make_another_master_key_for_a_store_that_has_one() {
     let mut daemon = Daemon::prepare("");
     let checked = daemon.serve(&["--check-config"]).output().unwrap();
     let line = String::from_utf8(checked.stderr).unwrap();
-    assert!(line.contains("warning: ") && line.contains("openssl rand"), "{line}");
+    assert!(line.contains("warning: ") && line.contains("run keyward setup"), "{line}");
     daemon.configure(&daemon.production_configuration(&[]));
     for more in [&[][..], &["--check-config"]] {
         let (status, line) = failure_of(&daemon.serve(more).output().unwrap());

@@ -229,7 +229,7 @@ fn root_is_not_advised_to_take_the_master_key_away_from_the_service() {
     daemon.configure("");
     let (status, told) = check(copy);
     assert!(status == 0 && !told.contains("warning") && !told.contains("[embedded]"), "{status} {told}");
-    assert!(told.contains("note: the daemon runs as user id 7002; with the unit file"), "{told}");
+    assert!(told.contains("note: the daemon runs as user id 7002; with a drop-in of its service"), "{told}");
     let (status, told) = check("umask 022 && echo junk > /etc/keyward/master.key");
     assert!(
         status == 0 && told.contains("warning: refused the master key in /etc/keyward"),
@@ -237,6 +237,18 @@ fn root_is_not_advised_to_take_the_master_key_away_from_the_service() {
     );
     let (status, told) = check("umask 077 && echo junk > /etc/keyward/master.key");
     assert!(status == 78 && told.contains("cannot use the master key in /etc/keyward"), "{status} {told}");
+    // The service of this version passes a master key or a secret only with a drop-in.
+    let unit = "mkdir -p /etc/systemd/system/keyward.service.d; echo '[Service]' >/etc/systemd/system/keyward.service";
+    let (status, told) = check(&format!("{copy}; {unit}"));
+    assert!(
+        status == 0 && told.contains("warning: the service does not pass /etc/keyward"),
+        "{status} {told}"
+    );
+    assert!(told.contains("run keyward setup"), "{told}");
+    let drop_in = "echo LoadCredential=unseal-key:/etc/keyward/unseal.key >/etc/systemd/system/keyward.service.d/a.conf";
+    let (status, told) = check(&format!("{unit}; {drop_in}"));
+    assert!(status == 0 && !told.contains("warning"), "{status} {told}");
+    assert!(told.contains("note: systemd passes /etc/keyward/unseal.key to the daemon"), "{told}");
     // Without that file, there is no master key that the check can find.
     let (status, told) = check("true");
     assert!(status == 0 && told.contains("note: the state of the embedded unit was not checked"), "{told}");

@@ -1,0 +1,163 @@
+//! The state of this machine before the setup: a new installation, an existing one, or the rest of
+//! a setup that was interrupted.
+
+use core::num::NonZeroUsize;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use keyward_unit::Unit;
+use keyward_unit::administration::{Custodian, MAX_STATE, Register};
+use zeroize::Zeroizing;
+
+use super::choice::{Choice, Way};
+use super::configuration;
+use super::drop_in::{self, Configured};
+use super::place::Place;
+use crate::cli::failure::Failure;
+use crate::config::Config;
+use crate::ground::exit;
+use crate::ground::unit_state::{Nowhere, UnitStateFile};
+use crate::keys::{self, Look, Witness};
+
+/// The state of this machine before the setup.
+pub(super) struct Found {
+    /// The way that is configured already.
+    pub(super) configured: Option<Configured>,
+    /// The ways whose file is in the directory of the configuration.
+    present: Vec<Way>,
+    /// True if the key store was made with a master key, or may have been.
+    needs_master_key: bool,
+}
+
+impl Found {
+    /// Looks, and changes nothing.
+    ///
+    /// # Errors
+    /// [`Failure`] if the configuration is wrong.
+    pub(super) fn look(place: &Place) -> Result<Self, Failure> {
+        let config = match place.config.symlink_metadata() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Config::default(),
+            _ => Config::load(&place.config).map_err(|error| Failure::new(exit::CONFIG, error))?,
+        };
+        let by_service = place.has_systemd.then(|| drop_in::configured(Path::new("/"))).flatten();
+        let by_config = configuration::way_of(&config.embedded).map(|(way, secret)| Configured {
+            way,
+            secret: Some(secret.to_owned()),
+            by: place.config.clone(),
+        });
+        let has_file = |way: &Way| way.file(&place.dir).is_some_and(|file| file.symlink_metadata().is_ok());
+        // The drop-in for owners passes nothing, so the configuration may name a secret.
+        let configured = match by_service {
+            Some(by_service) if by_service.way != Way::Owners => Some(by_service),
+            other => by_config.or(other),
+        };
+        Ok(Self {
+            configured,
+            present: Way::WITH_FILE.into_iter().filter(has_file).collect(),
+            needs_master_key: needs_master_key(&place.state_dir, &config),
+        })
+    }
+
+    /// Decides which way the unit gets its master key. `ask` asks a person. `named` is the file that
+    /// a person has named as the secret.
+    ///
+    /// # Errors
+    /// [`Failure`] if another way is there already, or if the key store needs a secret that is not
+    /// there.
+    pub(super) fn decide(
+        &self,
+        place: &Place,
+        chosen: Option<Choice>,
+        named: Option<&Path>,
+        ask: impl FnOnce() -> Result<Choice, Failure>,
+    ) -> Result<Way, Failure> {
+        let there = match &self.configured {
+            Some(configured) => Some((configured.way, configured.by.clone())),
+            // The key file of an installation stays in use.
+            None => self.key_file(place).map(|file| (Way::MasterKey, file)),
+        };
+        if let Some((way, by)) = there {
+            return match chosen.filter(|chosen| !way.is(*chosen)) {
+                Some(_) => Err(self.refused(way, &by)),
+                None => Ok(way),
+            };
+        }
+        let way = match (chosen, self.present.as_slice()) {
+            (Some(chosen), _) => chosen.into(),
+            // The rest of a setup that was interrupted.
+            (None, [way]) => *way,
+            (None, _) if self.needs_master_key => return Err(lost(place)),
+            (None, _) => ask()?.into(),
+        };
+        let has_secret = way == Way::Owners || self.has(way) || named.is_some();
+        if self.needs_master_key && !has_secret { Err(lost(place)) } else { Ok(way) }
+    }
+
+    /// True if the file of a way is there.
+    pub(super) fn has(&self, way: Way) -> bool {
+        self.present.contains(&way)
+    }
+
+    /// Files of other ways, which nothing uses.
+    pub(super) fn left_over(&self, place: &Place, way: Way) -> Vec<PathBuf> {
+        let others = self.present.iter().filter(|other| self.configured.is_none() && **other != way);
+        others.filter_map(|other| other.file(&place.dir)).collect()
+    }
+
+    fn key_file(&self, place: &Place) -> Option<PathBuf> {
+        Way::MasterKey.file(&place.dir).filter(|_| self.has(Way::MasterKey))
+    }
+
+    fn refused(&self, way: Way, by: &Path) -> Failure {
+        // Nothing depends on a choice without a master key.
+        let again = match self.needs_master_key {
+            true => "docs/ceremony.md and docs/key-store.md describe the change to another way".into(),
+            false => format!("to choose again, remove {} first", by.display()),
+        };
+        Failure::new(
+            exit::CANNOT_CREATE,
+            format_args!(
+                "refused to change how the unit gets its master key: {} says {}; {again}",
+                by.display(),
+                way.described()
+            ),
+        )
+    }
+}
+
+/// True if the key store was made with a master key, or may have been.
+fn needs_master_key(state_dir: &Path, config: &Config) -> bool {
+    let is_noted = Witness::read(state_dir).is_some_and(|noted| noted.master_key.is_some());
+    match keys::look(state_dir) {
+        Look::New => is_noted,
+        Look::Old | Look::Used(Some(_)) => true,
+        // A store that a daemon has open, or one for keys at remote units.
+        Look::Used(None) => is_noted || (config.grep11.is_empty() && !is_empty(state_dir)),
+    }
+}
+
+/// True if the unit has had no master key yet. Its state is not trusted for more than that.
+fn is_empty(state_dir: &Path) -> bool {
+    let mut text = Zeroizing::new(String::with_capacity(MAX_STATE));
+    let read = File::open(UnitStateFile::of(state_dir).path())
+        .and_then(|file| file.take(MAX_STATE as u64).read_to_string(&mut text));
+    let unit = Arc::new(Unit::sealed(NonZeroUsize::MIN));
+    let custodian = read.ok().and_then(|_| Custodian::open(unit, Some(&text), Box::new(Nowhere)).ok());
+    custodian.is_some_and(|custodian| *custodian.custody().state.current() == Register::Empty)
+}
+
+/// The failure for a key store whose secret is not there: a new one would open none of its keys.
+fn lost(place: &Place) -> Failure {
+    let names: Vec<_> = Way::WITH_FILE.iter().filter_map(|way| way.file(&place.dir)).collect();
+    let names: Vec<_> = names.iter().map(|file| file.display().to_string()).collect();
+    Failure::new(
+        exit::CONFIG,
+        format_args!(
+            "cannot set up the unit: the key store in {} was made with a master key, and a new secret would open none of its keys; restore the file with its secret from a copy, which is one of {}, and run keyward setup again; if the master key has owners: keyward setup --unseal owners",
+            place.state_dir.display(),
+            names.join(", ")
+        ),
+    )
+}

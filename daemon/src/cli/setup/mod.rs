@@ -1,0 +1,262 @@
+//! `keyward setup`: chooses how the unit of a new installation gets its master key after a start,
+//! and starts the service. No file with a secret is ever overwritten.
+//!
+//! Each step finds the work of an earlier run done, so that an interrupted setup can be repeated:
+//! first the file with the secret, then its copy for another place, then the file that names it to
+//! the daemon, then the start.
+
+mod choice;
+mod configuration;
+mod credential;
+mod drop_in;
+mod files;
+mod found;
+mod place;
+mod program;
+mod report;
+mod secret;
+mod service;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use zeroize::Zeroizing;
+
+use super::client::{Client, STATE_DIR};
+use super::failure::Failure;
+use super::output;
+use crate::ground::exit;
+use crate::ground::hardening;
+use crate::ground::ownership;
+use choice::{Choice, Way};
+use found::Found;
+use place::Place;
+use report::Report;
+
+/// On a terminal, the command explains the choices and asks. An existing installation keeps its
+/// key file.
+#[derive(Args, Debug)]
+pub(super) struct Setup {
+    /// Way in which the unit gets its master key after each start [default: ask on the terminal]
+    #[arg(long, value_enum, value_name = "CHOICE")]
+    unseal: Option<Choice>,
+    /// Configuration file [default: keyward.toml in DIR]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Directory of the configuration and the secret
+    #[arg(long, value_name = "DIR", default_value = DIR)]
+    dir: PathBuf,
+    /// Directory of the key store
+    #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
+    state_dir: PathBuf,
+    /// With credential: file for a copy of the secret, on another medium
+    #[arg(long, value_name = "FILE")]
+    recovery: Option<PathBuf>,
+    /// With credential: encrypt it with the key of the host only, although there is a TPM
+    #[arg(long)]
+    without_tpm: bool,
+    /// With passphrase: existing file with the passphrase [default: make one in DIR]
+    #[arg(long, value_name = "FILE")]
+    passphrase_file: Option<PathBuf>,
+    /// Ask nothing
+    #[arg(long)]
+    yes: bool,
+    /// Do not start the service
+    #[arg(long)]
+    no_start: bool,
+    #[command(flatten)]
+    client: Client,
+}
+
+impl Setup {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        hardening::harden()
+            .map_err(|error| Failure::new(exit::OS, format_args!("cannot protect this process: {error}")))?;
+        let place = Place::new(&self.dir, self.config.as_deref(), &self.state_dir, &self.client.runtime_dir)?;
+        if place.has_systemd && !rustix::process::geteuid().is_root() {
+            let reason = "cannot set up the service as this user: run keyward setup as root";
+            return Err(Failure::new(exit::NO_PERMISSION, reason));
+        }
+        let found = Found::look(&place)?;
+        let way = found.decide(&place, self.unseal, self.passphrase_file.as_deref(), || self.ask())?;
+        let recovery = self.check(&place, &found, way)?;
+        place.prepare()?;
+        let mut report = Report::new(way);
+        match &found.configured {
+            Some(configured) => {
+                report.secret = configured.secret.clone();
+                report.configured_by = Some(configured.by.clone());
+                if let (Some(copy), Some(file)) = (&recovery, &configured.secret) {
+                    let secret = decrypted(file)?;
+                    keep_copy(copy, &secret, &mut report)?;
+                }
+            }
+            None => self.configure(&place, &found, way, recovery.as_deref(), &mut report)?,
+        }
+        if let (Some(copy), Some(file)) = (&report.recovery, &report.secret) {
+            report.restore = Some(credential::restoring(copy, file, report.bound_to));
+        }
+        if configuration::make_first(&place.config)? {
+            report.made.push(place.config.clone());
+        }
+        for file in found.left_over(&place, way) {
+            output::note(format_args!(
+                "nothing uses {}, which is of another choice: remove it",
+                file.display()
+            ));
+        }
+        // What was made is reported even if the service does not start.
+        let started = self.start(&place, way, &mut report);
+        report.print(self.client.json)?;
+        started
+    }
+
+    fn ask(&self) -> Result<Choice, Failure> {
+        if self.asks() {
+            return choice::ask();
+        }
+        Err(Failure::new(
+            exit::USAGE,
+            "cannot ask how the unit gets its master key: name the choice with --unseal owners, credential, passphrase or unprotected; on a terminal, keyward setup explains them",
+        ))
+    }
+
+    fn asks(&self) -> bool {
+        !self.yes && choice::is_on_terminal()
+    }
+
+    /// Checks the options for the way, before anything is made. Returns the path of the recovery
+    /// copy.
+    fn check(&self, place: &Place, found: &Found, way: Way) -> Result<Option<PathBuf>, Failure> {
+        let usage = |reason: &str| Err(Failure::new(exit::USAGE, reason));
+        if way == Way::Credential && !place.has_systemd {
+            return usage(
+                "cannot use a credential: systemd does not run here, and only systemd decrypts credentials; choose owners, passphrase or unprotected",
+            );
+        }
+        if way != Way::Credential && (self.recovery.is_some() || self.without_tpm) {
+            return usage("--recovery and --without-tpm are for --unseal credential only");
+        }
+        if let Some(named) = &self.passphrase_file {
+            let in_force = found.configured.as_ref().and_then(|configured| configured.secret.as_deref());
+            if way != Way::Passphrase {
+                return usage("--passphrase-file is for --unseal passphrase only");
+            }
+            if in_force.is_some_and(|in_force| Some(in_force) != absolute(named).as_deref()) {
+                return usage("--passphrase-file names another file than the one in force");
+            }
+            secret::check_passphrase(named, place.user())?;
+        }
+        let apart_from = [place.dir.as_path(), &place.state_dir];
+        self.recovery.as_ref().map(|copy| secret::check_place(copy, &apart_from)).transpose()
+    }
+
+    /// Makes the secret, and names it to the daemon.
+    fn configure(
+        &self,
+        place: &Place,
+        found: &Found,
+        way: Way,
+        recovery: Option<&Path>,
+        report: &mut Report,
+    ) -> Result<(), Failure> {
+        let file = self.passphrase_file.as_deref().and_then(absolute).or_else(|| way.file(&place.dir));
+        if let Some(file) = &file
+            && !found.has(way)
+            && self.passphrase_file.is_none()
+        {
+            self.make_secret(place, way, file, recovery, report)?;
+        } else if let (Some(copy), Some(file)) = (recovery, &file) {
+            keep_copy(copy, &decrypted(file)?, report)?;
+        }
+        report.secret.clone_from(&file);
+        if place.has_systemd {
+            let drop_in = drop_in::make(Path::new("/"), way, file.as_deref())?;
+            report.made.push(drop_in.clone());
+            report.configured_by = Some(drop_in);
+        } else if let Some(file) = &file {
+            configuration::make_first(&place.config)?;
+            report.line = Some(configuration::name_secret(&place.config, way, file)?);
+            report.made.push(place.config.clone());
+            report.configured_by = Some(place.config.clone());
+        }
+        Ok(())
+    }
+
+    fn make_secret(
+        &self,
+        place: &Place,
+        way: Way,
+        file: &Path,
+        recovery: Option<&Path>,
+        report: &mut Report,
+    ) -> Result<(), Failure> {
+        let made = if way == Way::Passphrase { secret::passphrase()? } else { secret::unseal_key()? };
+        report.made.push(file.to_owned());
+        if way != Way::Credential {
+            files::make(file, &secret::line(&made), 0o600, place.user())?;
+            output::note(format_args!(
+                "keep a copy of {} in another place: it opens the keys",
+                file.display()
+            ));
+            return Ok(());
+        }
+        report.bound_to = Some(credential::make(file, &made, self.without_tpm)?);
+        match recovery {
+            Some(copy) => keep_copy(copy, &made, report),
+            None => self.offer_copy(&made),
+        }
+    }
+
+    /// Shows the secret of a credential once, if a person wants that.
+    fn offer_copy(&self, secret: &str) -> Result<(), Failure> {
+        if self.asks() {
+            let question = "If this machine dies, only a copy of its secret opens a backup of the keys.\nShow the secret now, for you to write down? [yes/no] ";
+            if choice::answer_to(question)? == "yes" {
+                eprintln!("{secret}");
+                return Ok(());
+            }
+        }
+        output::warn(
+            "there is no recovery copy: if the TPM, the mainboard or the disk dies, backups of the keys cannot be opened; make a copy with: keyward setup --recovery FILE",
+        );
+        Ok(())
+    }
+
+    fn start(&self, place: &Place, way: Way, report: &mut Report) -> Result<(), Failure> {
+        match (place.has_systemd, self.no_start) {
+            (true, false) => {
+                service::start(place, way)?;
+                report.started = true;
+            }
+            (true, true) => report.next.push(service::COMMAND.into()),
+            (false, _) => report.next.push(place.command()),
+        }
+        if way == Way::Owners {
+            report.next.extend(["keyward unit claim --show", "keyward unit ceremony"].map(str::to_owned));
+        }
+        Ok(())
+    }
+}
+
+fn absolute(path: &Path) -> Option<PathBuf> {
+    std::path::absolute(path).ok()
+}
+
+/// The secret of a credential that this machine can decrypt.
+fn decrypted(file: &Path) -> Result<Zeroizing<String>, Failure> {
+    let encrypted = File::open(file).and_then(ownership::read_all);
+    let encrypted = encrypted.map_err(|reason| Failure::reading(file, &reason))?;
+    credential::decrypt(&encrypted)
+}
+
+fn keep_copy(copy: &Path, secret: &str, report: &mut Report) -> Result<(), Failure> {
+    if secret::write_copy(copy, secret)? {
+        report.made.push(copy.to_owned());
+    }
+    report.recovery = Some(copy.to_owned());
+    Ok(())
+}
+
+const DIR: &str = "/etc/keyward";

@@ -1,0 +1,186 @@
+//! The choices without a credential, on machines with and without systemd.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, chown};
+use std::process::Command;
+
+use keyward_proto::Outcome;
+use rustix::process::Signal;
+use serde_json::json;
+
+use super::machine::{Machine, text_of};
+use crate::fixture::{PROGRAM, has_root};
+
+#[test]
+fn a_plain_file_and_a_passphrase_start_the_service_alone() {
+    if !has_root() {
+        return;
+    }
+    for (choice, setting, name) in [
+        ("unprotected", "unseal-key", "unseal.key"),
+        ("passphrase", "unseal-passphrase", "unseal.passphrase"),
+    ] {
+        let mut machine = Machine::new(true);
+        let report = machine.set_up(&["--unseal", choice]);
+        let file = machine.path(&format!("etc/{name}"));
+        assert_eq!(report["secret"], file);
+        assert_eq!(machine.drop_in(), format!("[Service]\nLoadCredential={setting}:{file}\n"));
+        let found = fs::metadata(&file).unwrap();
+        assert_eq!((found.mode() & 0o7777, found.uid()), (0o600, 0));
+        for public in ["etc/keyward.toml", "systemd/keyward.service.d/unseal.conf"] {
+            assert_eq!(fs::metadata(machine.path(public)).unwrap().mode() & 0o7777, 0o644, "{public}");
+        }
+        let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/../conf/keyward.toml");
+        assert_eq!(fs::read(machine.path("etc/keyward.toml")).unwrap(), fs::read(shipped).unwrap());
+        machine.grant();
+        machine.boot();
+        machine.assert_starts_alone(Machine::boot);
+
+        // A second run finds everything there, and a run with another choice changes nothing.
+        let before = machine.files();
+        let again = machine.set_up(&["--unseal", choice]);
+        assert_eq!((&again["made"], &again["secret"]), (&json!([]), &report["secret"]));
+        assert_eq!(machine.files(), before);
+        let (status, line) = machine.refused(&["--unseal", "owners"]);
+        assert!(status == 73 && line.contains("unseal.conf"), "{line}");
+    }
+}
+
+#[test]
+fn owners_get_a_unit_without_a_secret_of_the_host() {
+    if !has_root() {
+        return;
+    }
+    let mut machine = Machine::new(true);
+    let report = machine.set_up(&["--unseal", "owners"]);
+    assert_eq!(machine.drop_in(), "[Service]\n");
+    assert!(
+        report.get("secret").is_none() && report["next"].to_string().contains("unit ceremony"),
+        "{report}"
+    );
+    assert_eq!(machine.set_up(&[])["made"], json!([]));
+    // A secret that the configuration names is in force beside that drop-in.
+    let config = fs::read_to_string(machine.path("etc/keyward.toml")).unwrap();
+    let named = "[embedded]\nunseal-key = \"/etc/keyward/unseal.key\"";
+    fs::write(machine.path("etc/keyward.toml"), config.replace("[embedded]", named)).unwrap();
+    assert_eq!(machine.set_up(&[])["unseal"], "unprotected");
+    fs::write(machine.path("etc/keyward.toml"), config).unwrap();
+    machine.boot();
+    assert_eq!(machine.opening(), "owners");
+    let next = report["next"].as_array().unwrap().iter().map(|next| next.as_str().unwrap());
+    let claim = next.clone().find(|next| next.contains("claim")).unwrap();
+    let words: Vec<_> = claim.split_whitespace().skip(1).collect();
+    assert!(machine.daemon.succeed(&words).trim().len() > 30, "{claim}");
+    let (_, line) = machine.refused(&["--unseal", "unprotected"]);
+    assert!(line.ends_with("remove /etc/systemd/system/keyward.service.d/unseal.conf first\n"), "{line}");
+    fs::remove_file(machine.path("systemd/keyward.service.d/unseal.conf")).unwrap();
+    // The unit has no master key yet, so another choice is possible.
+    machine.set_up(&["--unseal", "unprotected"]);
+    machine.grant();
+    machine.boot();
+    machine.assert_starts_alone(Machine::boot);
+}
+
+/// Without systemd, the configuration names the secret, and the printed command starts the daemon
+/// as its user, who owns the secret.
+#[test]
+fn without_systemd_the_printed_command_starts_the_daemon() {
+    if !has_root() {
+        return;
+    }
+    for (choice, setting) in [("unprotected", "unseal-key"), ("passphrase", "unseal-passphrase")] {
+        let mut machine = Machine::new(false);
+        for name in ["state", "run"] {
+            fs::create_dir(machine.path(name)).unwrap();
+            chown(machine.path(name), Some(ALICE), Some(ALICE)).unwrap();
+        }
+        let report = machine.set_up(&["--unseal", choice]);
+        let file = report["secret"].as_str().unwrap();
+        let line = format!("{setting} = {file:?}");
+        assert_eq!(report["line"], line);
+        let config = fs::read_to_string(machine.path("etc/keyward.toml")).unwrap();
+        assert!(config.contains(&format!("\n{line}\n")), "{config}");
+        let found = fs::metadata(file).unwrap();
+        assert_eq!((found.mode() & 0o7777, found.uid()), (0o600, ALICE));
+        machine.grant();
+        let next = report["next"][0].as_str().unwrap().to_owned();
+        chown(machine.path("notify"), Some(ALICE), None).unwrap();
+        let start = |machine: &mut Machine| {
+            let mut shell = Command::new("sh");
+            machine.at(shell.args(["-c", &format!("exec {next}")]));
+            machine.daemon.start_as(&mut shell);
+        };
+        start(&mut machine);
+        // The administrators' socket is of that user.
+        let by_alice = |words: &str| {
+            let mut keyward = Command::new("setpriv");
+            keyward.args(["--reuid", &ALICE.to_string(), "--clear-groups", PROGRAM]);
+            keyward.args(words.split(' ')).arg("--runtime-dir").arg(machine.path("run"));
+            text_of(&keyward.output().unwrap())
+        };
+        assert!(by_alice("unit status --json").contains(&format!("\"opening\": {choice:?}")));
+        by_alice("key generate shop --type p256");
+        assert_eq!(machine.outcome(), Outcome::Done);
+        machine.daemon.end(Signal::TERM);
+        start(&mut machine);
+        assert_eq!(machine.outcome(), Outcome::Done);
+        let before = machine.files();
+        assert_eq!(machine.set_up(&[])["made"], json!([]));
+        assert_eq!(machine.files(), before);
+    }
+    let machine = Machine::new(false);
+    let report = machine.set_up(&["--unseal", "owners"]);
+    assert!(report["next"][0].as_str().unwrap().starts_with("keyward serve --config "), "{report}");
+}
+
+#[test]
+fn a_passphrase_file_of_a_person_is_used_where_it_is() {
+    if !has_root() {
+        return;
+    }
+    let mut machine = Machine::new(true);
+    let file = machine.path("away/passphrase");
+    let words = ["--unseal", "passphrase", "--passphrase-file", &file];
+    let (status, line) = machine.refused(&words);
+    assert!(status == 66 && line.contains("cannot read"), "{line}");
+    fs::write(&file, "correct horse battery staple\n").unwrap();
+    let (status, line) = machine.refused(&words);
+    assert!(status == 78 && line.contains("chmod 600"), "{line}");
+    assert!(Command::new("chmod").args(["600", &file]).status().unwrap().success());
+    machine.set_up(&words);
+    assert_eq!(machine.drop_in(), format!("[Service]\nLoadCredential=unseal-passphrase:{file}\n"));
+    assert!(!machine.daemon.path("etc/unseal.passphrase").exists());
+    assert_eq!(machine.set_up(&words)["made"], json!([]));
+    let (_, line) = machine.refused(&["--passphrase-file", &machine.path("etc/keyward.toml")]);
+    assert!(line.contains("another file"), "{line}");
+    machine.grant();
+    machine.boot();
+    machine.assert_starts_alone(Machine::boot);
+}
+
+#[test]
+fn without_a_choice_a_terminal_is_asked_and_a_script_is_told_the_option() {
+    if !has_root() {
+        return;
+    }
+    let machine = Machine::new(true);
+    let (status, line) = machine.refused(&[]);
+    assert!(
+        status == 64 && line.contains("--unseal owners, credential, passphrase or unprotected"),
+        "{line}"
+    );
+    let (_, line) = machine.refused(&["--unseal", "unprotected", "--recovery", &machine.path("away/copy")]);
+    assert!(line.contains("for --unseal credential only"), "{line}");
+    let before = machine.files();
+    let (success, text) = machine.on_terminal("maybe\n", &[]);
+    assert!(!success && text.contains("A stolen disk: no keys with a TPM."), "{text}");
+    let (success, text) = machine.on_terminal("\n", &["--yes"]);
+    assert!(!success && text.contains("--unseal") && !text.contains("stolen"), "{text}");
+    assert_eq!(machine.files(), before);
+    let (success, text) = machine.on_terminal("Unprotected\n", &[]);
+    assert!(success && text.contains("by a secret in a plain file: unprotected"), "{text}");
+    assert!(machine.drop_in().contains("LoadCredential=unseal-key:"));
+}
+
+/// A user that no test machine has.
+const ALICE: u32 = 7002;

@@ -1,0 +1,177 @@
+//! Installations of earlier versions, lost secrets, and setups that were interrupted.
+
+use std::fs;
+use std::process::Command;
+
+use keyward_proto::Outcome;
+use rustix::process::Signal;
+use serde_json::json;
+
+use super::machine::{Machine, has_systemd_creds, text_of};
+use crate::fixture::has_root;
+
+/// A machine with an installation of an earlier version, whose store has a key.
+fn existing(has_systemd: bool) -> Machine {
+    let mut machine = Machine::new(has_systemd);
+    machine.daemon.new_key("etc/master.key");
+    fs::write(machine.path("etc/keyward.toml"), "").unwrap();
+    machine.grant();
+    let credentials = machine.daemon.path("credentials");
+    fs::create_dir(&credentials).unwrap();
+    fs::copy(machine.path("etc/master.key"), credentials.join("master-key")).unwrap();
+    let mut serve = machine.serve();
+    machine.daemon.start_as(serve.env("CREDENTIALS_DIRECTORY", &credentials));
+    machine.daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
+    machine.daemon.end(Signal::TERM);
+    machine
+}
+
+#[test]
+fn an_existing_installation_keeps_its_key_file() {
+    if !has_root() {
+        return;
+    }
+    let mut machine = existing(true);
+    // The unit file of that version, which the new one replaces.
+    let earlier = format!("[Service]\nLoadCredential=master-key:{}\n", machine.path("etc/master.key"));
+    fs::write(machine.path("systemd/keyward.service"), &earlier).unwrap();
+    let (status, line) = machine.refused(&["--unseal", "credential"]);
+    assert!(status == 73 && line.contains("etc/master.key"), "{line}");
+    let before = machine.files();
+    let report = machine.set_up(&[]);
+    assert_eq!(report["unseal"], "master-key");
+    let drop_in = machine.daemon.path("systemd/keyward.service.d/unseal.conf");
+    assert_eq!(report["made"], json!(["/etc/systemd/system/keyward.service.d/unseal.conf"]));
+    assert_eq!(machine.drop_in(), earlier);
+    let after: Vec<_> = machine.files().into_iter().filter(|(path, _)| *path != drop_in).collect();
+    assert_eq!(after, before, "nothing else has changed");
+    machine.boot();
+    assert_eq!(machine.outcome(), Outcome::Done);
+    assert_eq!(machine.set_up(&["--unseal", "unprotected"])["made"], json!([]));
+    // In a drop-in of another name.
+    fs::rename(&drop_in, drop_in.with_file_name("mine.conf")).unwrap();
+    assert_eq!(machine.set_up(&[])["made"], json!([]));
+    fs::remove_file(drop_in.with_file_name("mine.conf")).unwrap();
+    // By hand, as the page says.
+    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/setup.md")).unwrap();
+    let by_hand = page.split("\n\n").find(|block| block.contains("printf")).unwrap();
+    text_of(&machine.inside(&["sh", "-euc", by_hand]).output().unwrap());
+    assert_eq!(machine.drop_in(), "[Service]\nLoadCredential=master-key:/etc/keyward/master.key\n");
+    assert!(machine.calls().contains("restart keyward"));
+    assert_eq!(machine.set_up(&[])["made"], json!([]));
+}
+
+#[test]
+fn an_existing_installation_without_systemd_keeps_its_key_file() {
+    if !has_root() {
+        return;
+    }
+    let mut machine = existing(false);
+    let report = machine.set_up(&[]);
+    assert_eq!(report["line"], format!("master-key = {:?}", machine.path("etc/master.key")));
+    let mut serve = machine.serve();
+    machine.daemon.start_as(&mut serve);
+    assert_eq!(machine.outcome(), Outcome::Done);
+    assert_eq!(machine.set_up(&[])["made"], json!([]));
+}
+
+#[test]
+fn no_secret_is_made_beside_a_store_with_keys() {
+    if !has_root() {
+        return;
+    }
+    let mut machine = existing(true);
+    let [file, away] = ["etc/master.key", "away/master.key"].map(|name| machine.path(name));
+    fs::rename(&file, &away).unwrap();
+    for choice in ["credential", "passphrase", "unprotected"] {
+        let (status, line) = machine.refused(&["--unseal", choice]);
+        assert!(status == 78 && line.contains("would open none of its keys"), "{line}");
+    }
+    let (_, line) = machine.refused(&[]);
+    assert!(line.contains(&file) && line.contains("keyward setup --unseal owners"), "{line}");
+    // While the daemon runs, and has the store open.
+    let mut serve = machine.serve();
+    machine.daemon.start_as(&mut serve);
+    let (_, line) = machine.refused(&["--unseal", "unprotected"]);
+    assert!(line.contains("would open none of its keys"), "{line}");
+    fs::rename(&away, &file).unwrap();
+    machine.set_up(&[]);
+    machine.boot();
+    assert_eq!(machine.outcome(), Outcome::Done);
+}
+
+/// A setup stops between two steps: the next one uses the same secret.
+#[test]
+fn an_interrupted_setup_is_completed() {
+    if !has_root() {
+        return;
+    }
+    for choice in ["credential", "passphrase", "unprotected"] {
+        if choice == "credential" && !has_systemd_creds() {
+            continue;
+        }
+        let mut machine = Machine::new(true);
+        let copy = machine.path("away/copy");
+        let more: &[&str] = if choice == "credential" { &["--recovery", &copy] } else { &[] };
+        // A file in the place of the directory for the drop-in.
+        let obstacle = machine.path("systemd/keyward.service.d");
+        fs::write(&obstacle, "").unwrap();
+        let words = [&["--unseal", choice, "--no-start"], more].concat();
+        let output = machine.setup(&words).output().unwrap();
+        let line = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && line.contains("unseal.conf"), "{line}");
+        fs::remove_file(&obstacle).unwrap();
+        let made = machine.files();
+        // Even before the copy.
+        let _ = fs::remove_file(&copy);
+        // The choice need not be made again.
+        machine.set_up(more);
+        let after = machine.files();
+        assert!(made.iter().all(|file| after.contains(file)), "{choice}: another secret");
+        machine.grant();
+        machine.boot();
+        machine.assert_starts_alone(Machine::boot);
+    }
+}
+
+#[test]
+fn a_killed_setup_leaves_whole_files_or_none() {
+    if !has_root() {
+        return;
+    }
+    let mut kills = 0;
+    for delay in (0..40).step_by(4) {
+        let machine = Machine::new(true);
+        let mut setup = machine.setup(&["--unseal", "unprotected", "--no-start"]);
+        let mut child = setup.stdout(std::process::Stdio::null()).spawn().unwrap();
+        // The moment of the kill varies, so the test sleeps and waits for no event.
+        std::thread::sleep(std::time::Duration::from_millis(delay));
+        kills += u32::from(child.try_wait().unwrap().is_none());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let before = fs::read(machine.path("etc/unseal.key"));
+        machine.set_up(&["--unseal", "unprotected"]);
+        let after = fs::read(machine.path("etc/unseal.key")).unwrap();
+        assert_eq!(after.len(), 65);
+        assert!(before.is_err() || before.unwrap() == after);
+        assert!(machine.drop_in().contains("LoadCredential=unseal-key:"));
+    }
+    assert!(kills > 0, "every setup was finished before");
+}
+
+#[test]
+fn what_another_choice_has_left_is_named() {
+    if !has_root() {
+        return;
+    }
+    let machine = Machine::new(true);
+    machine.daemon.new_key("etc/unseal.key");
+    let output = machine.setup(&["--unseal", "passphrase", "--no-start"]).output().unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && told.contains("unseal.key, which is of another choice"), "{told}");
+    // Another user can exchange the secret.
+    let machine = Machine::new(true);
+    assert!(Command::new("chmod").args(["777", &machine.path("etc")]).status().unwrap().success());
+    let (status, line) = machine.refused(&["--unseal", "unprotected"]);
+    assert!(status == 77 && line.contains("chmod go-w"), "{line}");
+}
