@@ -24,7 +24,8 @@ pub enum Opening {
 impl Opening {
     /// The way that the files of a configuration, and the credentials of this process, make.
     pub fn of(master_key: Option<&Path>, unseal_key: Option<&Path>, passphrase: Option<&Path>) -> Self {
-        if master_key.or(unseal_key).is_some() {
+        let is_plain = std::env::var_os(UNSEAL).is_some_and(|word| word == PLAIN);
+        if master_key.or(unseal_key).is_some() || is_plain {
             Self::Unprotected
         } else if passphrase.is_some() || credential(PASSPHRASE_CREDENTIAL).is_some() {
             Self::Passphrase
@@ -46,6 +47,11 @@ impl Opening {
         }
     }
 }
+
+/// Environment variable by which the service tells how its credential is protected.
+pub const UNSEAL: &str = "KEYWARD_UNSEAL";
+/// Value of [`UNSEAL`] for a credential from a plain file.
+pub const PLAIN: &str = "unprotected";
 
 /// The words for people, of a [`Opening::name`].
 pub fn described(name: &str) -> &str {

@@ -50,6 +50,11 @@ impl Way {
         }
     }
 
+    /// True if the secret is a plain file.
+    pub(super) fn is_plain(self) -> bool {
+        matches!(self, Self::MasterKey | Self::Unprotected)
+    }
+
     /// Name of the credential, and of the setting in section `[embedded]`, that has the secret.
     pub(super) fn setting(self) -> Option<&'static str> {
         match self {

@@ -11,6 +11,7 @@ use super::files;
 use crate::cli::failure::Failure;
 use crate::cli::service_files::{self, Credential};
 use crate::ground::exit;
+use crate::ground::opening::{PLAIN, UNSEAL};
 
 /// Way that the files of the service configure.
 #[derive(Debug)]
@@ -68,7 +69,10 @@ fn text(way: Way, secret: Option<&Path>) -> Result<String, Failure> {
     let setting = match (way.setting(), secret) {
         (Some(name), Some(secret)) => {
             let encrypted = if way == Way::Credential { "Encrypted" } else { "" };
-            format!("LoadCredential{encrypted}={name}:{}\n", escaped(secret)?)
+            // The daemon cannot see whether a credential is encrypted.
+            let plain =
+                if way.is_plain() { format!("Environment={UNSEAL}={PLAIN}\n") } else { String::new() };
+            format!("LoadCredential{encrypted}={name}:{}\n{plain}", escaped(secret)?)
         }
         _ => String::new(),
     };
@@ -147,7 +151,7 @@ mod tests {
     #[test]
     fn paths_are_written_for_systemd() {
         let text = |path: &str| text(Way::Unprotected, Some(Path::new(path)));
-        assert!(text("/srv/100%/key").unwrap().ends_with("LoadCredential=unseal-key:/srv/100%%/key\n"));
+        assert!(text("/srv/100%/key").unwrap().contains("LoadCredential=unseal-key:/srv/100%%/key\n"));
         for path in ["/srv/my key", "/srv/a\nb", "/srv/\"a"] {
             assert!(text(path).is_err(), "{path}");
         }

@@ -24,7 +24,8 @@ fn a_plain_file_and_a_passphrase_start_the_service_alone() {
         let report = machine.set_up(&["--unseal", choice]);
         let file = machine.path(&format!("etc/{name}"));
         assert_eq!(report["secret"], file);
-        assert_eq!(machine.drop_in(), format!("[Service]\nLoadCredential={setting}:{file}\n"));
+        let plain = if choice == "unprotected" { "Environment=KEYWARD_UNSEAL=unprotected\n" } else { "" };
+        assert_eq!(machine.drop_in(), format!("[Service]\nLoadCredential={setting}:{file}\n{plain}"));
         let found = fs::metadata(&file).unwrap();
         assert_eq!((found.mode() & 0o7777, found.uid()), (0o600, 0));
         for public in ["etc/keyward.toml", "systemd/keyward.service.d/unseal.conf"] {
@@ -35,6 +36,7 @@ fn a_plain_file_and_a_passphrase_start_the_service_alone() {
         machine.grant();
         machine.boot();
         machine.assert_starts_alone(Machine::boot);
+        assert_eq!(machine.opening(), choice);
 
         // A second run finds everything there, and a run with another choice changes nothing.
         let before = machine.files();

@@ -42,7 +42,7 @@ fn an_existing_installation_keeps_its_key_file() {
     assert_eq!(report["unseal"], "master-key");
     let drop_in = machine.daemon.path("systemd/keyward.service.d/unseal.conf");
     assert_eq!(report["made"], json!(["/etc/systemd/system/keyward.service.d/unseal.conf"]));
-    assert_eq!(machine.drop_in(), earlier);
+    assert_eq!(machine.drop_in(), earlier + PLAIN);
     let after: Vec<_> = machine.files().into_iter().filter(|(path, _)| *path != drop_in).collect();
     assert_eq!(after, before, "nothing else has changed");
     machine.boot();
@@ -56,7 +56,8 @@ fn an_existing_installation_keeps_its_key_file() {
     let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/setup.md")).unwrap();
     let by_hand = page.split("\n\n").find(|block| block.contains("printf")).unwrap();
     text_of(&machine.inside(&["sh", "-euc", by_hand]).output().unwrap());
-    assert_eq!(machine.drop_in(), "[Service]\nLoadCredential=master-key:/etc/keyward/master.key\n");
+    let by_hand = "[Service]\nLoadCredential=master-key:/etc/keyward/master.key\n".to_owned();
+    assert_eq!(machine.drop_in(), by_hand + PLAIN);
     assert!(machine.calls().contains("restart keyward"));
     assert_eq!(machine.set_up(&[])["made"], json!([]));
 }
@@ -175,3 +176,6 @@ fn what_another_choice_has_left_is_named() {
     let (status, line) = machine.refused(&["--unseal", "unprotected"]);
     assert!(status == 77 && line.contains("chmod go-w"), "{line}");
 }
+
+/// The line by which the daemon knows that its secret is a plain file.
+const PLAIN: &str = "Environment=KEYWARD_UNSEAL=unprotected\n";

@@ -155,7 +155,13 @@ impl Machine {
         let credentials = self.daemon.path("credentials");
         let _ = fs::remove_dir_all(&credentials);
         fs::create_dir(&credentials).unwrap();
+        let mut serve = self.serve();
         for line in self.drop_in().lines() {
+            if let Some((name, value)) = line.strip_prefix("Environment=").and_then(|set| set.split_once('='))
+            {
+                serve.env(name, value);
+                continue;
+            }
             let Some((setting, (name, file))) =
                 line.split_once('=').and_then(|(setting, value)| Some((setting, value.split_once(':')?)))
             else {
@@ -175,7 +181,6 @@ impl Machine {
             }
             fs::set_permissions(credential, Permissions::from_mode(0o400)).unwrap();
         }
-        let mut serve = self.serve();
         serve.env("CREDENTIALS_DIRECTORY", credentials);
         Some(serve)
     }

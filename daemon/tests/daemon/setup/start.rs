@@ -80,7 +80,7 @@ fn a_service_that_runs_without_the_secret_is_restarted() {
     after(&mut machine, "restart", Machine::boot);
     text_of(&setup.wait_with_output().unwrap());
     assert_eq!(machine.calls(), format!("{ENABLE}systemctl restart keyward.service\n"));
-    assert_eq!(machine.opening(), "credential");
+    assert_eq!(machine.opening(), "unprotected");
     // With owners, a restart would seal the unit.
     let mut machine = self::machine();
     let setup = begin(&machine, &["--unseal", "owners"]);
