@@ -105,6 +105,7 @@ impl Custodian {
             unsealing: Vec::new(),
             importer: None,
             keeper: None,
+            forgets_kept: false,
         };
         if text.is_none() {
             match inner.write(inner.state.clone(), [None, None]) {
@@ -122,9 +123,11 @@ impl Custodian {
     /// now on, the first secret keeps the master keys. Waits for the disk. Returns false if the
     /// state keeps no master key: the unit stays sealed, if it was.
     ///
+    /// Without a secret, the state forgets the master keys as soon as owners have brought them.
+    ///
     /// # Errors
     /// [`CustodyError::OtherKeeper`] if none of these secrets keeps the master keys. The first one
-    /// will, when the owners have brought their parts.
+    /// will, when all of them are in memory.
     pub fn keep_by(&self, secrets: &[KeepingSecret]) -> Result<bool, CustodyError> {
         let mut inner = self.lock();
         let kept = inner.keep_by(secrets);

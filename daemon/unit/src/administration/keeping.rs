@@ -126,6 +126,11 @@ impl Keeper {
         rest.is_empty().then_some(keys)
     }
 
+    /// True for an output of [`Self::keep`] of this keeper.
+    pub(crate) fn keeps(&self, kept: &[u8]) -> bool {
+        kept.starts_with(&self.salt)
+    }
+
     fn cipher(&self) -> Result<LessSafeKey, Unspecified> {
         Ok(LessSafeKey::new(UnboundKey::new(&AES_256_GCM, self.key.as_slice())?))
     }

@@ -80,7 +80,7 @@ impl State {
         if command.counter > next {
             return Err(Refusal::TooEarly { counter: command.counter, next });
         }
-        let is_sealed = self.current != Register::Empty && !here.has_current;
+        let is_sealed = self.is_sealed(here);
         match (&self.claim, &command.instruction) {
             (Some(secret), Instruction::Claim { administrators, thresholds }) => {
                 if !signed.claims_with(secret) {
@@ -97,20 +97,35 @@ impl State {
         }
         let have = signed.count(&self.administrators)?;
         enough(have, self.needed_for(&command.instruction))?;
-        let may_be_sealed = matches!(
-            command.instruction,
-            Instruction::Zeroize | Instruction::Clear(RegisterName::Current, _)
-        );
+        let may_be_sealed = match command.instruction {
+            Instruction::Zeroize | Instruction::Clear(RegisterName::Current, _) => true,
+            Instruction::Clear(RegisterName::New, _) => self.current == Register::Empty,
+            _ => false,
+        };
         match is_sealed && !may_be_sealed {
             true => Err(Refusal::Sealed),
             false => Ok(()),
         }
     }
 
+    /// True if the master key that authenticates the state is not in memory.
+    fn is_sealed(&self, here: Surroundings) -> bool {
+        match (&self.current, &self.new) {
+            (Register::Empty, Register::Empty) => false,
+            (Register::Empty, _) => !here.has_new,
+            _ => !here.has_current,
+        }
+    }
+
     /// Number of signatures that an instruction needs. To destroy needs one signature: in an
-    /// emergency there is no time for a quorum.
+    /// emergency there is no time for a quorum. A master key that nobody can bring again needs the
+    /// quorum.
     pub fn needed_for(&self, instruction: &Instruction) -> u8 {
+        let is_for_good = self.current.contents().is_some_and(|key| key.origin.needed() == 0);
         match instruction {
+            Instruction::Clear(RegisterName::Current, _) | Instruction::Zeroize if is_for_good => {
+                self.thresholds.signature
+            }
             Instruction::AddAdministrator(_)
             | Instruction::Commit(_)
             | Instruction::GenerateShares { .. }
@@ -133,6 +148,10 @@ impl State {
                 if !can_own(administrators, *thresholds) {
                     return Err(Refusal::Owners);
                 }
+                // No quorum has agreed to the next master key.
+                if self.new != Register::Empty {
+                    return Err(Refusal::ChangeUnderWay);
+                }
                 (self.claim, self.administrators, self.thresholds) =
                     (None, administrators.clone(), *thresholds);
             }
@@ -145,6 +164,10 @@ impl State {
                     return Err(Refusal::OtherPattern { register: *name, has: register.pattern() });
                 }
                 *register = Register::Empty;
+                // No master key would authenticate the rest of the state.
+                if *name == RegisterName::Current && !here.has_new {
+                    self.new = Register::Empty;
+                }
                 return Ok(Effect::Clear(*name));
             }
             Instruction::Commit(pattern) => self.commit(*pattern, here)?,
@@ -259,6 +282,11 @@ pub enum Refusal {
     /// The master key in the new register is committed.
     #[error("the master key in the new register is committed already")]
     AlreadyCommitted,
+    /// The unit changes its master key.
+    #[error(
+        "the unit changes its master key; first finish the change: keyward unit rotate; or give it up: keyward unit rotate --abandon"
+    )]
+    ChangeUnderWay,
     /// The command has expired.
     #[error("the command has expired, at {}; make and sign a new one", time(*.0))]
     Expired(u64),

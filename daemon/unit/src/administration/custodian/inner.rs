@@ -9,7 +9,7 @@ use super::super::keeping::Keeper;
 use super::super::part::{self, Part};
 use super::super::person::Person;
 use super::super::register::{Contents, Origin, Register, SealedShare};
-use super::super::rules::{Effect, Surroundings};
+use super::super::rules::{Effect, Refusal, Surroundings};
 use super::super::shares::{self, Share};
 use super::super::state::State;
 use super::{Custody, CustodyError, Done, StateFile, Taken};
@@ -31,6 +31,8 @@ pub(super) struct Inner {
     pub(super) unsealing: Vec<(RegisterName, Collection)>,
     pub(super) importer: Option<OwnImporter>,
     pub(super) keeper: Option<Keeper>,
+    /// True if the host has no secret that keeps master keys.
+    pub(super) forgets_kept: bool,
 }
 
 /// Parts or shares that have arrived.
@@ -72,8 +74,13 @@ impl Inner {
                 (self.new, self.loading) = (None, None);
             }
             Effect::Clear(RegisterName::Current) => {
-                self.state = self.write(state, [None, self.new.as_ref()])?;
+                let state = State { kept: None, ..state };
+                let new = self.new.as_ref().filter(|_| state.new != Register::Empty);
+                self.state = self.write(state, [None, new])?;
                 (self.current, self.unverified) = (None, None);
+                if self.state.new == Register::Empty {
+                    (self.new, self.loading) = (None, None);
+                }
             }
             Effect::Expect(origin) => {
                 self.state = self.write(state, [self.current.as_ref(), self.new.as_ref()])?;
@@ -224,15 +231,25 @@ impl Inner {
     }
 
     /// Writes a state for a unit that has these master keys then: of the current register and of
-    /// the new one. Returns the state as it is on the disk.
+    /// the new one. Returns the state as it is on the disk. The MAC is one under the master key in
+    /// force, or else under the one that is loaded: without that key, nothing is written.
     pub(super) fn write(&self, state: State, keys: [Option<&MasterKey>; 2]) -> Result<State, CustodyError> {
-        let kept = match (&self.keeper, keys) {
-            (Some(keeper), [Some(_), _] | [_, Some(_)]) => Some(keeper.keep(state.unit, keys)?),
-            _ => None,
+        let [current, new] = [&state.current, &state.new].map(|register| *register != Register::Empty);
+        let of_mac = if current { keys[0] } else { keys[1] };
+        if of_mac.is_none() && (current || new) {
+            return Err(Refusal::Sealed.into());
+        }
+        let has_all = (keys[0].is_some() || !current) && (keys[1].is_some() || !new);
+        let kept = match &self.keeper {
+            _ if !current && !new => None,
+            Some(keeper) if has_all => Some(keeper.keep(state.unit, keys)?),
+            None if has_all && self.forgets_kept && is_of_owners(&state) => None,
+            // A secret that is not here may keep a master key that is not in memory.
+            _ => state.kept.clone(),
         };
         let state = State { kept, ..state };
         let line = state.to_json();
-        let mac = match keys[0].or(keys[1]) {
+        let mac = match of_mac.filter(|_| current || new) {
             Some(key) => {
                 let state_key = WrappingKeys::derive(key).unit_state;
                 base16ct::lower::encode_string(hmac::sign(&state_key, line.as_bytes()).as_ref())
@@ -250,12 +267,22 @@ impl Inner {
         Ok(())
     }
 
-    /// Writes the master keys encrypted, if there is a secret for that and they are not kept yet.
+    /// Writes the master keys encrypted, if there is a secret for that and it does not keep them yet.
+    /// Forgets those that a former secret keeps, if there is no secret any more.
     pub(super) fn keep_if_due(&mut self) -> Result<(), CustodyError> {
-        match self.keeper.is_some() && self.state.kept.is_none() && self.current.is_some() {
-            true => self.write_again(),
-            false => Ok(()),
-        }
+        let is_due = match (&self.keeper, &self.state.kept) {
+            (Some(keeper), Some(kept)) => !keeper.keeps(kept),
+            (Some(_), None) => true,
+            (None, kept) => kept.is_some() && self.forgets_kept && is_of_owners(&self.state),
+        };
+        if is_due && self.has_all() { self.write_again() } else { Ok(()) }
+    }
+
+    /// True if the master key of each register is in memory.
+    pub(super) fn has_all(&self) -> bool {
+        let current = self.state.current == Register::Empty || self.current.is_some();
+        let new = self.state.new == Register::Empty || self.new.is_some();
+        current && new && (self.current.is_some() || self.new.is_some())
     }
 
     /// Forgets all master keys, parts and shares.
@@ -304,6 +331,12 @@ impl Collection {
             Origin::Parts(_) | Origin::Machine => None,
         }
     }
+}
+
+/// True if owners can bring the master key of each register again.
+fn is_of_owners(state: &State) -> bool {
+    let mut keys = [&state.current, &state.new].into_iter().filter_map(|register| register.contents());
+    keys.all(|key| key.origin.needed() > 0)
 }
 
 /// The line of the state, the state, and its MAC. `None` if the text is not a file of a state.

@@ -130,7 +130,11 @@ impl House {
     /// The unit after a restart of its process.
     fn restart(&mut self) {
         let text = self.disk.texts().pop().unwrap();
-        (self.unit, self.custodian) = open(&self.disk, Some(&text)).unwrap();
+        self.restart_with(&text);
+    }
+
+    fn restart_with(&mut self, text: &str) {
+        (self.unit, self.custodian) = open(&self.disk, Some(text)).unwrap();
     }
 
     fn signs(&self, blob: &[u8]) -> Result<(), UnitError> {

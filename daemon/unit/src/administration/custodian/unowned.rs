@@ -14,10 +14,13 @@ impl Inner {
     /// Unseals by the first secret that opens the kept master keys, and keeps them by the first
     /// one.
     pub(super) fn keep_by(&mut self, secrets: &[KeepingSecret]) -> Result<bool, CustodyError> {
-        let Some(first) = secrets.first() else { return Ok(false) };
-        let is_open = self.current.is_some() || self.new.is_some();
+        self.forgets_kept = secrets.is_empty();
+        let Some(first) = secrets.first() else {
+            self.keep_if_due()?;
+            return Ok(false);
+        };
         let Some(kept) = self.state.kept.clone() else {
-            return self.keep_anew(first, is_open);
+            return self.keep_anew(first);
         };
         for (place, secret) in secrets.iter().enumerate() {
             let Some(keeper) = secret.keeper_of(&kept)? else { continue };
@@ -28,25 +31,22 @@ impl Inner {
                 }
             }
             if place > 0 {
-                return self.keep_anew(first, true);
+                return self.keep_anew(first);
             }
             self.keeper = Some(keeper);
             return Ok(true);
         }
-        // Once the owners have brought their parts, the first secret keeps the master keys.
-        self.state.kept = None;
-        match self.keep_anew(first, is_open)? {
+        match self.keep_anew(first)? {
             true => Ok(true),
             false => Err(CustodyError::OtherKeeper),
         }
     }
 
-    fn keep_anew(&mut self, secret: &KeepingSecret, is_open: bool) -> Result<bool, CustodyError> {
+    /// Keeps the master keys by a secret from now on, or as soon as all of them are in memory.
+    fn keep_anew(&mut self, secret: &KeepingSecret) -> Result<bool, CustodyError> {
         self.keeper = Some(secret.new_keeper()?);
-        if is_open {
-            self.write_again()?;
-        }
-        Ok(is_open)
+        self.keep_if_due()?;
+        Ok(self.has_all())
     }
 
     /// The first master key of a unit that nobody owns, made by the unit.

@@ -1,6 +1,7 @@
 //! Master keys of units that nobody owns.
 
 use super::*;
+use crate::administration::Contents;
 
 #[test]
 fn the_master_key_of_a_file_has_no_owners_until_it_is_replaced() {
@@ -60,7 +61,8 @@ fn a_unit_that_nobody_owns_makes_and_changes_its_master_key() {
     // Its owners alone decide from now on.
     house.claim();
     assert!(matches!(house.custodian.make_next_master_key(), Err(CustodyError::NeedsOwners)));
-    house.command(Instruction::Zeroize, &[0]).unwrap();
+    assert!(house.command(Instruction::Zeroize, &[0]).is_err(), "nobody could bring the master key again");
+    house.command(Instruction::Zeroize, &[0, 1]).unwrap();
     house.restart();
     assert!(matches!(house.custodian.make_master_key(), Err(CustodyError::NotKept)));
     assert!(!house.custodian.keep_by(&[secret(b'2')]).unwrap());
@@ -110,4 +112,96 @@ fn a_full_disk_keeps_no_unit_from_its_master_key_in_a_file() {
     custodian.unseal_by_file(file()).unwrap();
     assert!(custodian.keep_by(&[secret()]).unwrap());
     assert!(unit.public_key(&blob).is_ok() && unit.public_key(&rewrapped).is_ok());
+}
+
+/// The state keeps a master key that no secret of this start opens.
+#[test]
+fn a_start_without_the_secret_loses_no_master_key() {
+    let mut house = House::unowned();
+    let digits = MasterKey::generate().unwrap().to_hex();
+    let file = || MasterKey::from_hex(&digits).unwrap();
+    let of_file = || KeepingSecret::random(digits.as_bytes()).unwrap();
+    let secret = || KeepingSecret::random(&[b'1'; 32]).unwrap();
+    house.custodian.unseal_by_file(file()).unwrap();
+    house.custodian.keep_by(&[secret(), of_file()]).unwrap();
+    house.custodian.make_next_master_key().unwrap();
+    let blob = house.unit.generate(KeyType::P256).unwrap().blob;
+    let rewrapped = house.unit.rewrap(&blob, house.unit.other_wkid().unwrap()).unwrap();
+    for secrets in [vec![of_file()], Vec::new(), vec![KeepingSecret::random(&[b'2'; 32]).unwrap()]] {
+        house.restart();
+        house.custodian.unseal_by_file(file()).unwrap();
+        let kept = house.custodian.keep_by(&secrets);
+        assert!(secrets.is_empty() || matches!(kept, Err(CustodyError::OtherKeeper)), "{kept:?}");
+        house.signs(&blob).unwrap();
+        assert!(house.signs(&rewrapped).is_err());
+    }
+    house.restart();
+    assert!(house.custodian.keep_by(&[secret()]).unwrap());
+    house.signs(&blob).unwrap();
+    house.signs(&rewrapped).unwrap();
+    // Nobody claims the unit in the middle of a change to which no quorum has agreed.
+    assert!(matches!(house.try_claim(), Err(CustodyError::Refused(Refusal::ChangeUnderWay))));
+    house.custodian.forget_next_master_key().unwrap();
+    house.claim();
+}
+
+/// A writer of the file makes himself an administrator, and clears the register that would tell.
+#[test]
+fn a_cleared_register_does_not_hide_an_altered_state() {
+    let mut house = House::new();
+    let mine = parts::<2>();
+    let pattern = house.load(&mine);
+    let text = house.disk.texts().last().unwrap().clone();
+    let (state, _) = text.split_once('\n').unwrap();
+    let mut state = State::from_json(state).unwrap();
+    let key = MasterKey::generate().unwrap();
+    let contents =
+        Contents { pattern: key.pattern(), wkid: key.wkid(), origin: Origin::Machine, shares: Vec::new() };
+    state.current = Register::Valid(contents);
+    state.thresholds = Thresholds { signature: 1, revocation: 1 };
+    let altered = format!("{}\nmac {}\n", *state.to_json(), "00".repeat(32));
+    house.restart_with(&altered);
+    house.command(Instruction::Clear(RegisterName::Current, key.pattern()), &[0]).unwrap();
+    let custody = house.custodian.custody();
+    assert_eq!((custody.state.current(), custody.state.new_register()), (&Register::Empty, &Register::Empty));
+    assert!(matches!(house.bring(&again(&mine[0])), Err(CustodyError::NotAwaited(_))));
+    assert!(house.command(Instruction::Commit(pattern), &[0, 1]).is_err());
+}
+
+/// Honest people do not write a state that no master key authenticates.
+#[test]
+fn a_state_is_written_with_the_master_key_that_authenticates_it() {
+    let mut house = House::new();
+    let (first, second) = (parts::<2>(), parts::<2>());
+    house.load(&first);
+    house.restart();
+    let thresholds = Instruction::SetThresholds(Thresholds { signature: 2, revocation: 2 });
+    assert!(matches!(house.command(thresholds, &[0, 1]), Err(CustodyError::Refused(Refusal::Sealed))));
+    first.iter().for_each(|part| drop(house.bring(&again(part)).unwrap()));
+    let pattern = house.custodian.custody().state.new_register().pattern().unwrap();
+    house.command(Instruction::Commit(pattern), &[0, 1]).unwrap();
+    house.command(Instruction::Activate(pattern), &[0]).unwrap();
+    let next = house.load(&second);
+    house.command(Instruction::Commit(next), &[0, 1]).unwrap();
+    house.restart();
+    second.iter().for_each(|part| drop(house.bring(&again(part)).unwrap()));
+    assert!(!house.custodian.keep_by(&[KeepingSecret::random(&[b'1'; 32]).unwrap()]).unwrap());
+    house.restart();
+    first.iter().for_each(|part| drop(house.bring(&again(part)).unwrap()));
+    assert!(!house.unit.is_sealed());
+}
+
+/// A host that no longer starts alone forgets the master key.
+#[test]
+fn without_a_secret_the_state_forgets_what_it_kept() {
+    let mut house = House::new();
+    let mine = parts::<2>();
+    let secret = || KeepingSecret::random(&[b'1'; 32]).unwrap();
+    house.custodian.keep_by(&[secret()]).unwrap();
+    house.put_in_force(&mine);
+    house.restart();
+    assert!(!house.custodian.keep_by(&[]).unwrap());
+    mine.iter().for_each(|part| drop(house.bring(&again(part)).unwrap()));
+    house.restart();
+    assert!(!house.custodian.keep_by(&[secret()]).unwrap() && house.unit.is_sealed());
 }
