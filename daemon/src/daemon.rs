@@ -42,7 +42,7 @@ pub(crate) struct Daemon {
     /// True if the embedded unit serves GREP11, and the daemon has no peers.
     pub(crate) serves_grep11: bool,
     /// Message about keys that the embedded unit cannot unwrap, if there are any.
-    unusable_keys: Option<String>,
+    unusable_keys: ArcSwapOption<String>,
     config: ArcSwap<Config>,
     /// File of the configuration, if there is one.
     pub(crate) config_file: Option<PathBuf>,
@@ -80,7 +80,7 @@ impl Daemon {
             started: Instant::now(),
             dev,
             serves_grep11: false,
-            unusable_keys: None,
+            unusable_keys: ArcSwapOption::empty(),
             config: ArcSwap::from_pointee(Config::default()),
             config_file: None,
             fingerprint: ArcSwap::default(),
@@ -105,9 +105,8 @@ impl Daemon {
     }
 
     /// Sets the message about keys that the embedded unit cannot unwrap.
-    #[must_use]
-    pub(crate) fn with_unusable_keys(self, unusable_keys: Option<String>) -> Self {
-        Self { unusable_keys, ..self }
+    pub(crate) fn set_unusable_keys(&self, unusable_keys: Option<String>) {
+        self.unusable_keys.store(unusable_keys.map(Arc::new));
     }
 
     /// The audit trail. `None` if this daemon has none: there is no state directory, or it has not
@@ -212,7 +211,9 @@ impl Daemon {
     /// The present configuration, for the audit trail.
     pub(crate) fn loaded(&self) -> Loaded {
         let (grants, roles) = (self.configured_grants(), self.config().roles.iter().count());
-        Loaded { fingerprint: self.fingerprint(), grants, roles }
+        let custody = self.backends.embedded().map(|embedded| embedded.custodian().custody());
+        let unit = custody.map(|custody| (custody.state.unit().to_string(), custody.state.next_counter()));
+        Loaded { fingerprint: self.fingerprint(), grants, roles, unit }
     }
 
     /// Number of grants in the configuration, without the grants of `--dev`.
@@ -293,7 +294,8 @@ impl Daemon {
         let pending = (count > 0).then(|| {
             format!("{count} keys are compromised, disabled or deleted in the running daemon alone, because {why}: {first}; {until}, and a restart before that loses them")
         });
-        self.unusable_keys.iter().cloned().chain(pending).collect()
+        let unusable = self.unusable_keys.load().as_ref().map(|problem| problem.to_string());
+        unusable.into_iter().chain(pending).collect()
     }
 
     /// Puts a configuration in force. Notifies watching peers if the grants have changed.
@@ -343,6 +345,9 @@ pub(crate) struct Loaded {
     pub(crate) grants: usize,
     /// Number of roles in the file.
     pub(crate) roles: usize,
+    /// Identity of the embedded unit, and counter of its next command: a restored state of the unit
+    /// shows in the trail.
+    pub(crate) unit: Option<(String, u64)>,
 }
 
 /// Request for a reload of the configuration: takes the result, as [`Daemon::reload`] returns it.

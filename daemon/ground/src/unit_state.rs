@@ -66,6 +66,47 @@ impl StateFile for UnitStateFile {
     }
 }
 
+/// A note beside the directory of the unit: the unit that belongs to the state directory. The note
+/// tells a lost state from a new one.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct KnownUnit {
+    /// Identity of the unit.
+    pub unit: String,
+    /// True if the unit has owners.
+    pub owned: bool,
+}
+
+impl KnownUnit {
+    /// Reads the note of a state directory. `None` if there is none that can be read.
+    pub fn read(state_dir: &Path) -> Option<Self> {
+        let mut text = String::new();
+        let file = ownership::open(&Self::path(state_dir)).ok()?;
+        file.take(MAX_NOTE).read_to_string(&mut text).ok()?;
+        let (unit, word) = text.trim_end().split_once(' ')?;
+        let owned = [OWNED, UNOWNED].into_iter().position(|one| one == word)? == 0;
+        Some(Self { unit: unit.to_owned(), owned })
+    }
+
+    /// Writes the note, unless it is there.
+    ///
+    /// # Errors
+    /// The error of the system; the old note stays.
+    pub fn keep(&self, state_dir: &Path) -> io::Result<()> {
+        match Self::read(state_dir).as_ref() == Some(self) {
+            true => Ok(()),
+            false => {
+                let word = if self.owned { OWNED } else { UNOWNED };
+                replace(&Self::path(state_dir), format!("{} {word}\n", self.unit).as_bytes(), 0o600)
+            }
+        }
+    }
+
+    /// Path of the note.
+    pub fn path(state_dir: &Path) -> PathBuf {
+        state_dir.join(NOTE)
+    }
+}
+
 /// No place: a unit that is only looked at keeps no state.
 #[derive(Debug)]
 pub struct Nowhere;
@@ -100,6 +141,11 @@ fn advice(file: &Path, reason: &io::Error) -> String {
 }
 
 const DIRECTORY: &str = "unit";
+const NOTE: &str = "unit.known";
+const OWNED: &str = "owned";
+const UNOWNED: &str = "unowned";
+/// Longest note, in bytes. An identity has 32 digits.
+const MAX_NOTE: u64 = 1024;
 const FILE: &str = "state";
 /// Longest file, in bytes: the state, and its MAC.
 const MAX_FILE: usize = MAX_STATE + 128;

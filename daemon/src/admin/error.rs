@@ -101,6 +101,8 @@ fn lifecycle_status(error: &lifecycle::Error) -> StatusCode {
         Error::Compromised(_)
         | Error::Deleted { .. }
         | Error::LabelOfDeleted { .. }
+        | Error::NoChange
+        | Error::NobodyUnseals
         | Error::NoUnitHere
         | Error::OwnersActivate
         | Error::StoreNeedsNew

@@ -93,13 +93,14 @@ pub(crate) async fn serve(
 /// unit that serves GREP11 has no keys of its own.
 fn routes(serves_grep11: bool) -> Router<Admin> {
     let routes = match serves_grep11 {
-        true => routes_of_units(),
-        false => routes_of_keys(routes_of_units()),
+        // The end of a change takes the former master key from clients that have not rewrapped.
+        true => routes_of_units(Right::Manage),
+        false => routes_of_keys(routes_of_units(Right::Operate)),
     };
     routes.into_router()
 }
 
-fn routes_of_units() -> Routes {
+fn routes_of_units(finish: Right) -> Routes {
     use Right::{Audit, Manage, Operate, View};
 
     Routes::new()
@@ -109,7 +110,7 @@ fn routes_of_units() -> Routes {
         .route("/v1/status", get(status::show), "status", View)
         .route("/v1/units", get(units::list), "units", View)
         .route("/v1/backends/{name}/rewrap", post(rewrap::rewrap), "rewrap", Operate)
-        .route("/v1/backends/{name}/rewrap/finish", post(rewrap::finish), "rewrap", Operate)
+        .route("/v1/backends/{name}/rewrap/finish", post(rewrap::finish), "rewrap", finish)
         .route("/v1/unit", get(unit::show), "unit", View)
         .route("/v1/unit/importer", get(unit::importer), "importer", Operate)
         .route("/v1/unit/commands", post(unit::commands), "command", Operate)

@@ -1,5 +1,7 @@
 //! Reason why no key of a backend can be used.
 
+use std::path::PathBuf;
+
 use keyward_unit::Wkid;
 use thiserror::Error;
 
@@ -10,15 +12,20 @@ pub(crate) enum Unusable {
     #[error("the embedded unit has no master key{}", of_empty(*needed))]
     Empty { needed: Option<Wkid> },
     #[error(
+        "the state of the embedded unit, which had owners, is lost: restore {}/unit from a backup, and restart the daemon; without a backup, its owners claim the unit again, and load the same parts; to go on without these owners, remove {}/unit.known, and restart the daemon",
+        state_dir.display(), state_dir.display()
+    )]
+    Lost { state_dir: PathBuf },
+    #[error(
         "the embedded unit is sealed: it has no master key since the daemon started; its owners must bring their parts: keyward unit unseal FILE --unit-key FINGERPRINT"
     )]
     Sealed { needed: Option<Wkid> },
     #[error(
-        "the master key of the embedded unit is {has}, and the key store was made with {needed}: no key of that unit can sign, and no new key can be made; configure the master key {needed}, and start the daemon again"
+        "the master key of the embedded unit is {has}, and the key store was made with {needed}: no key of that unit can sign, and no new key can be made; if {needed} is in a file or was kept by a secret, name that file or secret in section [embedded] of the configuration; if the master key was changed, restore the directory unit of the state directory from the same time as the key store; then start the daemon again; if {needed} has owners, they load it: docs/ceremony.md"
     )]
     Other { needed: Wkid, has: Wkid },
     #[error(
-        "the embedded unit has no master key: {why}; it needs the master key {needed}; keyward serve --check-config says whether a file contains that master key"
+        "the embedded unit has no master key: {why}; it needs the master key {needed}; keyward serve --check-config says whether a file or a secret opens it"
     )]
     Missing { needed: Wkid, why: String },
 }
@@ -29,6 +36,7 @@ impl Unusable {
         match self {
             Self::Other { needed, .. } | Self::Missing { needed, .. } => Some(*needed),
             Self::Empty { needed } | Self::Sealed { needed } => *needed,
+            Self::Lost { .. } => None,
         }
     }
 
@@ -36,7 +44,7 @@ impl Unusable {
     pub(crate) fn has(&self) -> Option<Wkid> {
         match self {
             Self::Other { has, .. } => Some(*has),
-            Self::Empty { .. } | Self::Missing { .. } | Self::Sealed { .. } => None,
+            Self::Empty { .. } | Self::Lost { .. } | Self::Missing { .. } | Self::Sealed { .. } => None,
         }
     }
 }

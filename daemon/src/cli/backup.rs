@@ -145,6 +145,12 @@ impl Check {
         if let Some(name) = checked.master_key {
             text += &format!("{} private keys open with the master key {name}\n", checked.unwrapped);
         }
+        if let Some(directory) = &checked.unit {
+            text += &format!(
+                "this also needs the state of the unit, which was read from {}: keep a copy of that directory, too\n",
+                directory.display()
+            );
+        }
         for (backend, keys) in checked.remote {
             text += &format!(
                 "{keys} keys are at backend {backend}: the master key of its units was not checked\n"

@@ -31,7 +31,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use keyward_proto::Label;
-use keyward_unit::{Unit, Wkid};
+use keyward_unit::{Header, Unit, Wkid};
 
 use crate::config::EMBEDDED;
 pub(crate) use crate::store::metadata::THIS_FORMAT;
@@ -307,6 +307,15 @@ impl Keys {
     }
 
     /// True if the store cannot be read because its store key is not known.
+    /// Keys of the embedded unit that have a blob under a master key other than these.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub(crate) async fn left_behind(&self, wkids: Vec<Wkid>) -> Result<Vec<Label>, StoreError> {
+        let master_key_of = |blob: &[u8]| Header::read(blob).map(|header| header.wkid());
+        self.in_store(move |store| store.left_behind(&wkids, master_key_of)).await
+    }
+
     pub(crate) fn is_locked(&self) -> bool {
         self.store.is_locked()
     }

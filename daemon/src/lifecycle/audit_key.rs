@@ -65,6 +65,14 @@ pub(super) async fn replace_blob(daemon: &Daemon, backend: &Backend, new: Wkid) 
     }
 }
 
+/// The blob of the key, if it is a key of this backend.
+///
+/// # Errors
+/// The store cannot be read.
+pub(super) async fn blob(daemon: &Daemon, backend: &Backend) -> Result<Option<Vec<u8>>, Error> {
+    Ok(of(daemon, backend).await?.map(|key| key.blob))
+}
+
 /// The key, if it is a key of this backend.
 async fn of(daemon: &Daemon, backend: &Backend) -> Result<Option<AuditKey>, Error> {
     Ok(daemon.keys.audit_key().await?.filter(|key| key.backend == backend.name()))

@@ -252,9 +252,17 @@ pub(crate) enum Error {
     StoreAltered,
     /// The master key in the new register wraps the keys already.
     #[error(
-        "the master key in the new register wraps the keys in the key store already; put it in force: keyward unit activate PATTERN"
+        "the master key in the new register wraps keys in the key store alone already, so the change can only be finished: keyward unit rotate; and, if the unit has owners, keyward unit activate PATTERN"
     )]
     StoreNeedsNew,
+    /// There is no next master key to give up.
+    #[error("there is no change of the master key to give up; see: keyward unit status")]
+    NoChange,
+    /// Nobody could unseal the unit.
+    #[error(
+        "the master key of the unit has no owners who could bring it again, so the unit is not sealed; to take the master key out of memory, stop the daemon"
+    )]
+    NobodyUnseals,
     /// The key store was made with another master key than the one in the new register.
     #[error(
         "the key store was made with the master key {needed}, and the new register has {new}, which would open none of its keys; clear the new register, and load the parts of the former master key"

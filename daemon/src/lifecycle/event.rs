@@ -379,8 +379,12 @@ fn details(act: &Act<'_>) -> Map<String, Value> {
         Act::FinishRewrap { backend, wkid, keys } => {
             json!({ "backend": backend, "wkid": wkid.to_string(), "keys": keys })
         }
-        Act::LoadConfiguration(Loaded { fingerprint, grants, roles }) => {
-            json!({ "fingerprint": fingerprint, "grants": grants, "roles": roles })
+        Act::LoadConfiguration(Loaded { fingerprint, grants, roles, unit }) => {
+            let details = json!({ "fingerprint": fingerprint, "grants": grants, "roles": roles });
+            match unit {
+                Some((unit, counter)) => with(with(details, "unit", unit), "next_counter", counter),
+                None => details,
+            }
         }
         Act::Rewrap { backend, keys, wrapped } => {
             json!({ "backend": backend, "keys": keys, "wrapped": wrapped })
@@ -461,7 +465,7 @@ fn log(act: &Act<'_>, action: Action, label: Option<&Label>, version: Option<u32
             let uses = names(&made.uses);
             tracing::info!(key, r#type = type_of(made), version, ?uses, uid, pid, role, "key imported");
         }
-        Act::LoadConfiguration(Loaded { fingerprint, grants, roles }) => {
+        Act::LoadConfiguration(Loaded { fingerprint, grants, roles, .. }) => {
             tracing::info!(fingerprint, grants, roles, uid, pid, role, "configuration in force");
         }
         Act::Purge => tracing::info!(key, uid, pid, role, "key destroyed before its time"),

@@ -33,8 +33,8 @@ pub(crate) use request::{SignedRequest, sign_request};
 pub(crate) use rewrap::{Finished, Rewrapped, finish_rewrap, rewrap};
 pub(crate) use store::{backup, repair};
 pub(crate) use unit::{
-    CarriedOut, claim_secret, give_up_rotation, prepare_rotation, seal_unit, unit_commands, unit_custody,
-    unit_importer, unit_part,
+    CarriedOut, claim_secret, give_up_rotation, left_behind, prepare_rotation, seal_unit, unit_commands,
+    unit_custody, unit_importer, unit_part,
 };
 pub(crate) use uses::set_uses_command;
 pub(crate) use versions::{import_version, rotate};

@@ -258,3 +258,30 @@ async fn only_requests_for_the_key_are_signed() {
     let refused = detach(&daemon, ACTOR, &label(), 0).await;
     assert!(matches!(refused, Err(Error::NoCertificate { number: 1, .. })));
 }
+
+/// The old master key is the only way back, so nobody gives up a change in which a key has lost its
+/// old blob.
+#[tokio::test]
+async fn a_change_that_has_begun_to_end_is_not_given_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let (daemon, old) = daemon(dir.path()).await;
+    generated(&daemon).await;
+    assert!(matches!(give_up_rotation(&daemon, ACTOR).await, Err(Error::NoChange)));
+    prepare(&daemon).await;
+    rewrap(&daemon, ACTOR, EMBEDDED, None).await.unwrap();
+    // As after a kill in the middle of the end.
+    let replace = |key: &mut crate::keys::Key| {
+        key.versions[0].blob = key.versions[0].next_blob.take().unwrap();
+        Ok::<_, StoreError>(())
+    };
+    daemon.keys.update(&label(), replace).await.unwrap();
+    assert!(matches!(give_up_rotation(&daemon, ACTOR).await, Err(Error::StoreNeedsNew)));
+    // Two at a time end it once.
+    let (one, two) =
+        tokio::join!(finish_rewrap(&daemon, ACTOR, EMBEDDED), finish_rewrap(&daemon, ACTOR, EMBEDDED));
+    assert!(one.is_ok() != two.is_ok(), "{one:?} {two:?}");
+    let unit = daemon.backends.embedded_unit().unwrap();
+    assert!(unit.wkid() == daemon.keys.master_key().await.unwrap() && unit.wkid() != Some(old));
+    let key = daemon.keys.get(&label()).await.unwrap().unwrap();
+    assert!(unit.public_key(&key.versions[0].blob).is_ok());
+}

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use keyward_proto::Label;
 use keyward_unit::administration::{
     Custodian, Custody, CustodyError, Done, Instruction, Register, RegisterName, SealedShare, SignedCommand,
     Ski, Taken,
@@ -15,7 +16,8 @@ use super::{Error, rewrap};
 use crate::backend::{BackendError, Embedded, Unusable};
 use crate::config::EMBEDDED;
 use crate::daemon::Daemon;
-use crate::keys::now;
+use crate::ground::unit_state::KnownUnit;
+use crate::keys::{KeyStore, StoreError, now};
 
 /// A command that the unit has carried out.
 #[derive(Debug)]
@@ -119,20 +121,20 @@ async fn carry_out(
     {
         return Err(Error::StoreNeedsOther { needed, new });
     }
-    if matches!(signed.command().instruction, Instruction::Clear(RegisterName::New, _))
-        && *current != Register::Empty
-        && needed.is_some()
-        && needed == wkid
-    {
-        return Err(Error::StoreNeedsNew);
+    let is_clearing = matches!(signed.command().instruction, Instruction::Clear(RegisterName::New, _));
+    if *current == Register::Empty || !is_activation && !is_clearing {
+        return blocking(move || custodian.command(&signed, now(), 0)).await;
     }
-    if is_activation && *current != Register::Empty {
+    let locked = rewrap::lock(daemon, EMBEDDED).await?;
+    {
         // Nothing is changed for a command that the unit refuses.
         let (custodian, signed) = (Arc::clone(&custodian), signed.clone());
         blocking(move || custodian.check(&signed, now())).await?;
-        if !rewrap::is_finished(daemon, EMBEDDED).await? {
-            rewrap::finish(daemon, EMBEDDED).await?;
-        }
+    }
+    match wkid {
+        _ if is_activation => drop(rewrap::finish(daemon, EMBEDDED, &locked).await?),
+        Some(new) => rewrap::refuse_to_give_up(daemon, new, &locked).await?,
+        None => {}
     }
     blocking(move || custodian.command(&signed, now(), 0)).await
 }
@@ -163,6 +165,10 @@ pub(crate) async fn unit_part(daemon: &Arc<Daemon>, actor: Actor, sealed: Vec<u8
 /// [`Error::NoUnitHere`] if there is no embedded unit.
 pub(crate) async fn seal_unit(daemon: &Arc<Daemon>, actor: Actor) -> Result<(), Error> {
     let custodian = Arc::clone(custodian(daemon)?);
+    let owners = custodian.custody().state.current().contents().map(|current| current.origin.needed());
+    if owners == Some(0) {
+        return Err(Error::NobodyUnseals);
+    }
     let begun = begin(daemon, actor, Action::SealUnit, None).await?;
     begun
         .result(
@@ -190,6 +196,9 @@ pub(crate) async fn prepare_rotation(daemon: &Daemon, actor: Actor) -> Result<Ar
             (_, Some(current)) => Err(Error::NothingCommitted(current.wkid)),
         };
     }
+    if daemon.keys.is_locked() {
+        return Err(StoreError::Locked(daemon.keys.state_dir().join(KeyStore::FILE)).into());
+    }
     let begun = begin(daemon, actor, Action::LoadMasterKey, None).await?;
     let made = {
         let custodian = Arc::clone(&custodian);
@@ -209,9 +218,9 @@ pub(crate) async fn prepare_rotation(daemon: &Daemon, actor: Actor) -> Result<Ar
 pub(crate) async fn give_up_rotation(daemon: &Daemon, actor: Actor) -> Result<(), Error> {
     let custodian = Arc::clone(custodian(daemon)?);
     let new = custodian.custody().state.new_register().contents().map(|contents| contents.wkid);
-    if new.is_some() && daemon.keys.master_key().await.ok().flatten() == new {
-        return Err(Error::StoreNeedsNew);
-    }
+    let new = new.ok_or(Error::NoChange)?;
+    let locked = rewrap::lock(daemon, EMBEDDED).await?;
+    rewrap::refuse_to_give_up(daemon, new, &locked).await?;
     let begun = begin(daemon, actor, Action::ClearNew, None).await?;
     begun.result(blocking(move || custodian.forget_next_master_key()).await).await?;
     begun.done(Act::Unit(Map::new()), None).await
@@ -223,6 +232,7 @@ async fn settle(daemon: &Daemon) {
     let Some(embedded) = daemon.backends.embedded() else { return };
     let unit = embedded.unit();
     embedded.set_needed(daemon.keys.master_key().await.ok().flatten());
+    note_unit(daemon, embedded);
     if unit.is_sealed() {
         embedded.set_problem(None);
         return;
@@ -234,6 +244,33 @@ async fn settle(daemon: &Daemon) {
         }
     }
     embedded.set_problem(problem(daemon, embedded).await);
+    let wkids = [unit.wkid(), unit.other_wkid()].into_iter().flatten().collect();
+    let left = daemon.keys.left_behind(wkids).await.unwrap_or_default();
+    daemon.set_unusable_keys(left_behind(&left));
+}
+
+/// Message about keys that the embedded unit cannot unwrap with its master keys. `None` without such
+/// keys.
+pub(crate) fn left_behind(labels: &[Label]) -> Option<String> {
+    const MAX_LABELS: usize = 5;
+    let first: Vec<_> = labels.iter().take(MAX_LABELS).map(Label::as_str).collect();
+    (!labels.is_empty()).then(|| {
+        format!(
+            "{} keys are wrapped by another master key than the unit has, and do not sign: {}{}; if a change of the master key has begun, finish the change: keyward unit rotate; if the unit does not have the other master key, its owners bring their parts, or restore the directory unit of the state directory from a backup",
+            labels.len(),
+            first.join(", "),
+            if labels.len() > MAX_LABELS { ", ..." } else { "" }
+        )
+    })
+}
+
+/// Notes the unit beside the key store, for the next start.
+fn note_unit(daemon: &Daemon, embedded: &Embedded) {
+    let state = &embedded.custodian().custody().state;
+    let known = KnownUnit { unit: state.unit().to_string(), owned: !state.is_unowned() };
+    if let Err(error) = known.keep(daemon.keys.state_dir()) {
+        tracing::error!("cannot note which unit belongs to the key store: {error}");
+    }
 }
 
 /// Reason why the unit, which is not sealed, cannot be used with the key store.

@@ -1,6 +1,5 @@
 //! Opens the backends of the daemon, and unlocks the key store.
 
-use keyward_proto::Label;
 use keyward_unit::UnitError;
 
 use super::embedded_unit;
@@ -10,6 +9,7 @@ use super::store_key;
 use crate::backend::{Backend, Backends, Unusable};
 use crate::config::{Config, EMBEDDED};
 use crate::keys::{KeyStore, StoreKeyError, unlock};
+use crate::lifecycle;
 
 /// Opens the embedded unit, if there is a master key, and prepares the remote backends. Unlocks the
 /// store.
@@ -112,16 +112,5 @@ pub(super) fn keys_of_other_master_keys(
     let Some(Ok(unit)) = backend.embedded_unit() else { return Ok(None) };
     let wkids: Vec<_> = [unit.wkid(), unit.other_wkid()].into_iter().flatten().collect();
     let keys = store.left_behind(&wkids, |blob| backend.master_key_of(blob))?;
-    let labels: Vec<_> = keys.iter().take(MAX_LABELS).map(Label::as_str).collect();
-    Ok((!keys.is_empty()).then(|| {
-        format!(
-            "{} keys are wrapped by another master key than the unit has, and do not sign: {}{}; if a change of the master key has begun, finish the change: keyward unit rotate; if the unit does not have the other master key, restore the state of the unit from a backup",
-            keys.len(),
-            labels.join(", "),
-            if keys.len() > MAX_LABELS { ", ..." } else { "" }
-        )
-    }))
+    Ok(lifecycle::left_behind(&keys))
 }
-
-/// Maximum number of labels in the message.
-const MAX_LABELS: usize = 5;

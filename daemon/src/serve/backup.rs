@@ -36,6 +36,8 @@ pub(crate) struct Checked {
     pub(crate) master_key: Option<String>,
     /// Time at which the store was made, in seconds since 1970.
     pub(crate) made: Option<u64>,
+    /// Directory with the state of the unit, if the state was needed, too.
+    pub(crate) unit: Option<PathBuf>,
 }
 
 /// Opens a copy with the master key with which the daemon would start, and checks every key.
@@ -62,7 +64,10 @@ pub(crate) fn check(copy: &Path, options: &Options, mut config: Config) -> Resul
     config.store_key = passed(config.store_key, STORE_KEY.1);
     // A user who cannot read the state has the master key in a file.
     let state = UnitStateFile::of(&options.state_dir);
-    let state = if state.exists() { state.read().ok().flatten() } else { None };
+    let text = if state.exists() { state.read().ok().flatten() } else { None };
+    let needs_state = text.is_some() && needs_state(&options, &config, &store)?;
+    let state_dir = needs_state.then(|| options.state_dir.join("unit"));
+    let state = text;
     let unit = match embedded_unit::look(&options, &config, &store, state.as_deref().map(String::as_str))? {
         Some(Opened { problem: Some(unusable), .. }) => {
             return Err(BackupError::MasterKey(copy.to_owned(), unusable.to_string()));
@@ -85,6 +90,7 @@ pub(crate) fn check(copy: &Path, options: &Options, mut config: Config) -> Resul
         remote: BTreeMap::new(),
         master_key: store.wkid(EMBEDDED).map_err(wrong)?.map(|wkid| wkid.to_string()),
         made: store.created().map_err(wrong)?,
+        unit: state_dir,
     };
     let mut after: Option<String> = None;
     loop {
@@ -100,6 +106,12 @@ pub(crate) fn check(copy: &Path, options: &Options, mut config: Config) -> Resul
             }
         }
     }
+}
+
+/// True if the files and secrets of this host do not open the store without the state of the unit.
+fn needs_state(options: &Options, config: &Config, store: &KeyStore) -> Result<bool, ServeError> {
+    let opened = embedded_unit::look(options, config, store, None)?;
+    Ok(opened.is_none_or(|opened| opened.unit.is_sealed()))
 }
 
 /// Returns the number of versions of a key. Checks that the unit has the private key of each.
@@ -189,7 +201,7 @@ pub(crate) enum BackupError {
     InTheWay(PathBuf),
     #[error("the master key and the copy {} do not belong together: {}", .0.display(), .1)]
     MasterKey(PathBuf, String),
-    #[error("the copy {} cannot be checked here: its master key is in no file, and no secret of this host keeps it: its owners have it", .0.display())]
+    #[error("the copy {} cannot be checked here: no file and no secret of this host opens its master key; if the master key has owners, restore the copy on another machine, and bring the parts", .0.display())]
     Owners(PathBuf),
     #[error("cannot read {}: {}", .0.display(), .1)]
     Read(PathBuf, #[source] io::Error),

@@ -3,14 +3,16 @@
 
 use std::sync::Arc;
 
-use keyward_unit::administration::{Custodian, Custody, CustodyError, KeepingSecret, Register, StateFile};
+use keyward_unit::administration::{
+    Custodian, Custody, CustodyError, KeepingSecret, Register, State, StateFile,
+};
 use keyward_unit::{MasterKey, Unit, Wkid};
 
 use crate::backend::{Embedded, Unusable};
 use crate::config::{self, Config};
 use crate::ground::master_key::{self, MasterKeyError, Patterns};
 use crate::ground::opening::Opening;
-use crate::ground::unit_state::{Nowhere, UnitStateFile};
+use crate::ground::unit_state::{KnownUnit, Nowhere, UnitStateFile};
 use crate::keys::KeyStore;
 use crate::serve::error::ServeError;
 use crate::serve::options::Options;
@@ -40,7 +42,16 @@ pub(super) fn backend(
         return Ok(None);
     }
     let text = file.read()?;
-    let opened = sources.open(config, text.as_deref().map(String::as_str), Box::new(file), Purpose::Serve)?;
+    let text = text.as_deref().map(String::as_str);
+    let known = KnownUnit::read(&options.state_dir).filter(|known| known.owned);
+    let purpose =
+        if known.is_some_and(|known| is_lost(text, &known)) { Purpose::Lost } else { Purpose::Serve };
+    let opened = sources.open(config, text, Box::new(file), purpose)?;
+    let problem = match purpose {
+        Purpose::Lost => Some(Unusable::Lost { state_dir: options.state_dir.clone() }),
+        _ => opened.problem,
+    };
+    note(&opened.custodian, options, purpose);
     let file = UnitStateFile::of(&options.state_dir);
     if !file.exists() {
         tracing::error!(
@@ -51,8 +62,29 @@ pub(super) fn backend(
     let embedded = Embedded::new(opened.unit, opened.custodian, opening(options, config))
         .map_err(ServeError::Runtime)?;
     embedded.set_needed(store.master_key()?);
-    embedded.set_problem(opened.problem);
+    embedded.set_problem(problem);
     Ok(Some(embedded))
+}
+
+/// True if the state in a text is not the one of the unit with owners that belongs here.
+fn is_lost(text: Option<&str>, known: &KnownUnit) -> bool {
+    let state = text.and_then(|text| State::from_json(text.lines().next()?).ok());
+    match state {
+        Some(state) => state.is_unowned() && state.unit().to_string() != known.unit,
+        // A damaged state is refused by itself.
+        None => text.is_none(),
+    }
+}
+
+/// Notes the unit for the next start.
+fn note(custodian: &Custodian, options: &Options, purpose: Purpose) {
+    let state = &custodian.custody().state;
+    let known = KnownUnit { unit: state.unit().to_string(), owned: !state.is_unowned() };
+    if purpose == Purpose::Serve
+        && let Err(error) = known.keep(&options.state_dir)
+    {
+        tracing::error!("cannot note which unit belongs to the key store: {error}");
+    }
 }
 
 /// Opens the unit for a check, with the state in a text. Nothing is written. `None` for a daemon
@@ -76,7 +108,10 @@ pub(crate) fn look(
 /// The purpose for which a unit is opened.
 #[derive(Clone, Copy, Eq, PartialEq)]
 enum Purpose {
+    /// To check, without a change.
     Look,
+    /// The state of the owners is lost: they alone give the unit a master key.
+    Lost,
     Serve,
 }
 
@@ -134,7 +169,10 @@ impl Sources {
         if purpose == Purpose::Serve {
             take_over(&custodian);
         }
-        let problem = self.unseal(&unit, &custodian, purpose)?;
+        let problem = match purpose {
+            Purpose::Lost => None,
+            Purpose::Look | Purpose::Serve => self.unseal(&unit, &custodian, purpose)?,
+        };
         Ok(Opened { unit, custodian, problem })
     }
 
@@ -210,6 +248,34 @@ fn keep(custodian: &Custodian, secrets: &[KeepingSecret]) -> Result<(), ServeErr
         Err(error) => return Err(error.into()),
     }
     Ok(())
+}
+
+/// Reads the secrets of this host again, and has the first one keep the master keys. Nothing
+/// changes if one of the files cannot be used, or a master key is not in memory. Returns the
+/// problems.
+pub(super) async fn keep_again(
+    custodian: &Arc<Custodian>,
+    options: &Options,
+    config: &Config,
+) -> Vec<String> {
+    let mut secrets = Vec::new();
+    for secret in read_secrets(config) {
+        match secret {
+            Ok(secret) => secrets.push(secret),
+            Err(error) => return vec![error.to_string()],
+        }
+    }
+    if let Ok(Some(key)) = master_key(options, config, false) {
+        secrets.extend(KeepingSecret::random(key.to_hex().as_bytes()));
+    }
+    let custodian = Arc::clone(custodian);
+    // A passphrase is stretched, and the disk may be slow.
+    let kept = tokio::task::spawn_blocking(move || custodian.keep_by(&secrets)).await;
+    match kept {
+        Ok(Ok(_)) => Vec::new(),
+        Ok(Err(error)) => vec![error.to_string()],
+        Err(error) => vec![error.to_string()],
+    }
 }
 
 fn problem(

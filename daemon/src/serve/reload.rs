@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use super::audit;
 use super::configuration::load_config;
+use super::embedded_unit;
 use super::options::Options;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::daemon::{Daemon, Reload};
 use crate::ground::log::Log;
 use crate::lifecycle;
@@ -41,6 +42,9 @@ pub(super) async fn reload(
         )));
     }
     let waiting = waiting_for_restart(at_start, &config);
+    if let Some(embedded) = daemon.backends.embedded() {
+        problems.extend(embedded_unit::keep_again(embedded.custodian(), &options, &config).await);
+    }
     log.set_level(config.log);
     daemon.set_config(config);
     peers.apply_grants(&daemon.config());
@@ -70,11 +74,19 @@ pub(super) async fn record(daemon: &Daemon) {
     }
 }
 
+/// True if a change of the section takes effect only with a restart. The secrets that keep the
+/// master key are read again.
+fn needs_restart(now: &config::Embedded, before: &config::Embedded) -> bool {
+    let secrets = |of: &config::Embedded| (of.unseal_key.clone(), of.unseal_passphrase.clone());
+    let (unseal_key, unseal_passphrase) = secrets(before);
+    config::Embedded { unseal_key, unseal_passphrase, ..now.clone() } != *before
+}
+
 /// Returns the names of changed settings that take effect only with a restart.
 fn waiting_for_restart(at_start: &Config, config: &Config) -> Vec<String> {
     let changed = [
         ("socket.also", config.socket.extra != at_start.socket.extra),
-        ("[embedded]", config.embedded != at_start.embedded),
+        ("[embedded]", needs_restart(&config.embedded, &at_start.embedded)),
         ("store.key", config.store_key != at_start.store_key),
         ("audit.copy-to", config.audit.copy_to != at_start.audit.copy_to),
         ("limits.cached-records", config.cached_records != at_start.cached_records),

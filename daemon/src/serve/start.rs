@@ -67,7 +67,8 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
     let reactors = Reactors::start().map_err(ServeError::Runtime)?;
     let at_start = config.clone();
     let daemon = Daemon::new(config, dev_grants(options.dev), options.dev, store, backends);
-    let daemon = daemon.with_unusable_keys(unusable_keys).with_config_file(absolute_config_file(options));
+    let daemon = daemon.with_config_file(absolute_config_file(options));
+    daemon.set_unusable_keys(unusable_keys);
     let daemon = daemon.serving_grep11(options.unit.is_some());
     let peers = Arc::new(Shared::new(Arc::new(daemon), reactors, descriptors));
     let mut runtime = match unit_server {

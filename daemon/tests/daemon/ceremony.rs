@@ -443,6 +443,11 @@ fn an_unseal_key_lets_the_unit_start_without_people() {
     ceremony.unseal("erin").unwrap();
     ceremony.restart();
     assert_eq!(ceremony.outcome(), Outcome::Done);
+    // The secret is replaced while the unit is open.
+    ceremony.daemon.new_key("unseal.key");
+    ceremony.daemon.succeed(&["reload"]);
+    ceremony.restart();
+    assert_eq!(ceremony.outcome(), Outcome::Done);
     ceremony.daemon.new_key("unseal.key");
     ceremony.restart();
     assert_eq!(ceremony.outcome(), Outcome::UnitSealed, "another secret");
@@ -540,4 +545,45 @@ fn the_unit_is_claimed_by_root_with_its_secret() {
     assert!(ceremony.daemon.succeed(&["unit", "claim", "--show"]).contains("somebody owns the unit"));
     let file = fs::read_to_string(ceremony.daemon.path("state/unit/state")).unwrap();
     assert!(!file.contains(secret.trim()));
+}
+
+/// A unit whose state is gone does not begin anew without its owners, though a file has its master
+/// key.
+#[test]
+fn a_unit_with_owners_does_not_forget_them() {
+    if !has_root() {
+        return;
+    }
+    let mut ceremony = Ceremony::unowned();
+    ceremony.daemon.new_master_key();
+    let configuration = fs::read_to_string(ceremony.daemon.path("keyward.toml")).unwrap();
+    let file = ceremony.path("master.key");
+    ceremony.daemon.configure(&format!("{configuration}[embedded]\nmaster-key = {file:?}\n"));
+    ceremony.restart();
+    ceremony.daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
+    let (status, line) = ceremony.daemon.fail(&["unit", "seal"]);
+    assert!(status != 0 && line.contains("no owners who could bring it"), "{line}");
+    ["alice", "bob", "carol"].iter().for_each(|name| drop(ceremony.person(&["unit", "admin", "new"], name)));
+    ceremony.claim();
+    assert_eq!(ceremony.outcome(), Outcome::Done);
+    let [unit, away] = ["state/unit", "away"].map(|name| ceremony.daemon.path(name));
+    ceremony.daemon.end(Signal::TERM);
+    fs::rename(&unit, &away).unwrap();
+    for _ in 0..2 {
+        ceremony.start();
+        let (status, ready) = ceremony.daemon.http("GET", "/ready", "").unwrap();
+        assert!(status == 503 && ready.contains("which had owners, is lost"), "{ready}");
+        assert_ne!(ceremony.outcome(), Outcome::Done);
+        ceremony.daemon.end(Signal::TERM);
+    }
+    // From a backup; and as the message says, without these owners.
+    fs::rename(&unit, ceremony.daemon.path("new")).unwrap();
+    fs::rename(&away, &unit).unwrap();
+    ceremony.start();
+    assert_eq!(ceremony.outcome(), Outcome::Done);
+    ceremony.daemon.end(Signal::TERM);
+    fs::remove_dir_all(&unit).unwrap();
+    fs::remove_file(ceremony.daemon.path("state/unit.known")).unwrap();
+    ceremony.start();
+    assert_eq!(ceremony.outcome(), Outcome::Done);
 }

@@ -67,12 +67,16 @@ async fn rewrap_some(daemon: &Daemon, name: &str, after: Option<String>) -> Resu
     let mut keys: Vec<_> = listed.into_iter().filter_map(|listed| listed.key().ok()).collect();
     keys.retain(|key| key.backend == name);
     let new = next::of_keys(backend, &keys, old).await?;
-    if let Some(new) = new
+    if let Some(new) = new.filter(|new| *new != old)
         && daemon.keys.next_wkid(name).await? != Some(new)
     {
         daemon.keys.set_next_wkid(name, new).await?;
     }
     let mut done = Rewrapped { looked_at, keys: keys.len() as u64, wrapped: 0, next };
+    if new == Some(old) {
+        // The key store names the next master key already: the change was interrupted at its end.
+        return Ok(done);
+    }
     for key in keys {
         done.wrapped += rewrap_key(daemon, backend, key, old, new).await?;
     }
@@ -142,36 +146,52 @@ pub(crate) async fn finish_rewrap(daemon: &Arc<Daemon>, actor: Actor, name: &str
 
 /// Puts the next master key of a backend in force, whose embedded unit nobody owns.
 async fn finish_unowned(daemon: &Arc<Daemon>, name: &str) -> Result<Finished, Error> {
-    let Some(embedded) = daemon.backends.embedded().filter(|_| name == EMBEDDED) else {
-        return finish(daemon, name).await;
-    };
-    let finished = match is_finished(daemon, name).await? {
-        // The program was ended before the unit followed the key store.
-        true => {
-            Finished { wkid: present(daemon, name).await?, keys: keys_of(daemon, name).await?.len() as u64 }
-        }
-        false => finish(daemon, name).await?,
-    };
-    let custodian = Arc::clone(embedded.custodian());
-    blocking(move || custodian.activate_next_master_key()).await?;
+    let locked = lock(daemon, name).await?;
+    let finished = finish(daemon, name, &locked).await?;
+    if let Some(embedded) = daemon.backends.embedded().filter(|_| name == EMBEDDED) {
+        let custodian = Arc::clone(embedded.custodian());
+        blocking(move || custodian.activate_next_master_key()).await?;
+    }
     Ok(finished)
 }
 
-/// True if the next master key of the backend is in force in the key store already.
-pub(super) async fn is_finished(daemon: &Daemon, name: &str) -> Result<bool, Error> {
-    let backend = backend(daemon, name)?;
-    let Some(Ok(unit)) = backend.embedded_unit() else { return Ok(false) };
-    Ok(unit.other_wkid() == Some(present(daemon, name).await?))
+/// The right to change the master key of a backend. Nobody else changes the master key meanwhile,
+/// and no key is made, because nobody would check whether the key is ready.
+pub(super) type Locked<'a> = tokio::sync::RwLockWriteGuard<'a, ()>;
+
+/// Waits for the right to change the master key of a backend.
+///
+/// # Errors
+/// [`Error::UnknownBackend`] if there is no such backend.
+pub(super) async fn lock<'a>(daemon: &'a Daemon, name: &str) -> Result<Locked<'a>, Error> {
+    Ok(backend(daemon, name)?.master_key_lock().write().await)
 }
 
-/// Puts the next master key in force as [`finish_rewrap`] does, within another act.
+/// Refuses to give up the next master key of the embedded unit if it wraps anything alone: the blob
+/// of a key, of the audit key, or the store key. Then the change can only be finished.
+///
+/// # Errors
+/// [`Error::StoreNeedsNew`], or the reason why the keys cannot be read.
+pub(super) async fn refuse_to_give_up(daemon: &Daemon, new: Wkid, _: &Locked<'_>) -> Result<(), Error> {
+    let backend = backend(daemon, EMBEDDED)?;
+    let is_gone = |blob: &[u8]| is_wrapped_by(backend, blob, new);
+    let needs_new = daemon.keys.master_key().await? == Some(new)
+        || audit_key::blob(daemon, backend).await?.is_some_and(|blob| is_gone(&blob))
+        || keys_of(daemon, EMBEDDED)
+            .await?
+            .iter()
+            .flat_map(|key| &key.versions)
+            .any(|one| is_gone(&one.blob));
+    if needs_new { Err(Error::StoreNeedsNew) } else { Ok(()) }
+}
+
+/// Puts the next master key in force as [`finish_rewrap`] does, within another act. After an
+/// interruption, does the rest.
 ///
 /// # Errors
 /// [`Error`] says which keys or units are not ready.
-pub(super) async fn finish(daemon: &Arc<Daemon>, name: &str) -> Result<Finished, Error> {
+pub(super) async fn finish(daemon: &Arc<Daemon>, name: &str, _: &Locked<'_>) -> Result<Finished, Error> {
     let backend = backend(daemon, name)?;
-    // From here on no new key is made, because nobody would check whether the new key is ready.
-    let _locked = backend.master_key_lock().write().await;
     let old = present(daemon, name).await?;
     let keys = keys_of(daemon, name).await?;
     if daemon.keys.altered().total() > 0 {

@@ -17,11 +17,9 @@ pub(super) async fn of_keys(backend: &Backend, keys: &[Key], old: Wkid) -> Resul
     }
 }
 
-/// The next master key of the embedded unit: the one that is committed in its new register. After a
-/// change that was interrupted, the unit may have put that one in force already.
+/// The next master key of the embedded unit: the one that is committed in its new register.
 fn committed(unit: &Unit, old: Wkid) -> Result<Wkid, Error> {
-    let wkids = [unit.other_wkid(), unit.wkid()];
-    wkids.into_iter().flatten().find(|wkid| *wkid != old).ok_or(Error::NothingCommitted(old))
+    unit.other_wkid().ok_or(Error::NothingCommitted(old))
 }
 
 /// Next master key at remote units, found by rewrapping one blob.

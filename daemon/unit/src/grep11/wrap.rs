@@ -124,7 +124,7 @@ impl Crypto {
         let next = self.unit.next_keys().ok_or_else(|| {
             Error::new(
                 ckr::CKR_IBM_WK_NOT_INITIALIZED,
-                "this unit has no next master key; start it with --next-master-key",
+                "this unit has no next master key; first load and commit one, or run on its machine: keyward unit rotate --runtime-dir DIR",
             )
         })?;
         let current = key_argument(request.wrapped_key, request.wrapped_key_bytes)?;

@@ -4,7 +4,7 @@ use keyward_unit::administration::{Instruction, Pattern};
 
 use super::super::registers;
 use super::Session;
-use super::dialogue::{compared, say, step};
+use super::dialogue::{agreed, compared, say, step};
 use super::orders::Order;
 use crate::admin::unit_view::OwnedUnitView;
 use crate::cli::failure::Failure;
@@ -38,6 +38,12 @@ impl Session {
         if unit.current.pattern.is_some() {
             let (keys, _) = registers::rotate(&self.admin)?;
             say(format_args!("{keys} keys are wrapped by the new master key, too."))?;
+            if unit.serves_grep11 && !agreed(CLIENTS)? {
+                return Err(Failure::new(
+                    exit::UNAVAILABLE,
+                    "keys that are not rewrapped would be lost; run on the machine of each daemon that uses this unit: keyward key rewrap --backend NAME",
+                ));
+            }
         }
         // Before the command: the ceremony has ended once this master key is in force.
         self.notes.agreed = Some(pattern.to_string());
@@ -50,6 +56,9 @@ impl Session {
         })
     }
 }
+
+/// The unit does not know the keys of its clients.
+const CLIENTS: &str = "Daemons that use this unit have keys of their own here. Each daemon must have\nrewrapped its keys: keyward key rewrap --backend NAME. Have all of them?";
 
 fn new_pattern(unit: &OwnedUnitView) -> Result<Pattern, Failure> {
     let pattern = unit.new.pattern.as_ref().and_then(|pattern| pattern.parse().ok());

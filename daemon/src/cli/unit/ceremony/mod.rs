@@ -29,6 +29,7 @@ use crate::cli::client::RUNTIME_DIR;
 use crate::cli::failure::Failure;
 use crate::cli::passphrase::Source;
 use crate::ground::exit;
+use crate::ground::opening::described;
 
 /// Asks people at one table for names, files and passphrases. After an interruption, such as
 /// Ctrl-C, the same command goes on where the ceremony was.
@@ -70,8 +71,9 @@ impl Ceremony {
             Some(unit) => {
                 session.write_record(&record, &unit)?;
                 say(format_args!(
-                    "\nThe master key is in force. The record is in {}:\nprint it, and sign it. Owners and administrators take their directories home.\nWithout the parts, nobody can restore the master key.",
-                    record.display()
+                    "\nThe master key is in force. The record is in {}:\nprint it, and sign it. Owners and administrators take their directories home:\nmove the files that are on the disk of this machine to a medium of their owner.\nWithout the parts or shares, nobody can restore the master key.\nThe unit is opened {}.",
+                    record.display(),
+                    described(&unit.opening)
                 ))
             }
         }

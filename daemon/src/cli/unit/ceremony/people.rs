@@ -86,6 +86,11 @@ impl Session {
                 ))?;
                 continue;
             }
+            let is_default = place == Path::new(".").join(name.as_str());
+            // A typing error, or a stick that is not mounted.
+            if !place.exists() && !is_default && !make_it(&place)? {
+                continue;
+            }
             let path = free(&place, name.as_str(), kind.extension);
             let made = again(|| {
                 make_directory(&place)?;
@@ -173,6 +178,11 @@ pub(super) fn search<T>(
         let found = is_it(&issue::read(&path).ok()?)?;
         Some((path, found))
     })
+}
+
+/// Asks whether to make a directory.
+fn make_it(place: &Path) -> Result<bool, Failure> {
+    agreed(&format!("There is no directory {}. Is its medium mounted? Make it here?", place.display()))
 }
 
 /// Makes a directory for a person.

@@ -12,6 +12,7 @@ use crate::admin::unit_view::OwnedUnitView;
 use crate::cli::failure::Failure;
 use crate::cli::output::time;
 use crate::ground::exit;
+use crate::ground::opening::described;
 use crate::keys::now;
 
 /// The file of the record: `chosen`, or one in the working directory that names the unit and the
@@ -54,6 +55,7 @@ fn text(unit: &OwnedUnitView, notes: &Notes, status: Option<&StatusView>, now: u
         unit.unit_key,
         env!("CARGO_PKG_VERSION")
     );
+    text += &format!("Opened      {}\n", described(&unit.opening));
     text += &format!(
         "\nAdministrators: {} sign, {} sign the removal of one\n",
         unit.signature_threshold, unit.revocation_threshold
