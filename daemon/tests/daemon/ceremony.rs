@@ -446,6 +446,7 @@ fn an_unseal_key_lets_the_unit_start_without_people() {
     // The secret is replaced while the unit is open.
     ceremony.daemon.new_key("unseal.key");
     ceremony.daemon.succeed(&["reload"]);
+    ceremony.daemon.await_ready();
     ceremony.restart();
     assert_eq!(ceremony.outcome(), Outcome::Done);
     ceremony.daemon.new_key("unseal.key");
