@@ -419,9 +419,25 @@ fn shares_are_written_wherever_the_command_is_sent() {
     fs::remove_file(PathBuf::from(&dir).join("owner1.share")).unwrap();
     ceremony.daemon.succeed(&["unit", "shares", "--dir", &dir]);
     assert_eq!(read("owner1.share"), first);
+    let kept = ["first", "second"].map(|name| ceremony.path(name));
+    kept.iter()
+        .zip(["owner1.share", "owner2.share"])
+        .for_each(|(to, name)| fs::write(to, read(name)).unwrap());
     fs::write(PathBuf::from(&dir).join("owner2.share"), "of another").unwrap();
     let (_, line) = ceremony.daemon.fail(&["unit", "shares", "--dir", &dir]);
     assert!(line.contains("keyward unit shares --dir DIR") && line.contains("exists"), "{line}");
+
+    // The same shares are loaded again.
+    let pattern = ceremony.status()["new"]["pattern"].as_str().unwrap().to_owned();
+    ceremony.command(&["unit", "clear", "new", &pattern], &["bob"]).unwrap();
+    let load = ["unit", "load", "--share", &kept[0], "--share", &kept[1]];
+    let said = ceremony.command(&load, &["alice", "bob"]).unwrap();
+    assert!(said.contains("only these 2 shares open the unit from now on; name the files of all owners"));
+    for (share, owner) in kept.iter().zip(["owner1", "owner2"]) {
+        let share = Path::new(share).file_name().unwrap().to_str().unwrap();
+        ceremony.bring(share, &["--load", "--owner-key", &ceremony.path(owner)]).unwrap();
+    }
+    assert_eq!(ceremony.status()["new"]["pattern"], pattern);
 }
 
 #[test]
