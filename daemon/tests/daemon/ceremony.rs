@@ -17,7 +17,7 @@ use crate::fixture::{Daemon, certificate_verify, has_root, label_of};
 /// optimised, so the tests make few of them.
 pub(crate) struct Ceremony {
     pub(crate) daemon: Daemon,
-    unit_key: String,
+    pub(crate) unit_key: String,
 }
 
 impl Ceremony {
@@ -495,12 +495,12 @@ fn the_page_can_be_followed() {
                 word.clone_from(&ceremony.unit_key);
             }
         }
-        let is_alone = ["admin new", "part new", "part owner", "sign"].iter();
+        let is_alone = ["admin new", "part new", "part owner", "part encrypt", "sign"].iter();
         if !is_alone.clone().any(|verb| line.starts_with(&format!("keyward unit {verb} "))) {
             words.extend(["--runtime-dir".into(), ceremony.path("run")]);
         }
-        let asks = ["--key", "admin new", "part new", "part owner", "unseal"];
-        if asks.iter().any(|word| line.contains(word)) {
+        let asks = ["--key", "admin new", "part new", "part owner", "part encrypt", "unseal"];
+        if asks.iter().any(|word| line.contains(word)) && !line.contains("--encrypted") {
             words.extend(["--passphrase-file".into(), passphrase.clone()]);
         }
         let mut command = std::process::Command::new(crate::fixture::PROGRAM);
@@ -517,6 +517,18 @@ fn the_page_can_be_followed() {
     assert_eq!(first.len(), 21);
     first.iter().for_each(|line| run(&ceremony, line));
     ceremony.daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
+    assert_eq!(ceremony.outcome(), Outcome::Done);
+
+    // After a start, each owner has the part encrypted elsewhere.
+    ceremony.restart();
+    let [importer, encrypted @ ..] = &section("Encrypt a part on a machine of its owner")[..] else {
+        panic!()
+    };
+    run(&ceremony, importer);
+    assert_eq!(encrypted.len(), 2);
+    for owner in ["dave", "erin", "frank"] {
+        encrypted.iter().for_each(|line| run(&ceremony, &line.replace("dave", owner)));
+    }
     assert_eq!(ceremony.outcome(), Outcome::Done);
 
     // The next master key is one of shares.
