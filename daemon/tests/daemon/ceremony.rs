@@ -17,7 +17,7 @@ use crate::fixture::{Daemon, certificate_verify, has_root, label_of};
 /// optimised, so the tests make few of them.
 pub(crate) struct Ceremony {
     pub(crate) daemon: Daemon,
-    unit_key: String,
+    pub(crate) unit_key: String,
 }
 
 impl Ceremony {
@@ -419,9 +419,25 @@ fn shares_are_written_wherever_the_command_is_sent() {
     fs::remove_file(PathBuf::from(&dir).join("owner1.share")).unwrap();
     ceremony.daemon.succeed(&["unit", "shares", "--dir", &dir]);
     assert_eq!(read("owner1.share"), first);
+    let kept = ["first", "second"].map(|name| ceremony.path(name));
+    kept.iter()
+        .zip(["owner1.share", "owner2.share"])
+        .for_each(|(to, name)| fs::write(to, read(name)).unwrap());
     fs::write(PathBuf::from(&dir).join("owner2.share"), "of another").unwrap();
     let (_, line) = ceremony.daemon.fail(&["unit", "shares", "--dir", &dir]);
     assert!(line.contains("keyward unit shares --dir DIR") && line.contains("exists"), "{line}");
+
+    // The same shares are loaded again.
+    let pattern = ceremony.status()["new"]["pattern"].as_str().unwrap().to_owned();
+    ceremony.command(&["unit", "clear", "new", &pattern], &["bob"]).unwrap();
+    let load = ["unit", "load", "--share", &kept[0], "--share", &kept[1]];
+    let said = ceremony.command(&load, &["alice", "bob"]).unwrap();
+    assert!(said.contains("only these 2 shares open the unit from now on; name the files of all owners"));
+    for (share, owner) in kept.iter().zip(["owner1", "owner2"]) {
+        let share = Path::new(share).file_name().unwrap().to_str().unwrap();
+        ceremony.bring(share, &["--load", "--owner-key", &ceremony.path(owner)]).unwrap();
+    }
+    assert_eq!(ceremony.status()["new"]["pattern"], pattern);
 }
 
 #[test]
@@ -485,12 +501,12 @@ fn the_page_can_be_followed() {
                 word.clone_from(&ceremony.unit_key);
             }
         }
-        let is_alone = ["admin new", "part new", "part owner", "sign"].iter();
+        let is_alone = ["admin new", "part new", "part owner", "part encrypt", "sign"].iter();
         if !is_alone.clone().any(|verb| line.starts_with(&format!("keyward unit {verb} "))) {
             words.extend(["--runtime-dir".into(), ceremony.path("run")]);
         }
-        let asks = ["--key", "admin new", "part new", "part owner", "unseal"];
-        if asks.iter().any(|word| line.contains(word)) {
+        let asks = ["--key", "admin new", "part new", "part owner", "part encrypt", "unseal"];
+        if asks.iter().any(|word| line.contains(word)) && !line.contains("--encrypted") {
             words.extend(["--passphrase-file".into(), passphrase.clone()]);
         }
         let mut command = std::process::Command::new(crate::fixture::PROGRAM);
@@ -507,6 +523,18 @@ fn the_page_can_be_followed() {
     assert_eq!(first.len(), 21);
     first.iter().for_each(|line| run(&ceremony, line));
     ceremony.daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
+    assert_eq!(ceremony.outcome(), Outcome::Done);
+
+    // After a start, each owner has the part encrypted elsewhere.
+    ceremony.restart();
+    let [importer, encrypted @ ..] = &section("Encrypt a part on a machine of its owner")[..] else {
+        panic!()
+    };
+    run(&ceremony, importer);
+    assert_eq!(encrypted.len(), 2);
+    for owner in ["dave", "erin", "frank"] {
+        encrypted.iter().for_each(|line| run(&ceremony, &line.replace("dave", owner)));
+    }
     assert_eq!(ceremony.outcome(), Outcome::Done);
 
     // The next master key is one of shares.

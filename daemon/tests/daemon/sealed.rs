@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::audit::{await_some, records_in, verify};
 use crate::ceremony::Ceremony;
-use crate::fixture::{Daemon, PROGRAM, certificate_verify, has_root, label_of};
+use crate::fixture::{Daemon, PROGRAM, certificate_verify, failure_of, has_root, label_of};
 
 /// A ceremony with grants for every key, and a store key of its own if `store_key`. Its master key
 /// is of the parts of dave and erin.
@@ -312,6 +312,29 @@ fn keys_at_remote_units_need_a_verified_store() {
         let far = if store_key { Outcome::Done } else { Outcome::KeyDisabled };
         assert_eq!(ceremony.daemon.outcome("far", &message), far);
     }
+}
+
+#[test]
+fn a_unit_that_serves_grep11_is_told_that_its_clients_are_done() {
+    let daemon = Daemon::prepare("");
+    let _unit = UnitServer::start(&daemon);
+    let runtime_dir = daemon.path("unit.run");
+    let run = |words: &[&str]| {
+        let mut command = Command::new(PROGRAM);
+        command.args(["unit"]).args(words).arg("--runtime-dir").arg(&runtime_dir).output().unwrap()
+    };
+    assert!(run(&["rotate"]).status.success());
+    let status = || -> Value { serde_json::from_slice(&run(&["status", "--json"]).stdout).unwrap() };
+    let next = status()["new"]["pattern"].clone();
+    assert!(next.is_string());
+    let (code, line) = failure_of(&run(&["rotate", "--finish"]));
+    assert_eq!(code, 64, "{line}");
+    for words in ["keyward key rewrap --backend NAME", "keyward unit rotate --finish --yes --runtime-dir"] {
+        assert!(line.contains(words), "{line}");
+    }
+    assert_eq!(status()["new"]["pattern"], next, "nothing is changed");
+    assert!(run(&["rotate", "--finish", "--yes"]).status.success());
+    assert_eq!(status()["current"]["pattern"], next);
 }
 
 /// The daemon would lose a change in memory before it gets the master key: at its next start.

@@ -7,7 +7,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use keyward_unit::administration::{ClaimSecret, Command, Instruction, Person, PersonKey, SignedCommand};
+use keyward_unit::administration::{
+    ClaimSecret, Command, Instruction, Person, PersonKey, PersonName, SignedCommand,
+};
 use zeroize::Zeroizing;
 
 use super::signers::Signers;
@@ -154,7 +156,17 @@ pub(super) fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Fail
 /// stay.
 pub(super) fn write_shares(directory: &Path, shares: &[ShareView]) -> Result<(), Failure> {
     for share in shares {
-        let path = directory.join(format!("{}.share", share.owner));
+        // A name that another program in the place of the daemon made up must not lead elsewhere.
+        let owner: PersonName = share.owner.parse().map_err(|error| {
+            Failure::new(
+                exit::DATA,
+                format_args!(
+                    "cannot write the share of {:?}: {error}; the answer is not of a unit",
+                    share.owner
+                ),
+            )
+        })?;
+        let path = directory.join(format!("{owner}.share"));
         if fs::read_to_string(&path).is_ok_and(|text| text == share.file) {
             continue;
         }
@@ -210,3 +222,26 @@ pub(super) fn public_path(path: &Path) -> PathBuf {
 
 /// Length of a passphrase below which guesses may find it.
 const SHORT: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_an_owner_does_not_lead_out_of_the_directory() {
+        let around = tempfile::tempdir().unwrap();
+        let directory = around.path().join("shares");
+        fs::create_dir(&directory).unwrap();
+        let write =
+            |owner: &str| write_shares(&directory, &[ShareView { owner: owner.into(), file: "x".into() }]);
+        for owner in ["../erin", "/tmp/erin", "sub/../../erin", "", "erin\0"] {
+            let reason = write(owner).unwrap_err().into_reason();
+            assert!(reason.contains("cannot write the share of"), "{owner}: {reason}");
+        }
+        assert_eq!(fs::read_dir(around.path()).unwrap().count(), 1);
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 0);
+        write("..").unwrap();
+        write("erin").unwrap();
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 2);
+    }
+}

@@ -4,6 +4,7 @@
 mod administrators;
 mod ceremony;
 mod compare;
+mod encrypted;
 mod issue;
 mod list;
 mod parts;
@@ -40,9 +41,11 @@ pub(super) enum Command {
     Admin(administrators::Command),
     /// Set how many administrators must sign
     Threshold(administrators::SetThresholds),
-    /// Make a part of a master key, or the key of an owner of shares; show the pattern of a part
+    /// Make, show or encrypt a part of a master key; make the key of an owner of shares
     #[command(subcommand)]
     Part(parts::Command),
+    /// Print the key to which owners encrypt their parts on machines of their own
+    Importer(encrypted::ShowImporter),
     /// Load the new register: from parts, from shares, or with shares that the unit makes
     Load(registers::Load),
     /// Agree to the master key in the new register
@@ -79,6 +82,7 @@ impl Command {
             Self::Admin(command) => command.run(),
             Self::Threshold(set) => set.run(),
             Self::Part(command) => command.run(),
+            Self::Importer(show) => show.run(),
             Self::Load(load) => load.run(),
             Self::Commit(commit) => commit.run(),
             Self::Activate(activate) => activate.run(),

@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use keyward_unit::administration::{
-    Aim, Importer, OwnerKey, Part, Pattern, Person, PersonName, Ski, part_to_file, pattern_of_part_file,
-    piece_of,
+    Aim, Importer, InvalidImporter, OwnerKey, Part, Pattern, Person, PersonName, Ski, part_to_file,
+    pattern_of_part_file, piece_of,
 };
 
+use super::encrypted::{Encrypt, EncryptedPart};
 use super::issue::{new_passphrase_of, passphrase_of, public_line, public_path, read, write_new};
 use crate::admin::client::AdminClient;
 use crate::admin::unit_view::TakenView;
@@ -27,6 +28,8 @@ pub(in crate::cli) enum Command {
     Show(Show),
     /// Make the key of an owner of shares
     Owner(New),
+    /// Encrypt a part or a share to a unit, on a machine without a daemon
+    Encrypt(Encrypt),
 }
 
 impl Command {
@@ -35,6 +38,7 @@ impl Command {
             Self::New(new) => new.part(),
             Self::Show(show) => show.run(),
             Self::Owner(new) => new.owner(),
+            Self::Encrypt(encrypt) => encrypt.run(),
         }
     }
 }
@@ -124,8 +128,15 @@ impl Show {
 #[derive(Args, Debug)]
 pub(in crate::cli) struct Unseal {
     /// File of the part, or of the share with --owner-key
-    #[arg(value_name = "FILE")]
-    file: PathBuf,
+    #[arg(value_name = "FILE", required_unless_present = "encrypted")]
+    file: Option<PathBuf>,
+    /// Bring a part that its owner has encrypted elsewhere: output of keyward unit part encrypt
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with_all = ["file", "load", "owner_key", "unit_key", "passphrase_file", "passphrase_fd"]
+    )]
+    encrypted: Option<PathBuf>,
     /// Bring the part to load the new register, as agreed in a ceremony; without this option, the
     /// unit takes the part only for a master key that it has had before
     #[arg(long)]
@@ -134,8 +145,8 @@ pub(in crate::cli) struct Unseal {
     #[arg(long, value_name = "FILE")]
     owner_key: Option<PathBuf>,
     /// Fingerprint of the key of the unit, as you know it since the claim: 64 hexadecimal digits
-    #[arg(long, value_name = "FINGERPRINT")]
-    unit_key: Ski,
+    #[arg(long, value_name = "FINGERPRINT", required_unless_present = "encrypted")]
+    unit_key: Option<Ski>,
     #[command(flatten)]
     passphrase: passphrase::Source,
     #[command(flatten)]
@@ -144,13 +155,7 @@ pub(in crate::cli) struct Unseal {
 
 impl Unseal {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let admin = AdminClient::new(&self.client.runtime_dir)?;
-        let piece = PieceFile {
-            file: &self.file,
-            owner_key: self.owner_key.as_deref(),
-            passphrase: &self.passphrase,
-        };
-        let taken = piece.bring(&admin, self.unit_key, if self.load { Aim::Load } else { Aim::Unseal })?;
+        let taken = self.bring(&AdminClient::new(&self.client.runtime_dir)?)?;
         if self.client.json {
             return print_json(&taken);
         }
@@ -161,6 +166,36 @@ impl Unseal {
             more => format!("took {pattern}; {more} more are missing for the {register} register\n"),
         })
     }
+
+    fn bring(&self, admin: &AdminClient) -> Result<TakenView, Failure> {
+        if let Some(path) = &self.encrypted {
+            let send = || Ok(admin.unit_part(&EncryptedPart::read(path)?.0)?);
+            return send().map_err(|failure| cannot_bring(path, failure));
+        }
+        let (Some(file), Some(unit_key)) = (&self.file, self.unit_key) else {
+            return Err(Failure::new(exit::USAGE, "name the file of the part, and the unit with --unit-key"));
+        };
+        let owner_key = self.owner_key.as_deref();
+        PieceFile { file, owner_key, passphrase: &self.passphrase }.bring(admin, unit_key, aim(self.load))
+    }
+}
+
+/// Purpose for which an owner brings a part.
+pub(super) fn aim(is_load: bool) -> Aim {
+    if is_load { Aim::Load } else { Aim::Unseal }
+}
+
+fn cannot_bring(path: &Path, failure: Failure) -> Failure {
+    failure.while_trying(format_args!("cannot bring the unit {}", path.display()))
+}
+
+/// The importer key in a text, if the unit with the fingerprint `unit_key` has signed it. Comes
+/// before the passphrase is asked for: the part never leaves for another unit.
+pub(super) fn verified(text: &str, unit_key: Ski) -> Result<Importer, Failure> {
+    Importer::read(text, unit_key).map_err(|error| {
+        let is_text = matches!(error, InvalidImporter::Text);
+        Failure::new(if is_text { exit::DATA } else { exit::NO_PERMISSION }, error)
+    })
 }
 
 /// A part in a file, or a share with the key of its owner.
@@ -174,16 +209,17 @@ impl PieceFile<'_> {
     /// Gives the unit the part or share. `unit_key` is the fingerprint of the unit as its owners
     /// know it.
     pub(super) fn bring(&self, admin: &AdminClient, unit_key: Ski, aim: Aim) -> Result<TakenView, Failure> {
-        self.encrypt_and_send(admin, unit_key, aim).map_err(|failure| {
-            failure.while_trying(format_args!("cannot bring the unit {}", self.file.display()))
-        })
+        let bring = || {
+            let importer = verified(&admin.importer()?, unit_key)?;
+            let (_, part) = self.encrypt(&importer, aim)?;
+            Ok(admin.unit_part(&part.0)?)
+        };
+        bring().map_err(|failure| cannot_bring(self.file, failure))
     }
 
-    fn encrypt_and_send(&self, admin: &AdminClient, unit_key: Ski, aim: Aim) -> Result<TakenView, Failure> {
+    /// Encrypts the part or share to a unit. Returns the pattern, too.
+    pub(super) fn encrypt(&self, importer: &Importer, aim: Aim) -> Result<(Pattern, EncryptedPart), Failure> {
         protect()?;
-        // Before the passphrase is asked for: the part never leaves for another unit.
-        let importer = Importer::read(&admin.importer()?, unit_key)
-            .map_err(|error| Failure::new(exit::NO_PERMISSION, error))?;
         let text = read(self.file)?;
         let owner_key = self.owner_key.map(read).transpose()?;
         let secret = self.owner_key.unwrap_or(self.file);
@@ -191,7 +227,7 @@ impl PieceFile<'_> {
         let piece = piece_of(&text, owner_key.as_ref().map(|key| key.as_str()), &passphrase);
         let piece = piece.map_err(|error| Failure::new(exit::DATA, error))?;
         let sealed = importer.seal(&piece, aim).map_err(|error| Failure::new(exit::OS, error))?;
-        Ok(admin.unit_part(&sealed)?)
+        Ok((piece.pattern(), EncryptedPart(sealed)))
     }
 }
 

@@ -10,6 +10,7 @@ use super::issue::{Issue, person, read, write_shares};
 use crate::admin::client::AdminClient;
 use crate::cli::client::Client;
 use crate::cli::failure::Failure;
+use crate::cli::key::for_daemon;
 use crate::cli::key::rewrap::rewrap_all;
 use crate::cli::output::{print, print_json};
 use crate::config::EMBEDDED;
@@ -44,13 +45,19 @@ impl Load {
         for command in &done.done {
             write_shares(&self.shares_dir, &command.shares)?;
         }
-        self.issue.report(
-            &done,
-            match self.owners.is_empty() {
-                true => "the unit waits for the parts; each owner runs: keyward unit unseal FILE --load --unit-key FINGERPRINT",
-                false => "the unit has made a master key; each owner keeps the file OWNER.share",
-            },
-        )
+        self.issue.report(&done, &self.told())
+    }
+
+    fn told(&self) -> String {
+        if !self.owners.is_empty() {
+            return "the unit has made a master key; each owner keeps the file OWNER.share".into();
+        }
+        match self.shares.len() {
+            0 => "the unit waits for the parts; each owner runs: keyward unit unseal FILE --load --unit-key FINGERPRINT".into(),
+            count => format!(
+                "the unit waits for the shares; each owner runs: keyward unit unseal FILE --load --owner-key KEY --unit-key FINGERPRINT\nonly these {count} shares open the unit from now on; name the files of all owners"
+            ),
+        }
     }
 
     fn instruction(&self) -> Result<Instruction, Failure> {
@@ -163,6 +170,9 @@ pub(in crate::cli) struct Rotate {
     /// rewrapped their keys
     #[arg(long)]
     finish: bool,
+    /// Confirm that each client of a unit that serves GREP11 has rewrapped its keys
+    #[arg(long, requires = "finish")]
+    yes: bool,
     #[command(flatten)]
     client: Client,
 }
@@ -182,6 +192,9 @@ impl Rotate {
             true => admin.unit().map_err(failed)?,
             false => admin.prepare_rotation().map_err(failed)?,
         };
+        if self.finish && !self.yes && !unit.owned && unit.serves_grep11 {
+            return Err(unconfirmed(&self.client));
+        }
         let (keys, wrapped) = rotate(&admin)?;
         let ends_here = !unit.owned && (self.finish || !unit.serves_grep11);
         let finished = ends_here.then(|| admin.finish_rewrap(EMBEDDED)).transpose().map_err(failed)?;
@@ -200,8 +213,11 @@ impl Rotate {
                     }
                     false => "next, ",
                 };
-                let finish =
-                    if unit.owned { "keyward unit activate PATTERN" } else { "keyward unit rotate --finish" };
+                let finish = if unit.owned {
+                    "keyward unit activate PATTERN"
+                } else {
+                    "keyward unit rotate --finish --yes"
+                };
                 format!("{rewrap}put the new master key in force: {finish}\n")
             }
         };
@@ -209,6 +225,16 @@ impl Rotate {
             "{keys} keys are wrapped by the new master key, {wrapped} of their versions now\n{next}"
         ))
     }
+}
+
+fn unconfirmed(client: &Client) -> Failure {
+    let finish = for_daemon("keyward unit rotate --finish --yes".into(), &client.runtime_dir);
+    Failure::new(
+        exit::USAGE,
+        format_args!(
+            "cannot finish the change of the master key: each client of the unit must have rewrapped its keys first, with: keyward key rewrap --backend NAME; the former master key is gone afterwards, and keys that only it unwraps are lost; if all clients are done, run: {finish}"
+        ),
+    )
 }
 
 /// Wraps the keys by the committed master key. Returns the number of keys, and the number of their

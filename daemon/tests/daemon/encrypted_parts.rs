@@ -1,0 +1,112 @@
+//! Parts that their owners encrypt without a daemon, and bring as files.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use crate::ceremony::Ceremony;
+use crate::fixture::{PROGRAM, failure_of, has_root};
+
+/// Runs `part encrypt` without a daemon, for a part with the importer key in `importer`.
+fn encrypt(ceremony: &Ceremony, name: &str, unit_key: &str, more: &[&str]) -> Output {
+    let [part, importer, passphrase] = [name, "importer", "passphrase"].map(|name| ceremony.path(name));
+    let out = ceremony.path(&format!("{name}.encrypted"));
+    // A part is encrypted anew after each start.
+    let _ = fs::remove_file(&out);
+    let mut command = Command::new(PROGRAM);
+    command.args(["unit", "part", "encrypt", &part, "--importer", &importer, "--unit-key", unit_key]);
+    command.args(["--passphrase-file", &passphrase, "--out", &out]).args(more).output().unwrap()
+}
+
+fn get_importer(ceremony: &Ceremony) {
+    fs::write(ceremony.path("importer"), ceremony.daemon.succeed(&["unit", "importer"])).unwrap();
+}
+
+fn encrypt_and_bring(ceremony: &Ceremony, name: &str, more: &[&str]) -> Result<String, (i32, String)> {
+    let output = encrypt(ceremony, name, &ceremony.unit_key, more);
+    assert!(output.status.success(), "{}", failure_of(&output).1);
+    bring(ceremony, name)
+}
+
+fn bring(ceremony: &Ceremony, name: &str) -> Result<String, (i32, String)> {
+    ceremony.run(&["unit", "unseal", "--encrypted", &ceremony.path(&format!("{name}.encrypted"))])
+}
+
+#[test]
+fn parts_are_encrypted_elsewhere_to_load_and_to_unseal() {
+    if !has_root() {
+        return;
+    }
+    let mut ceremony = Ceremony::owned();
+    let names = ["dave", "erin"];
+    let patterns = ceremony.parts(&names);
+    ceremony.command(&["unit", "load", "--part", &patterns[0], "--part", &patterns[1]], &["carol"]).unwrap();
+    get_importer(&ceremony);
+    let (_, line) = encrypt_and_bring(&ceremony, "dave", &[]).unwrap_err();
+    assert!(line.contains("not one that the unit waits for"), "a part to unseal loads nothing: {line}");
+    for (name, pattern) in names.iter().zip(&patterns) {
+        let said = encrypt_and_bring(&ceremony, name, &["--load"]).unwrap();
+        assert!(said.contains(pattern), "{said}");
+    }
+    let pattern = ceremony.status()["new"]["pattern"].as_str().unwrap().to_owned();
+    ceremony.command(&["unit", "commit", &pattern], &["alice", "carol"]).unwrap();
+    ceremony.command(&["unit", "activate", &pattern], &["bob"]).unwrap();
+
+    // Parts that were encrypted before a start.
+    ceremony.restart();
+    get_importer(&ceremony);
+    for name in names {
+        assert!(encrypt(&ceremony, name, &ceremony.unit_key, &[]).status.success());
+    }
+    ceremony.restart();
+    let (status, line) = bring(&ceremony, "dave").unwrap_err();
+    assert!(line.contains("changes when the unit starts; encrypt it again"), "{status} {line}");
+    get_importer(&ceremony);
+    for name in names {
+        encrypt_and_bring(&ceremony, name, &[]).unwrap();
+    }
+    assert!(ceremony.is_ready());
+}
+
+#[test]
+fn a_part_is_encrypted_to_no_other_unit_and_damaged_files_are_refused() {
+    if !has_root() {
+        return;
+    }
+    let ceremony = Ceremony::owned();
+    ceremony.parts(&["dave"]);
+    let written = ceremony.path("importer");
+    ceremony.daemon.succeed(&["unit", "importer", "--out", &written]);
+    let importer = fs::read_to_string(&written).unwrap();
+    let out = ceremony.path("dave.encrypted");
+    let refused = |unit_key: &str, status: i32, reason: &str| {
+        let output = encrypt(&ceremony, "dave", unit_key, &[]);
+        let (found, line) = failure_of(&output);
+        assert!(found == status && line.contains(reason), "{found} {line}");
+        assert!(!Path::new(&out).exists(), "{reason}");
+    };
+    refused(&"0".repeat(64), 77, "do not send the part");
+    for (bad, reason) in [
+        (importer[..importer.len() - 9].to_owned(), "not an importer key"),
+        (format!("{importer}{}", "x".repeat(4096)), "not an importer key"),
+        ("x".repeat(2 << 20), "longer than"),
+    ] {
+        fs::write(&written, bad).unwrap();
+        refused(&ceremony.unit_key, 65, reason);
+    }
+    fs::write(&written, importer).unwrap();
+
+    assert!(encrypt(&ceremony, "dave", &ceremony.unit_key, &[]).status.success());
+    let text = fs::read_to_string(&out).unwrap();
+    for (bad, reason) in [
+        (text[..100].to_owned(), "damaged"),
+        (text.repeat(2), "longer than 512 bytes"),
+        (fs::read_to_string(ceremony.path("dave")).unwrap(), "the first line is not"),
+    ] {
+        fs::write(&out, bad).unwrap();
+        let (status, line) = bring(&ceremony, "dave").unwrap_err();
+        assert!(status == 65 && line.contains(reason), "{status} {line}");
+    }
+    let (status, _) = ceremony.run(&["unit", "unseal", "--encrypted", &out, "--load"]).unwrap_err();
+    assert_eq!(status, 64, "the aim is in the encrypted part");
+}
