@@ -177,17 +177,23 @@ fn a_state_is_written_with_the_master_key_that_authenticates_it() {
     house.restart();
     let thresholds = Instruction::SetThresholds(Thresholds { signature: 2, revocation: 2 });
     assert!(matches!(house.command(thresholds, &[0, 1]), Err(CustodyError::Refused(Refusal::Sealed))));
-    first.iter().for_each(|part| drop(house.bring(&again(part)).unwrap()));
+    for part in &first {
+        house.bring(&again(part)).unwrap();
+    }
     let pattern = house.custodian.custody().state.new_register().pattern().unwrap();
     house.command(Instruction::Commit(pattern), &[0, 1]).unwrap();
     house.command(Instruction::Activate(pattern), &[0]).unwrap();
     let next = house.load(&second);
     house.command(Instruction::Commit(next), &[0, 1]).unwrap();
     house.restart();
-    second.iter().for_each(|part| drop(house.bring(&again(part)).unwrap()));
+    for part in &second {
+        house.bring(&again(part)).unwrap();
+    }
     assert!(!house.custodian.keep_by(&[KeepingSecret::random(&[b'1'; 32]).unwrap()]).unwrap());
     house.restart();
-    first.iter().for_each(|part| drop(house.bring(&again(part)).unwrap()));
+    for part in &first {
+        house.bring(&again(part)).unwrap();
+    }
     assert!(!house.unit.is_sealed());
 }
 
@@ -201,7 +207,9 @@ fn without_a_secret_the_state_forgets_what_it_kept() {
     house.put_in_force(&mine);
     house.restart();
     assert!(!house.custodian.keep_by(&[]).unwrap());
-    mine.iter().for_each(|part| drop(house.bring(&again(part)).unwrap()));
+    for part in &mine {
+        house.bring(&again(part)).unwrap();
+    }
     house.restart();
     assert!(!house.custodian.keep_by(&[secret()]).unwrap() && house.unit.is_sealed());
 }
