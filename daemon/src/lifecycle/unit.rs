@@ -131,10 +131,10 @@ async fn carry_out(
         let (custodian, signed) = (Arc::clone(&custodian), signed.clone());
         blocking(move || custodian.check(&signed, now())).await?;
     }
-    match wkid {
-        _ if is_activation => drop(rewrap::finish(daemon, EMBEDDED, &locked).await?),
-        Some(new) => rewrap::refuse_to_give_up(daemon, new, &locked).await?,
-        None => {}
+    if is_activation {
+        rewrap::finish(daemon, EMBEDDED, &locked).await?;
+    } else if let Some(new) = wkid {
+        rewrap::refuse_to_give_up(daemon, new, &locked).await?;
     }
     blocking(move || custodian.command(&signed, now(), 0)).await
 }
@@ -249,8 +249,8 @@ async fn settle(daemon: &Daemon) {
     daemon.set_unusable_keys(left_behind(&left));
 }
 
-/// Message about keys that the embedded unit cannot unwrap with its master keys. `None` without such
-/// keys.
+/// Message about keys that the embedded unit cannot unwrap with its master keys. `None` without
+/// such keys.
 pub(crate) fn left_behind(labels: &[Label]) -> Option<String> {
     const MAX_LABELS: usize = 5;
     let first: Vec<_> = labels.iter().take(MAX_LABELS).map(Label::as_str).collect();

@@ -61,8 +61,11 @@ impl Found {
     }
 
     /// Decides which way the unit gets its master key. `ask` asks a person. `named` is the file
-    /// that a person has named as the secret.  # Errors [`Failure`] if another way is there
-    /// already, or if the key store needs a secret that is not there.
+    /// that a person has named as the secret.
+    ///
+    /// # Errors
+    /// [`Failure`] if another way is there already, or if the key store needs a secret that is not
+    /// there.
     pub(super) fn decide(
         &self,
         place: &Place,

@@ -267,8 +267,8 @@ impl Inner {
         Ok(())
     }
 
-    /// Writes the master keys encrypted, if there is a secret for that and it does not keep them yet.
-    /// Forgets those that a former secret keeps, if there is no secret any more.
+    /// Writes the master keys encrypted, if there is a secret for that and it does not keep them
+    /// yet. Forgets those that a former secret keeps, if there is no secret any more.
     pub(super) fn keep_if_due(&mut self) -> Result<(), CustodyError> {
         let is_due = match (&self.keeper, &self.state.kept) {
             (Some(keeper), Some(kept)) => !keeper.keeps(kept),
