@@ -87,18 +87,6 @@ pub(crate) fn credential(name: &str) -> Option<PathBuf> {
     path.filter(|path| path.exists())
 }
 
-/// Reads the master key of a unit that runs as a server: from the file of the command line, or else
-/// as [`load`] does.
-///
-/// # Errors
-/// [`MasterKeyError`] says how to make a missing key.
-pub fn load_for_unit(file: Option<&Path>, patterns: Patterns) -> Result<MasterKey, MasterKeyError> {
-    load(file, patterns).map_err(|error| match error {
-        MasterKeyError::NotConfigured => MasterKeyError::NotNamed,
-        other => other,
-    })
-}
-
 /// Reads the master key of `--dev` in the state directory. Makes the key if `may_make` is true and
 /// there is none.
 ///
@@ -140,11 +128,6 @@ pub enum MasterKeyError {
         "no master key: run keyward setup, which asks how the unit gets one, or start with --dev to try things out; docs/setup.md describes the choices"
     )]
     NotConfigured,
-    /// The command line of a unit names no master key.
-    #[error(
-        "no master key: name a file made with (umask 077; set -C; openssl rand -hex 32 > FILE) by --master-key, or start with --dev to try things out"
-    )]
-    NotNamed,
     /// The file of the master key does not exist, but the key store has keys.
     #[error(
         "cannot read the master key in {}: there is no such file, and the key store was made with that key; restore the file from a backup, or set master-key to the right file; a new master key cannot unwrap the keys", .0.display()
@@ -157,7 +140,7 @@ pub enum MasterKeyError {
     Missing(PathBuf),
     /// The key store was made with a master key, but no master key is configured.
     #[error(
-        "no master key, and the key store was made with one: set master-key in section [embedded] of the configuration to the file of that key, or pass the file as the credential master-key"
+        "no master key, and the key store was made with one: name its file as master-key in section [embedded] of the configuration, or the secret that keeps it as unseal-key or unseal-passphrase, or pass the credential"
     )]
     NotPassed,
     /// Users besides the owner can read the file.

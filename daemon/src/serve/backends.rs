@@ -40,7 +40,8 @@ pub(super) fn open_backends(
         },
         Ok(()) => {}
     }
-    if is_new {
+    // A unit that serves GREP11 has no keys of its own.
+    if is_new && options.unit.is_none() {
         tracing::warn!(
             "made a new key store, {}, without any key: if there were keys in this state directory, restore the store from a backup",
             store.path().display()

@@ -576,6 +576,31 @@ fn the_unit_is_claimed_by_root_with_its_secret() {
     assert!(!file.contains(secret.trim()));
 }
 
+/// A copy of a part is good only if the passphrase opens the copy.
+#[test]
+fn a_copy_of_a_part_is_checked() {
+    let daemon = Daemon::prepare("");
+    fs::write(daemon.path("passphrase"), "six random words are long enough\n").unwrap();
+    let ceremony = Ceremony { daemon, unit_key: String::new() };
+    let pattern = ceremony.parts(&["dave"]).remove(0);
+    let check = |file: &str| {
+        let mut command = std::process::Command::new(crate::fixture::PROGRAM);
+        command.args(["unit", "part", "check", &ceremony.path(file)]);
+        command.args(["--passphrase-file", &ceremony.path("passphrase")]).output().unwrap()
+    };
+    assert!(
+        String::from_utf8(check("dave").stdout).unwrap().ends_with(&format!("its pattern is\n{pattern}\n"))
+    );
+    let text = fs::read_to_string(ceremony.path("dave")).unwrap();
+    let mut value: Value = serde_json::from_str(&text).unwrap();
+    let secret = value["secret"].as_str().unwrap().to_owned();
+    let middle = if secret.as_bytes()[20] == b'A' { "B" } else { "A" };
+    value["secret"] = format!("{}{middle}{}", &secret[..20], &secret[21..]).into();
+    fs::write(ceremony.path("copy"), value.to_string()).unwrap();
+    let (status, line) = crate::fixture::failure_of(&check("copy"));
+    assert!(status == 65 && line.contains("the passphrase is wrong, or the file was changed"), "{line}");
+}
+
 /// A unit whose state is gone does not begin anew without its owners, though a file has its master
 /// key.
 #[test]

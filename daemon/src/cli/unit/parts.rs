@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use keyward_unit::administration::{
-    Aim, Importer, InvalidImporter, OwnerKey, Part, Pattern, Person, PersonName, Ski, part_to_file,
+    Aim, Importer, InvalidImporter, OwnerKey, Part, Pattern, Person, PersonName, Piece, Ski, part_to_file,
     pattern_of_part_file, piece_of,
 };
 
@@ -30,6 +30,8 @@ pub(in crate::cli) enum Command {
     Owner(New),
     /// Encrypt a part or a share to a unit, on a machine without a daemon
     Encrypt(Encrypt),
+    /// Check that the passphrase opens a part, or a share with the key of its owner
+    Check(Check),
 }
 
 impl Command {
@@ -39,6 +41,7 @@ impl Command {
             Self::Show(show) => show.run(),
             Self::Owner(new) => new.owner(),
             Self::Encrypt(encrypt) => encrypt.run(),
+            Self::Check(check) => check.run(),
         }
     }
 }
@@ -122,6 +125,28 @@ impl Show {
             Failure::new(exit::DATA, format_args!("cannot read {}: {error}", self.file.display()))
         })?;
         print(&format!("{pattern} {owner}\n"))
+    }
+}
+
+#[derive(Args, Debug)]
+pub(in crate::cli) struct Check {
+    /// File of the part, or of the share with --owner-key
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// File with the key of the owner of the share
+    #[arg(long, value_name = "FILE")]
+    owner_key: Option<PathBuf>,
+    #[command(flatten)]
+    passphrase: passphrase::Source,
+}
+
+impl Check {
+    fn run(self) -> Result<(), Failure> {
+        let Self { file, owner_key, passphrase } = &self;
+        let piece = PieceFile { file, owner_key: owner_key.as_deref(), passphrase }.open();
+        let piece =
+            piece.map_err(|failure| failure.while_trying(format_args!("cannot open {}", file.display())))?;
+        print(&format!("the passphrase opens {}; its pattern is\n{}\n", file.display(), piece.pattern()))
     }
 }
 
@@ -219,15 +244,20 @@ impl PieceFile<'_> {
 
     /// Encrypts the part or share to a unit. Returns the pattern, too.
     pub(super) fn encrypt(&self, importer: &Importer, aim: Aim) -> Result<(Pattern, EncryptedPart), Failure> {
+        let piece = self.open()?;
+        let sealed = importer.seal(&piece, aim).map_err(|error| Failure::new(exit::OS, error))?;
+        Ok((piece.pattern(), EncryptedPart(sealed)))
+    }
+
+    /// Opens the part or share with its passphrase.
+    fn open(&self) -> Result<Piece, Failure> {
         protect()?;
         let text = read(self.file)?;
         let owner_key = self.owner_key.map(read).transpose()?;
         let secret = self.owner_key.unwrap_or(self.file);
         let passphrase = passphrase_of(secret, self.passphrase)?;
         let piece = piece_of(&text, owner_key.as_ref().map(|key| key.as_str()), &passphrase);
-        let piece = piece.map_err(|error| Failure::new(exit::DATA, error))?;
-        let sealed = importer.seal(&piece, aim).map_err(|error| Failure::new(exit::OS, error))?;
-        Ok((piece.pattern(), EncryptedPart(sealed)))
+        piece.map_err(|error| Failure::new(exit::DATA, error))
     }
 }
 
