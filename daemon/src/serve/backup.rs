@@ -63,11 +63,9 @@ pub(crate) fn check(copy: &Path, options: &Options, mut config: Config) -> Resul
     config.embedded.master_key = passed(config.embedded.master_key, MASTER_KEY.1);
     config.store_key = passed(config.store_key, STORE_KEY.1);
     // A user who cannot read the state has the master key in a file.
-    let state = UnitStateFile::of(&options.state_dir);
-    let text = if state.exists() { state.read().ok().flatten() } else { None };
-    let needs_state = text.is_some() && needs_state(&options, &config, &store)?;
-    let state_dir = needs_state.then(|| options.state_dir.join("unit"));
-    let state = text;
+    let file = UnitStateFile::of(&options.state_dir);
+    let state = if file.exists() { file.read().ok().flatten() } else { None };
+    let needs_state = state.is_some() && needs_state(&options, &config, &store)?;
     let unit = match embedded_unit::look(&options, &config, &store, state.as_deref().map(String::as_str))? {
         Some(Opened { problem: Some(unusable), .. }) => {
             return Err(BackupError::MasterKey(copy.to_owned(), unusable.to_string()));
@@ -90,7 +88,7 @@ pub(crate) fn check(copy: &Path, options: &Options, mut config: Config) -> Resul
         remote: BTreeMap::new(),
         master_key: store.wkid(EMBEDDED).map_err(wrong)?.map(|wkid| wkid.to_string()),
         made: store.created().map_err(wrong)?,
-        unit: state_dir,
+        unit: file.path().parent().filter(|_| needs_state).map(Path::to_owned),
     };
     let mut after: Option<String> = None;
     loop {
