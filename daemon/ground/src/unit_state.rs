@@ -4,7 +4,7 @@
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use keyward_unit::administration::{MAX_STATE, StateFile};
+use keyward_unit::administration::{MAX_STATE, State, StateFile};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
@@ -77,6 +77,11 @@ pub struct KnownUnit {
 }
 
 impl KnownUnit {
+    /// The note of a unit in this state.
+    pub fn of(state: &State) -> Self {
+        Self { unit: state.unit().to_string(), owned: !state.is_unowned() }
+    }
+
     /// Reads the note of a state directory. `None` if there is none that can be read.
     pub fn read(state_dir: &Path) -> Option<Self> {
         let mut text = String::new();

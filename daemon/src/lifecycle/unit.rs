@@ -266,8 +266,7 @@ pub(crate) fn left_behind(labels: &[Label]) -> Option<String> {
 
 /// Notes the unit beside the key store, for the next start.
 fn note_unit(daemon: &Daemon, embedded: &Embedded) {
-    let state = &embedded.custodian().custody().state;
-    let known = KnownUnit { unit: state.unit().to_string(), owned: !state.is_unowned() };
+    let known = KnownUnit::of(&embedded.custodian().custody().state);
     if let Err(error) = known.keep(daemon.keys.state_dir()) {
         tracing::error!("cannot note which unit belongs to the key store: {error}");
     }

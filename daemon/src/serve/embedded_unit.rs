@@ -78,10 +78,8 @@ fn is_lost(text: Option<&str>, known: &KnownUnit) -> bool {
 
 /// Notes the unit for the next start.
 fn note(custodian: &Custodian, options: &Options, purpose: Purpose) {
-    let state = &custodian.custody().state;
-    let known = KnownUnit { unit: state.unit().to_string(), owned: !state.is_unowned() };
     if purpose == Purpose::Serve
-        && let Err(error) = known.keep(&options.state_dir)
+        && let Err(error) = KnownUnit::of(&custodian.custody().state).keep(&options.state_dir)
     {
         tracing::error!("cannot note which unit belongs to the key store: {error}");
     }
