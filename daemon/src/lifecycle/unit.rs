@@ -123,7 +123,7 @@ async fn carry_out(
     }
     let is_clearing = matches!(signed.command().instruction, Instruction::Clear(RegisterName::New, _));
     if *current == Register::Empty || !is_activation && !is_clearing {
-        return blocking(move || custodian.command(&signed, now(), 0)).await;
+        return blocking(move || custodian.command(&signed, now())).await;
     }
     let locked = rewrap::lock(daemon, EMBEDDED).await?;
     {
@@ -136,7 +136,7 @@ async fn carry_out(
     } else if let Some(new) = wkid {
         rewrap::refuse_to_give_up(daemon, new, &locked).await?;
     }
-    blocking(move || custodian.command(&signed, now(), 0)).await
+    blocking(move || custodian.command(&signed, now())).await
 }
 
 /// Gives the unit a part or a share that its owner has encrypted to the importer key.

@@ -255,24 +255,24 @@ impl Custodian {
         importer.signed_by(&inner.state.key)
     }
 
-    /// Checks that the unit would carry out a command now, if no blob is left behind.
+    /// Checks that the unit would carry out a command now.
     ///
     /// # Errors
     /// [`CustodyError::Refused`] says why not.
     pub fn check(&self, signed: &SignedCommand, now: u64) -> Result<(), CustodyError> {
         let inner = self.lock();
-        inner.state.apply(signed, inner.surroundings(now, 0))?;
+        inner.state.apply(signed, inner.surroundings(now))?;
         Ok(())
     }
 
-    /// Carries out a command. `left_behind` is the number of blobs that only the master key in
-    /// force unwraps. Waits for the disk.
+    /// Carries out a command. Before an activation the caller has wrapped all blobs by the new
+    /// master key: the unit does not know who has blobs. Waits for the disk.
     ///
     /// # Errors
     /// [`CustodyError`] says why the command was refused, or that its state cannot be written.
-    pub fn command(&self, signed: &SignedCommand, now: u64, left_behind: u64) -> Result<Done, CustodyError> {
+    pub fn command(&self, signed: &SignedCommand, now: u64) -> Result<Done, CustodyError> {
         let mut inner = self.lock();
-        let (state, effect) = inner.state.apply(signed, inner.surroundings(now, left_behind))?;
+        let (state, effect) = inner.state.apply(signed, inner.surroundings(now))?;
         let done = inner.carry_out(state, effect)?;
         self.follow(&mut inner);
         Ok(done)

@@ -21,8 +21,6 @@ pub struct Surroundings {
     pub has_current: bool,
     /// True if the master key of the new register is in memory.
     pub has_new: bool,
-    /// Number of blobs that only the master key of the current register unwraps.
-    pub left_behind: u64,
 }
 
 /// Work that the unit has to do for a command, once the new state is on the disk.
@@ -207,9 +205,6 @@ impl State {
         if !here.has_new {
             return Err(Refusal::NewSealed);
         }
-        if here.left_behind > 0 {
-            return Err(Refusal::LeftBehind(here.left_behind));
-        }
         (self.current, self.new) = (Register::Valid(contents), Register::Empty);
         Ok(Effect::Activate)
     }
@@ -318,9 +313,6 @@ pub enum Refusal {
         /// Number of administrators.
         administrators: usize,
     },
-    /// Blobs would be lost.
-    #[error("{0} blobs are not wrapped by the new master key yet; first run: keyward unit rotate")]
-    LeftBehind(u64),
     /// The unit has as many administrators as a unit can have.
     #[error("a unit has at most {MAX_ADMINISTRATORS} administrators")]
     ManyAdministrators,

@@ -57,9 +57,8 @@ impl Inner {
         }
     }
 
-    pub(super) fn surroundings(&self, now: u64, left_behind: u64) -> Surroundings {
-        let (has_current, has_new) = (self.current.is_some(), self.new.is_some());
-        Surroundings { now, has_current, has_new, left_behind }
+    pub(super) fn surroundings(&self, now: u64) -> Surroundings {
+        Surroundings { now, has_current: self.current.is_some(), has_new: self.new.is_some() }
     }
 
     pub(super) fn carry_out(&mut self, state: State, effect: Effect) -> Result<Done, CustodyError> {

@@ -81,7 +81,7 @@ impl House {
         let thresholds = Thresholds { signature: 2, revocation: 2 };
         let signed = self.signed(Instruction::Claim { administrators, thresholds }, &[0, 1]);
         let signed = signed.with_claim_of(self.custodian.custody().state.claim_secret().unwrap());
-        self.custodian.command(&signed, NOW, 0).map(|_| ())
+        self.custodian.command(&signed, NOW).map(|_| ())
     }
 
     fn signed(&self, instruction: Instruction, signers: &[usize]) -> SignedCommand {
@@ -97,7 +97,7 @@ impl House {
     }
 
     fn command(&self, instruction: Instruction, signers: &[usize]) -> Result<Done, CustodyError> {
-        self.custodian.command(&self.signed(instruction, signers), NOW, 0)
+        self.custodian.command(&self.signed(instruction, signers), NOW)
     }
 
     fn bring(&self, piece: &Piece) -> Result<Taken, CustodyError> {
@@ -233,16 +233,14 @@ fn the_master_key_is_rotated_and_the_change_can_be_given_up() {
     house.signs(&blob).unwrap();
     assert!(house.signs(&rewrapped).is_err());
     let activate = house.signed(Instruction::Activate(pattern), &[0]);
-    let refused = house.custodian.command(&activate, NOW, 0).unwrap_err();
+    let refused = house.custodian.command(&activate, NOW).unwrap_err();
     assert!(matches!(refused, CustodyError::Refused(Refusal::NewSealed)));
     for part in &next {
         house.bring(&again(part)).unwrap();
     }
     house.signs(&blob).unwrap();
     house.signs(&rewrapped).unwrap();
-    let refused = house.custodian.command(&activate, NOW, 1).unwrap_err();
-    assert!(matches!(refused, CustodyError::Refused(Refusal::LeftBehind(1))));
-    house.custodian.command(&activate, NOW, 0).unwrap();
+    house.custodian.command(&activate, NOW).unwrap();
     house.signs(&rewrapped).unwrap();
     assert!(matches!(house.signs(&blob), Err(UnitError::OtherMasterKey { .. })));
     house.restart();
@@ -302,7 +300,7 @@ fn a_zeroized_unit_comes_back_with_its_parts_only() {
     let state = house.custodian.custody().state.clone();
     assert!(state.is_unowned() && state.unit() != before.unit() && state.unit_key() != before.unit_key());
     assert_eq!(house.signs(&blob), Err(UnitError::Sealed));
-    let refused = house.custodian.command(&old_command, NOW, 0).unwrap_err();
+    let refused = house.custodian.command(&old_command, NOW).unwrap_err();
     assert!(matches!(refused, CustodyError::Refused(Refusal::OtherUnit { .. })));
     house.claim();
     let house = House { fingerprint: state.unit_key().ski(), ..house };

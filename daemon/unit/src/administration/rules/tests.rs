@@ -7,7 +7,7 @@ use super::*;
 use crate::wkid::Wkid;
 
 const NOW: u64 = 1_800_000_000;
-const HERE: Surroundings = Surroundings { now: NOW, has_current: true, has_new: true, left_behind: 0 };
+const HERE: Surroundings = Surroundings { now: NOW, has_current: true, has_new: true };
 
 /// Three administrators; the thresholds are 2 and 3.
 struct Owned {
@@ -205,8 +205,6 @@ fn a_master_key_goes_through_the_registers() {
     owned.state = owned.state.loaded(contents(2)).unwrap();
     owned.succeed(Instruction::Commit(pattern(2)), &[1, 2]);
     let signed = owned.signed(activate(2), &[2]);
-    let busy = Surroundings { left_behind: 7, ..HERE };
-    assert_eq!(owned.state.apply(&signed, busy).unwrap_err(), Refusal::LeftBehind(7));
     let restarted = Surroundings { has_new: false, ..HERE };
     assert_eq!(owned.state.apply(&signed, restarted).unwrap_err(), Refusal::NewSealed);
     let clear = |register, byte| Instruction::Clear(register, pattern(byte));
