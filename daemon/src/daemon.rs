@@ -43,6 +43,10 @@ pub(crate) struct Daemon {
     pub(crate) serves_grep11: bool,
     /// Message about keys that the embedded unit cannot unwrap, if there are any.
     unusable_keys: ArcSwapOption<String>,
+    /// Reason why the next start cannot open the embedded unit, if there is one.
+    next_start: ArcSwapOption<String>,
+    /// Reason why the file with the state of the embedded unit is not right, if there is one.
+    unit_state: ArcSwapOption<String>,
     config: ArcSwap<Config>,
     /// File of the configuration, if there is one.
     pub(crate) config_file: Option<PathBuf>,
@@ -81,6 +85,8 @@ impl Daemon {
             dev,
             serves_grep11: false,
             unusable_keys: ArcSwapOption::empty(),
+            next_start: ArcSwapOption::empty(),
+            unit_state: ArcSwapOption::empty(),
             config: ArcSwap::from_pointee(Config::default()),
             config_file: None,
             fingerprint: ArcSwap::default(),
@@ -107,6 +113,16 @@ impl Daemon {
     /// Sets the message about keys that the embedded unit cannot unwrap.
     pub(crate) fn set_unusable_keys(&self, unusable_keys: Option<String>) {
         self.unusable_keys.store(unusable_keys.map(Arc::new));
+    }
+
+    /// Sets the reason why the next start cannot open the embedded unit.
+    pub(crate) fn set_next_start(&self, problem: Option<String>) {
+        note_problem(&self.next_start, problem);
+    }
+
+    /// Sets the reason why the file with the state of the embedded unit is not right.
+    pub(crate) fn set_unit_state(&self, problem: Option<String>) {
+        note_problem(&self.unit_state, problem);
     }
 
     /// The audit trail. `None` if this daemon has none: there is no state directory, or it has not
@@ -278,9 +294,9 @@ impl Daemon {
         problems
     }
 
-    /// Problems of single keys: a key does not sign, or its state is not in the key store yet. The
-    /// daemon is ready nevertheless.
-    pub(crate) fn problems_of_keys(&self) -> Vec<String> {
+    /// Problems of a daemon that is ready nevertheless: a key does not sign, or its state is not in
+    /// the key store yet, or the next start cannot open the unit.
+    pub(crate) fn other_problems(&self) -> Vec<String> {
         let pending = self.keys.pending();
         let (count, first) = (pending.len(), pending.iter().take(MAX_LABELS).map(Label::as_str));
         let mut first = first.collect::<Vec<_>>().join(", ");
@@ -295,7 +311,9 @@ impl Daemon {
             format!("{count} keys are compromised, disabled or deleted in the running daemon alone, because {why}: {first}; {until}, and a restart before that loses them")
         });
         let unusable = self.unusable_keys.load().as_ref().map(|problem| problem.to_string());
-        unusable.into_iter().chain(pending).collect()
+        let of_unit = [&self.next_start, &self.unit_state].map(|problem| problem.load_full());
+        let of_unit = of_unit.into_iter().flatten().map(|problem| problem.to_string());
+        unusable.into_iter().chain(pending).chain(of_unit).collect()
     }
 
     /// Puts a configuration in force. Notifies watching peers if the grants have changed.
@@ -306,6 +324,15 @@ impl Daemon {
         if old.grants != self.config().grants {
             self.keys.changes().of_grants();
         }
+    }
+}
+
+/// Notes a problem for the status. Logs a new one.
+fn note_problem(place: &ArcSwapOption<String>, problem: Option<String>) {
+    let problem = problem.map(Arc::new);
+    let before = place.swap(problem.clone());
+    if let Some(problem) = problem.filter(|problem| Some(problem) != before.as_ref()) {
+        tracing::error!("{problem}");
     }
 }
 

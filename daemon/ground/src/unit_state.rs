@@ -64,6 +64,10 @@ impl StateFile for UnitStateFile {
             )
         })
     }
+
+    fn read(&self) -> io::Result<Option<Zeroizing<String>>> {
+        Self::read(self).map_err(io::Error::other)
+    }
 }
 
 /// A note beside the directory of the unit: the unit that belongs to the state directory. The note
@@ -82,14 +86,36 @@ impl KnownUnit {
         Self { unit: state.unit().to_string(), owned: !state.is_unowned() }
     }
 
-    /// Reads the note of a state directory. `None` if there is none that can be read.
-    pub fn read(state_dir: &Path) -> Option<Self> {
+    /// Reads the note of a state directory. `None` if there is none.
+    ///
+    /// # Errors
+    /// [`UnitStateError::Note`] if another user can change the note, or it cannot be read.
+    pub fn read(state_dir: &Path) -> Result<Option<Self>, UnitStateError> {
+        let path = Self::path(state_dir);
+        if path.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+            return Ok(None);
+        }
         let mut text = String::new();
-        let file = ownership::open(&Self::path(state_dir)).ok()?;
-        file.take(MAX_NOTE).read_to_string(&mut text).ok()?;
+        let read = ownership::open(&path).map_err(|error| error.to_string()).and_then(|file| {
+            file.take(MAX_NOTE).read_to_string(&mut text).map_err(|error| error.to_string())
+        });
+        let note = read.and_then(|_| Self::parse(&text).ok_or_else(|| "it is damaged".to_owned()));
+        note.map(Some).map_err(|reason| UnitStateError::Note(path, reason))
+    }
+
+    fn parse(text: &str) -> Option<Self> {
         let (unit, word) = text.trim_end().split_once(' ')?;
         let owned = [OWNED, UNOWNED].into_iter().position(|one| one == word)? == 0;
         Some(Self { unit: unit.to_owned(), owned })
+    }
+
+    /// True if the unit of the note had owners, and a unit with this state cannot be the one that
+    /// they have now. Without a state there is none.
+    pub fn is_lost(&self, state: Option<&State>) -> bool {
+        // Owners can zeroize a unit, which gets another identity then.
+        let is_theirs =
+            |state: &State| !state.is_unowned() || state.is_erased() && state.unit().to_string() != self.unit;
+        self.owned && !state.is_some_and(is_theirs)
     }
 
     /// Writes the note, unless it is there.
@@ -97,7 +123,7 @@ impl KnownUnit {
     /// # Errors
     /// The error of the system; the old note stays.
     pub fn keep(&self, state_dir: &Path) -> io::Result<()> {
-        match Self::read(state_dir).as_ref() == Some(self) {
+        match Self::read(state_dir).is_ok_and(|known| known.as_ref() == Some(self)) {
             true => Ok(()),
             false => {
                 let word = if self.owned { OWNED } else { UNOWNED };
@@ -120,11 +146,21 @@ impl StateFile for Nowhere {
     fn replace(&self, _: &str) -> io::Result<()> {
         Ok(())
     }
+
+    fn read(&self) -> io::Result<Option<Zeroizing<String>>> {
+        Ok(None)
+    }
 }
 
 /// Error: the file with the state of a unit cannot be used.
 #[derive(Debug, Error)]
 pub enum UnitStateError {
+    /// The note of the unit cannot be used.
+    #[error(
+        "cannot use {}, which notes whether the unit has owners: {}; mend the file, or restore it from a backup",
+        .0.display(), .1
+    )]
+    Note(PathBuf, String),
     /// The system cannot read the file.
     #[error("cannot read the state of the unit in {}: {}{}", .0.display(), .1, advice(.0, .1))]
     Read(PathBuf, #[source] io::Error),
@@ -152,8 +188,8 @@ const UNOWNED: &str = "unowned";
 /// Longest note, in bytes. An identity has 32 digits.
 const MAX_NOTE: u64 = 1024;
 const FILE: &str = "state";
-/// Longest file, in bytes: the state, and its MAC.
-const MAX_FILE: usize = MAX_STATE + 128;
+/// Longest file, in bytes: the state, and its MACs.
+const MAX_FILE: usize = MAX_STATE + 256;
 
 #[cfg(test)]
 mod tests {

@@ -102,9 +102,11 @@ fn lifecycle_status(error: &lifecycle::Error) -> StatusCode {
         | Error::Deleted { .. }
         | Error::LabelOfDeleted { .. }
         | Error::NoChange
+        | Error::NextStart(_)
         | Error::NobodyUnseals
         | Error::NoUnitHere
         | Error::OwnersActivate
+        | Error::StoreIncomplete(_)
         | Error::StoreNeedsNew
         | Error::StoreNeedsOther { .. }
         | Error::NothingCommitted(_)

@@ -29,7 +29,7 @@ async fn view(Admin { daemon, peers, .. }: &Admin) -> Result<StatusView, StoreEr
         config_file: daemon.config_file.clone(),
         config: Some(daemon.fingerprint()),
         waiting_for_restart: daemon.waiting_for_restart.load().to_vec(),
-        problems: daemon.problems().await.into_iter().chain(daemon.problems_of_keys()).collect(),
+        problems: daemon.problems().await.into_iter().chain(daemon.other_problems()).collect(),
         altered: daemon.keys.altered(),
         audit: daemon.trail().map(AuditView::of),
         connections: peers.connections.total(),

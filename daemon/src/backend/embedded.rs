@@ -279,12 +279,15 @@ mod tests {
     use crate::ground::unit_state::Nowhere;
 
     impl Embedded {
+        /// Secret that keeps the master keys of [`Self::with_master_key`].
+        pub(crate) const SECRET: &str = "9b1e0c7f4a5d2836e1f09c8b7a6d5e4f3021bcdfa8976e5d4c3b2a1908f7e6d5";
+
         /// A unit that nobody owns, with this master key.
         pub(crate) fn with_master_key(key: MasterKey) -> Self {
             let unit = Arc::new(Unit::sealed(NonZeroUsize::MIN));
             let custodian = Custodian::open(Arc::clone(&unit), None, Box::new(Nowhere)).unwrap();
             custodian.unseal_by_file(key).unwrap();
-            custodian.keep_by(&[KeepingSecret::random(&[b'7'; 32]).unwrap()]).unwrap();
+            custodian.keep_by(&[KeepingSecret::random(Self::SECRET.as_bytes()).unwrap()]).unwrap();
             Self::new(unit, Arc::new(custodian), Opening::Unprotected).unwrap()
         }
     }

@@ -18,6 +18,7 @@ mod abilities;
 mod embedded;
 mod error;
 pub(crate) mod grep11;
+pub(crate) mod host_secrets;
 pub(crate) mod https;
 mod in_turn;
 mod key_material;

@@ -18,6 +18,7 @@ use keyward_unit::{MasterKey, Unit, Wkid};
 use super::failure::Failure;
 use super::remarks::Remarks;
 use super::{output, private_network, service_files};
+use crate::backend::host_secrets;
 use crate::backend::{Backend, Unusable};
 use crate::config::Config;
 use crate::ground::exit;
@@ -27,9 +28,9 @@ use crate::ground::unit_state::{Nowhere, UnitStateFile};
 use crate::keys::{self, KeyStore, Look, StoreError, StoreKeyError, Witness};
 use crate::serve::migration::{self, MASTER_KEY, STORE_KEY};
 use crate::serve::sockets::check_extra;
+use crate::serve::store_key;
 use crate::serve::upgrade::RUNNING_FORMAT;
 use crate::serve::{self, Options};
-use crate::serve::{embedded_unit, store_key};
 
 /// Checks the configuration and its files, and prints the configuration with all defaults.
 pub(super) fn run(options: &Options) -> Result<(), Failure> {
@@ -171,7 +172,7 @@ fn check_unit(
     };
     let custodian = looked_at(text.as_deref().map(String::as_str))?;
     let mut secrets = Vec::new();
-    for secret in embedded_unit::read_secrets(config) {
+    for secret in host_secrets::read(config) {
         match secret {
             Ok(secret) => secrets.push(secret),
             Err(error) => remarks.warn(error),

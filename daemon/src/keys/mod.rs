@@ -306,7 +306,6 @@ impl Keys {
         self.in_store(KeyStore::created).await
     }
 
-    /// True if the store cannot be read because its store key is not known.
     /// Keys of the embedded unit that have a blob under a master key other than these.
     ///
     /// # Errors
@@ -316,6 +315,7 @@ impl Keys {
         self.in_store(move |store| store.left_behind(&wkids, master_key_of)).await
     }
 
+    /// True if the store cannot be read because its store key is not known.
     pub(crate) fn is_locked(&self) -> bool {
         self.store.is_locked()
     }

@@ -255,6 +255,12 @@ pub(crate) enum Error {
         "the master key in the new register wraps keys in the key store alone already, so the change can only be finished: keyward unit rotate; and, if the unit has owners, keyward unit activate PATTERN"
     )]
     StoreNeedsNew,
+    /// The next start would not have the new master key.
+    #[error("the master key is not changed, because the change would be lost: {0}")]
+    NextStart(String),
+    /// Keys that are not here would keep the old master key.
+    #[error("the master key is not changed, because keys that are not here would be lost: {0}")]
+    StoreIncomplete(String),
     /// There is no next master key to give up.
     #[error("there is no change of the master key to give up; see: keyward unit status")]
     NoChange,

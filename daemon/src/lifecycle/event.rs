@@ -150,8 +150,8 @@ pub(super) struct Begun<'a> {
     actor: Actor,
     /// True if the act has a record that it begins.
     on_record: bool,
-    /// True if the act is carried out even if it cannot be recorded: who must stop a key must be
-    /// able to. An act that does not change the key is not urgent.
+    /// True if the act is carried out even if it cannot be recorded: who must stop a key or seal the
+    /// unit must be able to. An act that changes nothing is not urgent.
     is_urgent: bool,
     /// True if this is the act of the user that stops the key now. Of many at the same time, only
     /// one is urgent: the others would use up the room of the trail for acts of other users.
@@ -172,6 +172,9 @@ pub(super) async fn begin<'a>(
 ) -> Result<Begun<'a>, Error> {
     let mut begun = Begun { daemon, action, label, actor, on_record: true, is_urgent: false, stops: false };
     let mut repeated = None;
+    if action == Action::SealUnit {
+        begun.is_urgent = daemon.backends.embedded().is_some_and(|embedded| !embedded.unit().is_sealed());
+    }
     // Without a key that can be read, the act itself fails.
     if let (Some((verb, state)), Some(label)) = (action.stop(), label) {
         // Before the key is read, which another act may stop meanwhile.

@@ -1,3 +1,5 @@
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -21,7 +23,12 @@ async fn daemon(state_dir: &Path) -> (Arc<Daemon>, Wkid) {
     let wkid = unit.unit().wkid().unwrap();
     let backends = Backends::new(vec![Backend::embedded(unit)]);
     let store = unlocked(state_dir);
-    let daemon = Arc::new(Daemon::new(Config::default(), Vec::new(), false, store, backends));
+    let secret = state_dir.join("unseal.key");
+    fs::write(&secret, Embedded::SECRET).unwrap();
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
+    let mut config = Config::default();
+    config.embedded.unseal_key = Some(secret);
+    let daemon = Arc::new(Daemon::new(config, Vec::new(), false, store, backends));
     daemon.keys.set_wkid(EMBEDDED, wkid, None).await.unwrap();
     (daemon, wkid)
 }

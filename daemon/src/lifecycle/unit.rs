@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use keyward_proto::Label;
+use keyward_unit::Wkid;
 use keyward_unit::administration::{
     Custodian, Custody, CustodyError, Done, Instruction, Register, RegisterName, SealedShare, SignedCommand,
     Ski, Taken,
@@ -12,7 +13,7 @@ use keyward_unit::administration::{
 use serde_json::{Map, Value, json};
 
 use super::event::{Act, Action, Actor, begin};
-use super::{Error, rewrap};
+use super::{Error, next_start, rewrap};
 use crate::backend::{BackendError, Embedded, Unusable};
 use crate::config::EMBEDDED;
 use crate::daemon::Daemon;
@@ -110,33 +111,37 @@ async fn carry_out(
     custodian: Arc<Custodian>,
     signed: SignedCommand,
 ) -> Result<Done, Error> {
-    let custody = custodian.custody();
-    let (current, new) = (custody.state.current(), custody.state.new_register());
-    let is_activation = matches!(signed.command().instruction, Instruction::Activate(_));
-    let wkid = new.contents().map(|contents| contents.wkid);
-    // A store that is not there yet, or cannot be read, names no master key.
-    let needed = daemon.keys.master_key().await.ok().flatten();
-    if let (true, Register::Empty, Some(needed), Some(new)) = (is_activation, current, needed, wkid)
-        && needed != new
-    {
-        return Err(Error::StoreNeedsOther { needed, new });
-    }
-    let is_clearing = matches!(signed.command().instruction, Instruction::Clear(RegisterName::New, _));
-    if *current == Register::Empty || !is_activation && !is_clearing {
-        return blocking(move || custodian.command(&signed, now())).await;
-    }
+    // No other command, and no change of the keys, comes between the look and the command.
     let locked = rewrap::lock(daemon, EMBEDDED).await?;
     {
         // Nothing is changed for a command that the unit refuses.
         let (custodian, signed) = (Arc::clone(&custodian), signed.clone());
         blocking(move || custodian.check(&signed, now())).await?;
     }
-    if is_activation {
-        rewrap::finish(daemon, EMBEDDED, &locked).await?;
-    } else if let Some(new) = wkid {
-        rewrap::refuse_to_give_up(daemon, new, &locked).await?;
+    let custody = custodian.custody();
+    let new = custody.state.new_register().contents().map(|contents| contents.wkid);
+    let has_current = *custody.state.current() != Register::Empty;
+    match (&signed.command().instruction, new) {
+        (Instruction::Activate(_), _) if has_current => {
+            rewrap::finish(daemon, EMBEDDED, &locked).await?;
+        }
+        (Instruction::Activate(_), Some(new)) => refuse_other(daemon, new).await?,
+        (Instruction::Clear(RegisterName::New, _), Some(new)) if has_current => {
+            rewrap::refuse_to_give_up(daemon, new, &locked).await?;
+        }
+        (Instruction::Clear(..), Some(_)) => rewrap::refuse_to_cut_off(daemon, &locked).await?,
+        _ => {}
     }
     blocking(move || custodian.command(&signed, now())).await
+}
+
+/// Refuses a first master key that is not the one of the key store.
+async fn refuse_other(daemon: &Daemon, new: Wkid) -> Result<(), Error> {
+    // A store that is not there yet, or cannot be read, names no master key.
+    match daemon.keys.master_key().await.ok().flatten() {
+        Some(needed) if needed != new => Err(Error::StoreNeedsOther { needed, new }),
+        _ => Ok(()),
+    }
 }
 
 /// Gives the unit a part or a share that its owner has encrypted to the importer key.
@@ -189,6 +194,7 @@ pub(crate) async fn seal_unit(daemon: &Arc<Daemon>, actor: Actor) -> Result<(), 
 /// [`Error::NothingCommitted`] if the owners have not committed one.
 pub(crate) async fn prepare_rotation(daemon: &Daemon, actor: Actor) -> Result<Arc<Custody>, Error> {
     let custodian = Arc::clone(custodian(daemon)?);
+    rewrap::refuse_incomplete_store(daemon).await?;
     let custody = custodian.custody();
     if !custody.state.is_unowned() {
         return match (custody.state.new_register(), custody.state.current().contents()) {
@@ -200,6 +206,7 @@ pub(crate) async fn prepare_rotation(daemon: &Daemon, actor: Actor) -> Result<Ar
         return Err(StoreError::Locked(daemon.keys.state_dir().join(KeyStore::FILE)).into());
     }
     let begun = begin(daemon, actor, Action::LoadMasterKey, None).await?;
+    begun.result(next_start::refuse_to_lose(daemon).await).await?;
     let made = {
         let custodian = Arc::clone(&custodian);
         blocking(move || custodian.make_next_master_key()).await
@@ -313,7 +320,7 @@ fn action_of(instruction: &Instruction) -> Action {
         Instruction::GenerateShares { .. } | Instruction::LoadParts(_) | Instruction::LoadShares { .. } => {
             Action::LoadMasterKey
         }
-        Instruction::RemoveAdministrator(_) => Action::RemoveAdministrator,
+        Instruction::RemoveAdministrator { .. } => Action::RemoveAdministrator,
         Instruction::SetThresholds(_) => Action::SetThresholds,
         Instruction::Zeroize => Action::ResetUnit,
     }
@@ -362,7 +369,9 @@ fn details(signed: &SignedCommand, custodian: &Custodian) -> Map<String, Value> 
             let patterns: Vec<_> = shares.iter().map(|(_, pattern)| pattern.to_string()).collect();
             json!({ "needed": needed, "shares": patterns })
         }
-        Instruction::RemoveAdministrator(ski) => json!({ "ski": ski.to_string(), "name": name_of(*ski) }),
+        Instruction::RemoveAdministrator { ski, name } => {
+            json!({ "ski": ski.to_string(), "name": name.to_string() })
+        }
         Instruction::SetThresholds(thresholds) => json!({
             "signature_threshold": thresholds.signature,
             "revocation_threshold": thresholds.revocation,

@@ -22,17 +22,20 @@ pub(super) fn spawn(peers: &Arc<Shared>) {
     drop(tokio::spawn(write_pending(Arc::clone(daemon))));
     let deadlines = Arc::clone(daemon);
     drop(tokio::spawn(async move { lifecycle::follow_deadlines(&deadlines).await }));
+    let starts = Arc::clone(daemon);
+    drop(tokio::spawn(async move { lifecycle::follow_next_start(&starts).await }));
     let peers = Arc::clone(peers);
     // The drain logs the rest of the withheld lines.
     drop(tokio::spawn(async move { peers.log_limits.log_withheld().await }));
 }
 
-/// Writes disabled and deleted states of keys that could not be written before. Tries again every
-/// [`WRITE_INTERVAL`]. Never returns.
+/// Writes disabled and deleted states of keys that could not be written before, and the state of
+/// the unit if another program has removed it. Tries again every [`WRITE_INTERVAL`]. Never returns.
 async fn write_pending(daemon: Arc<Daemon>) {
     loop {
         tokio::time::sleep(WRITE_INTERVAL).await;
         write_pending_now(&daemon).await;
+        lifecycle::mend_state(&daemon).await;
     }
 }
 

@@ -5,6 +5,7 @@ use core::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::accept::Tasks;
+use crate::lifecycle;
 use crate::peers::shared::Shared;
 
 /// Answers the received requests, and accepts no further connection.
@@ -21,6 +22,7 @@ pub(super) async fn drain(peers: &Shared, tasks: &Tasks, stop: &CancellationToke
     let for_administrators = drain_timeout.min(MAX_FOR_ADMINISTRATORS);
     let administrators = tokio::time::timeout(for_administrators, tasks.administrators.wait()).await;
     daemon.keys.write_pending().await;
+    lifecycle::mend_state(daemon).await;
     // A request without an answer may still become a use.
     daemon.keys.save_usage(answered.is_ok()).await;
     for label in daemon.keys.pending() {

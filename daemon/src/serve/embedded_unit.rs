@@ -8,9 +8,9 @@ use keyward_unit::administration::{
 };
 use keyward_unit::{MasterKey, Unit, Wkid};
 
-use crate::backend::{Embedded, Unusable};
-use crate::config::{self, Config};
-use crate::ground::master_key::{self, MasterKeyError, Patterns};
+use crate::backend::{Embedded, Unusable, host_secrets};
+use crate::config::Config;
+use crate::ground::master_key::{self, MasterKeyError};
 use crate::ground::opening::Opening;
 use crate::ground::unit_state::{KnownUnit, Nowhere, UnitStateFile};
 use crate::keys::KeyStore;
@@ -43,9 +43,10 @@ pub(super) fn backend(
     }
     let text = file.read()?;
     let text = text.as_deref().map(String::as_str);
-    let known = KnownUnit::read(&options.state_dir).filter(|known| known.owned);
-    let purpose =
-        if known.is_some_and(|known| is_lost(text, &known)) { Purpose::Lost } else { Purpose::Serve };
+    let purpose = match KnownUnit::read(&options.state_dir)? {
+        Some(known) if is_lost(text, &known) => Purpose::Lost,
+        _ => Purpose::Serve,
+    };
     let opened = sources.open(config, text, Box::new(file), purpose)?;
     let problem = match purpose {
         Purpose::Lost => Some(Unusable::Lost { state_dir: options.state_dir.clone() }),
@@ -59,7 +60,7 @@ pub(super) fn backend(
             file.path().display()
         );
     }
-    let embedded = Embedded::new(opened.unit, opened.custodian, opening(options, config))
+    let embedded = Embedded::new(opened.unit, opened.custodian, host_secrets::opening(options.dev, config))
         .map_err(ServeError::Runtime)?;
     embedded.set_needed(store.master_key()?);
     embedded.set_problem(problem);
@@ -68,11 +69,12 @@ pub(super) fn backend(
 
 /// True if the state in a text is not the one of the unit with owners that belongs here.
 fn is_lost(text: Option<&str>, known: &KnownUnit) -> bool {
-    let state = text.and_then(|text| State::from_json(text.lines().next()?).ok());
+    let state = text.map(|text| State::from_json(text.lines().next().unwrap_or_default()));
     match state {
-        Some(state) => state.is_unowned() && state.unit().to_string() != known.unit,
         // A damaged state is refused by itself.
-        None => text.is_none(),
+        Some(Err(_)) => false,
+        Some(Ok(state)) => known.is_lost(Some(&state)),
+        None => known.is_lost(None),
     }
 }
 
@@ -118,6 +120,8 @@ struct Sources {
     /// The master key of the file. The error is one that owners, or a file later, can make good.
     file: Result<Option<MasterKey>, MasterKeyError>,
     secrets: Vec<KeepingSecret>,
+    /// True if this host has a secret, even one that cannot be read now.
+    has_secret: bool,
     needed: Option<Wkid>,
     /// True if no master key has wrapped anything in the store.
     is_new: bool,
@@ -127,7 +131,7 @@ impl Sources {
     fn read(options: &Options, config: &Config, store: &KeyStore) -> Result<Self, ServeError> {
         let (needed, noted) = (store.master_key()?, store.noted_master_key());
         let is_new = needed.is_none() && noted.is_none();
-        let file = match master_key(options, config, is_new) {
+        let file = match host_secrets::master_key(options.dev, &options.state_dir, config, is_new) {
             // Owners, or a secret, may have the master key.
             Err(MasterKeyError::NotPassed) => Ok(None),
             Err(error @ MasterKeyError::Lost(_)) if needed.is_some() => Err(error),
@@ -140,14 +144,15 @@ impl Sources {
             }
             Ok(key) => Ok(key),
         };
-        let mut secrets = secrets(config);
+        let has_secret = host_secrets::opening(options.dev, config) != Opening::Owners;
+        let mut secrets = usable(host_secrets::read(config));
         if let Ok(Some(key)) = &file {
             if let Some(warning) = master_key::warning(key) {
                 tracing::error!("{warning}");
             }
             secrets.extend(KeepingSecret::random(key.to_hex().as_bytes()));
         }
-        Ok(Self { file, secrets, needed, is_new })
+        Ok(Self { file, secrets, has_secret, needed, is_new })
     }
 
     /// True if a master key or a secret is configured, or the key store needs a master key.
@@ -182,7 +187,7 @@ impl Sources {
         custodian: &Custodian,
         purpose: Purpose,
     ) -> Result<Option<Unusable>, ServeError> {
-        let Self { file, secrets, needed, is_new } = self;
+        let Self { file, secrets, has_secret, needed, is_new } = self;
         let (in_file, missing) = match file {
             Ok(Some(key)) => {
                 let wkid = key.wkid();
@@ -196,7 +201,7 @@ impl Sources {
             Ok(None) => (None, None),
             Err(error) => (None, Some(error)),
         };
-        keep(custodian, &secrets)?;
+        keep(custodian, &secrets, has_secret)?;
         let custody = custodian.custody();
         let is_first_start = is_new && *custody.state.current() == Register::Empty;
         let is_nobodys = custody.state.is_unowned() && !custody.state.is_erased();
@@ -231,9 +236,14 @@ fn unseal_by_file(custodian: &Custodian, key: MasterKey) -> Result<(), ServeErro
     }
 }
 
-/// Unseals the unit by secrets of this host, and has the first one keep its master keys.
-fn keep(custodian: &Custodian, secrets: &[KeepingSecret]) -> Result<(), ServeError> {
-    match custodian.keep_by(secrets) {
+/// Unseals the unit by secrets of this host, and has the first one keep its master keys. If the
+/// host is to have none, the state forgets the master keys.
+fn keep(custodian: &Custodian, secrets: &[KeepingSecret], has_secret: bool) -> Result<(), ServeError> {
+    let kept = match has_secret || !secrets.is_empty() {
+        true => custodian.keep_by(secrets),
+        false => custodian.keep_no_more().map(|()| false),
+    };
+    match kept {
         Ok(true) => {}
         Ok(false) if secrets.is_empty() || *custodian.custody().state.current() == Register::Empty => {}
         Ok(false) => tracing::warn!(
@@ -257,20 +267,24 @@ pub(super) async fn keep_again(
     config: &Config,
 ) -> Vec<String> {
     let mut secrets = Vec::new();
-    for secret in read_secrets(config) {
+    for secret in host_secrets::read(config) {
         match secret {
             Ok(secret) => secrets.push(secret),
             Err(error) => return vec![error.to_string()],
         }
     }
-    if let Ok(Some(key)) = master_key(options, config, false) {
+    if let Ok(Some(key)) = host_secrets::master_key(options.dev, &options.state_dir, config, false) {
         secrets.extend(KeepingSecret::random(key.to_hex().as_bytes()));
     }
     let custodian = Arc::clone(custodian);
     // A passphrase is stretched, and the disk may be slow.
-    let kept = tokio::task::spawn_blocking(move || custodian.keep_by(&secrets)).await;
-    match kept {
-        Ok(Ok(_)) => Vec::new(),
+    let has_secret = host_secrets::opening(options.dev, config) != Opening::Owners;
+    let kept = tokio::task::spawn_blocking(move || match has_secret {
+        true => custodian.keep_by(&secrets).map(drop),
+        false => custodian.keep_no_more(),
+    });
+    match kept.await {
+        Ok(Ok(())) => Vec::new(),
         Ok(Err(error)) => vec![error.to_string()],
         Err(error) => vec![error.to_string()],
     }
@@ -303,14 +317,6 @@ fn problem(
     Some(Unusable::Missing { needed, why: why.to_string() })
 }
 
-fn opening(options: &Options, config: &Config) -> Opening {
-    let config::Embedded { master_key, unseal_key, unseal_passphrase, .. } = &config.embedded;
-    match options.dev {
-        true => Opening::Development,
-        false => Opening::of(master_key.as_deref(), unseal_key.as_deref(), unseal_passphrase.as_deref()),
-    }
-}
-
 /// Takes over the master keys of the program before an upgrade, if there are any.
 fn take_over(custodian: &Custodian) {
     let taken = match upgrade::handed_over_keys() {
@@ -323,46 +329,14 @@ fn take_over(custodian: &Custodian) {
     }
 }
 
-/// The secrets that unseal the unit, the best one first. A secret that cannot be read is logged:
-/// owners can bring their parts all the same.
-fn secrets(config: &Config) -> Vec<KeepingSecret> {
+/// The secrets that could be read. Others are logged: owners can bring their parts all the same.
+fn usable(read: Vec<Result<KeepingSecret, MasterKeyError>>) -> Vec<KeepingSecret> {
     let mut secrets = Vec::new();
-    for secret in read_secrets(config) {
+    for secret in read {
         match secret {
             Ok(secret) => secrets.push(secret),
             Err(error) => tracing::error!("{error}"),
         }
     }
     secrets
-}
-
-/// Reads the unseal key and the unseal passphrase, if there are any.
-pub(crate) fn read_secrets(config: &Config) -> Vec<Result<KeepingSecret, MasterKeyError>> {
-    let key = master_key::load_unseal_key(config.embedded.unseal_key.as_deref());
-    let key = key.map(|key| key.and_then(|key| KeepingSecret::random(key.to_hex().as_bytes())));
-    let passphrase = master_key::load_unseal_passphrase(config.embedded.unseal_passphrase.as_deref());
-    let passphrase = passphrase.map(|text| text.and_then(|text| KeepingSecret::passphrase(&text)));
-    [key, passphrase].into_iter().filter_map(Result::transpose).collect()
-}
-
-/// Reads the master key of a file. `None` if a daemon with remote units names none. `fresh` is true
-/// for a store without a master key.
-///
-/// # Errors
-/// [`MasterKeyError`] if the key is missing or cannot be used.
-pub(crate) fn master_key(
-    options: &Options,
-    config: &Config,
-    fresh: bool,
-) -> Result<Option<MasterKey>, MasterKeyError> {
-    let patterns = if fresh { Patterns::Refused } else { Patterns::Accepted };
-    let loaded = match options.dev {
-        true => master_key::load_dev(&options.state_dir, fresh),
-        false => master_key::load(config.embedded.master_key.as_deref(), patterns),
-    };
-    match loaded {
-        Err(MasterKeyError::NotConfigured) if !config.grep11.is_empty() => Ok(None),
-        Err(error) if !fresh => Err(error.of_existing_store()),
-        loaded => loaded.map(Some),
-    }
 }

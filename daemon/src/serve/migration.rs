@@ -7,6 +7,7 @@ use std::{env, fs, io};
 use keyward_unit::Unit;
 use nix::unistd::{Uid, User};
 
+use crate::backend::host_secrets;
 use crate::config::Config;
 use crate::ground::hardening;
 use crate::ground::master_key;
@@ -15,7 +16,6 @@ use crate::ground::state_dir;
 use crate::ground::text::quoted;
 use crate::keys::{self, KeyStore, MigrationError, OldStore, StoreError, StoreKey, StoreKeyError};
 use crate::serve::backends::check_dev;
-use crate::serve::embedded_unit;
 use crate::serve::error::ServeError;
 use crate::serve::options::Options;
 use crate::serve::store_key;
@@ -39,7 +39,8 @@ pub(crate) fn migrate(options: &Options) -> Result<String, ServeError> {
         return Ok(format!("the key store {} has the format of this version already\n", file.display()));
     };
     check_dev(options, store.is_dev()?)?;
-    let master_key = embedded_unit::master_key(options, &config, store.wkid()?.is_none())?;
+    let master_key =
+        host_secrets::master_key(options.dev, &options.state_dir, &config, store.wkid()?.is_none())?;
     let warning = master_key.as_ref().and_then(master_key::warning).map(|text| format!("warning: {text}\n"));
     let unit = master_key.map(|key| Unit::new(key, config.embedded.cached_keys));
     let has = unit.as_ref().and_then(Unit::wkid).map(|wkid| wkid.to_string());

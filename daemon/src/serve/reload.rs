@@ -48,6 +48,8 @@ pub(super) async fn reload(
     log.set_level(config.log);
     daemon.set_config(config);
     peers.apply_grants(&daemon.config());
+    lifecycle::mend_state(daemon).await;
+    lifecycle::look_at_next_start(daemon).await;
     audit::reload(daemon);
     daemon.waiting_for_restart.store(Arc::new(waiting.clone()));
     match waiting.is_empty() {

@@ -25,6 +25,7 @@ use zeroize::Zeroizing;
 
 use crate::daemon::Daemon;
 use crate::keys;
+use crate::lifecycle;
 use crate::serve::background;
 use crate::serve::sockets::{HandedOver, LISTEN_PLACES};
 
@@ -128,6 +129,7 @@ pub(crate) async fn checked<'a>(
     daemon: &Daemon,
 ) -> Option<&'a Program> {
     background::write_pending_now(daemon).await;
+    lifecycle::mend_state(daemon).await;
     if let Some(problem) = daemon.keys.problem().await {
         tracing::error!(
             "not upgraded: this program has data in memory that the new program would not find: {problem}"

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use keyward_unit::Unit;
 use keyward_unit::administration::{Custodian, State, StateFile};
+use zeroize::Zeroizing;
 
 /// A disk that keeps nothing.
 struct Nowhere;
@@ -14,6 +15,10 @@ struct Nowhere;
 impl StateFile for Nowhere {
     fn replace(&self, _: &str) -> io::Result<()> {
         Ok(())
+    }
+
+    fn read(&self) -> io::Result<Option<Zeroizing<String>>> {
+        Ok(None)
     }
 }
 

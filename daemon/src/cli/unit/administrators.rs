@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use keyward_unit::administration::{
-    AdministratorKey, ClaimSecret, Instruction, Person, PersonName, Ski, Thresholds,
+    AdministratorKey, ClaimSecret, Instruction, Person, PersonName, Thresholds,
 };
 
 use super::issue::{Issue, new_passphrase_of, person, public_line, public_path, write_new};
@@ -146,16 +146,19 @@ impl Remove {
     fn run(self) -> Result<(), Failure> {
         let who = self.who.clone();
         let attempt = format!("cannot remove the administrator {who}");
-        let done =
-            self.issue.issue(&attempt, |unit| ski_of(unit, &who).map(Instruction::RemoveAdministrator))?;
+        let done = self.issue.issue(&attempt, |unit| removal_of(unit, &who))?;
         self.issue.report(&done, &format!("removed the administrator {who}"))
     }
 }
 
-/// The identity of the administrator with this name or this identity.
-fn ski_of(unit: &OwnedUnitView, who: &str) -> Result<Ski, Failure> {
+/// The removal of the administrator with this name or this identity.
+fn removal_of(unit: &OwnedUnitView, who: &str) -> Result<Instruction, Failure> {
     let known = unit.administrators.iter().find(|person| person.name == who || person.ski == who);
-    known.and_then(|person| person.ski.parse().ok()).ok_or_else(|| {
+    let removal = known.and_then(|person| {
+        let (ski, name) = (person.ski.parse().ok()?, person.name.parse().ok()?);
+        Some(Instruction::RemoveAdministrator { ski, name })
+    });
+    removal.ok_or_else(|| {
         Failure::new(
             exit::NO_INPUT,
             format_args!("there is no such administrator; see: keyward unit admin list"),

@@ -213,11 +213,11 @@ impl Rotate {
                     }
                     false => "next, ",
                 };
-                let finish = if unit.owned {
-                    "keyward unit activate PATTERN"
-                } else {
-                    "keyward unit rotate --finish --yes"
+                let finish = match &unit.new.pattern {
+                    Some(pattern) if unit.owned => format!("keyward unit activate {pattern} --key FILE"),
+                    _ => "keyward unit rotate --finish --yes".into(),
                 };
+                let finish = for_daemon(finish, &self.client.runtime_dir);
                 format!("{rewrap}put the new master key in force: {finish}\n")
             }
         };

@@ -55,8 +55,11 @@ fn register(name: &str, register: &RegisterView) -> String {
 
 fn awaited_text(awaited: &AwaitedView) -> String {
     let AwaitedView { register, needed, parts, arrived } = awaited;
-    let mut text =
-        format!("waits for        {needed} of {} parts of the {register} register:\n", parts.len());
+    let mut text = format!(
+        "waits for        the {register} register: {} of {} parts are here, {needed} are needed\n",
+        arrived.len(),
+        parts.len()
+    );
     for part in parts {
         let state = if arrived.contains(part) { "here" } else { "missing" };
         text += &format!("                 {part} {state}\n");

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use super::event::{Act, Action, Actor, begin};
 use super::unit::blocking;
-use super::{Error, audit_key};
+use super::{Error, audit_key, next_start};
 use crate::backend::{Backend, Embedded};
 use crate::config::EMBEDDED;
 use crate::daemon::{Daemon, key_material};
@@ -147,6 +147,9 @@ pub(crate) async fn finish_rewrap(daemon: &Arc<Daemon>, actor: Actor, name: &str
 /// Puts the next master key of a backend in force, whose embedded unit nobody owns.
 async fn finish_unowned(daemon: &Arc<Daemon>, name: &str) -> Result<Finished, Error> {
     let locked = lock(daemon, name).await?;
+    if name == EMBEDDED {
+        next_start::refuse_to_lose(daemon).await?;
+    }
     let finished = finish(daemon, name, &locked).await?;
     if let Some(embedded) = daemon.backends.embedded().filter(|_| name == EMBEDDED) {
         let custodian = Arc::clone(embedded.custodian());
@@ -167,12 +170,25 @@ pub(super) async fn lock<'a>(daemon: &'a Daemon, name: &str) -> Result<Locked<'a
     Ok(backend(daemon, name)?.master_key_lock().write().await)
 }
 
+/// Refuses to change a master key while keys are missing that were here before: no check would see
+/// that they need the old master key.
+///
+/// # Errors
+/// [`Error::StoreIncomplete`].
+pub(super) async fn refuse_incomplete_store(daemon: &Daemon) -> Result<(), Error> {
+    match daemon.keys.problem().await {
+        None => Ok(()),
+        Some(problem) => Err(Error::StoreIncomplete(problem)),
+    }
+}
+
 /// Refuses to give up the next master key of the embedded unit if it wraps anything alone: the blob
 /// of a key, of the audit key, or the store key. Then the change can only be finished.
 ///
 /// # Errors
 /// [`Error::StoreNeedsNew`], or the reason why the keys cannot be read.
 pub(super) async fn refuse_to_give_up(daemon: &Daemon, new: Wkid, _: &Locked<'_>) -> Result<(), Error> {
+    refuse_incomplete_store(daemon).await?;
     let backend = backend(daemon, EMBEDDED)?;
     let is_gone = |blob: &[u8]| is_wrapped_by(backend, blob, new);
     let needs_new = daemon.keys.master_key().await? == Some(new)
@@ -185,12 +201,26 @@ pub(super) async fn refuse_to_give_up(daemon: &Daemon, new: Wkid, _: &Locked<'_>
     if needs_new { Err(Error::StoreNeedsNew) } else { Ok(()) }
 }
 
+/// Refuses to empty a register in the middle of a change that has begun to end: keys need both
+/// master keys. Works while the store is locked.
+///
+/// # Errors
+/// [`Error::StoreNeedsNew`], or the reason why the keys cannot be read.
+pub(super) async fn refuse_to_cut_off(daemon: &Daemon, _: &Locked<'_>) -> Result<(), Error> {
+    let Some(needed) = daemon.keys.master_key().await? else { return Ok(()) };
+    match daemon.keys.left_behind(vec![needed]).await?.is_empty() {
+        true => Ok(()),
+        false => Err(Error::StoreNeedsNew),
+    }
+}
+
 /// Puts the next master key in force as [`finish_rewrap`] does, within another act. After an
 /// interruption, does the rest.
 ///
 /// # Errors
 /// [`Error`] says which keys or units are not ready.
 pub(super) async fn finish(daemon: &Arc<Daemon>, name: &str, _: &Locked<'_>) -> Result<Finished, Error> {
+    refuse_incomplete_store(daemon).await?;
     let backend = backend(daemon, name)?;
     let old = present(daemon, name).await?;
     let keys = keys_of(daemon, name).await?;

@@ -23,7 +23,7 @@ use thiserror::Error;
 
 use super::part::PARTS;
 use super::pattern::Pattern;
-use super::person::{Person, PersonKey, Ski};
+use super::person::{Person, PersonKey, PersonName, Ski};
 use super::shares::{MAX_SHARES, is_number_of_shares};
 
 /// The identity of a unit: 16 random bytes.
@@ -122,7 +122,12 @@ pub enum Instruction {
         shares: Vec<(u8, Pattern)>,
     },
     /// Removes an administrator.
-    RemoveAdministrator(Ski),
+    RemoveAdministrator {
+        /// The identity.
+        ski: Ski,
+        /// The name, which the people who sign know.
+        name: PersonName,
+    },
     /// Sets both thresholds.
     SetThresholds(Thresholds),
     /// Erases the unit.
@@ -141,7 +146,7 @@ impl Instruction {
             Self::GenerateShares { .. } => "generate-shares",
             Self::LoadParts(_) => "load-parts",
             Self::LoadShares { .. } => "load-shares",
-            Self::RemoveAdministrator(_) => "remove-administrator",
+            Self::RemoveAdministrator { .. } => "remove-administrator",
             Self::SetThresholds(_) => "set-thresholds",
             Self::Zeroize => "zeroize",
         }
@@ -215,7 +220,9 @@ impl Command {
                 writeln!(text, "needed: {needed}")?;
                 shares.iter().try_for_each(|(index, pattern)| writeln!(text, "share: {index} {pattern}"))
             }
-            Instruction::RemoveAdministrator(ski) => writeln!(text, "administrator: {ski}"),
+            Instruction::RemoveAdministrator { ski, name } => {
+                writeln!(text, "administrator: {name} {ski}")
+            }
             Instruction::SetThresholds(both) => thresholds(text, both),
             Instruction::Zeroize => Ok(()),
         }
@@ -359,7 +366,15 @@ impl<'t> Fields<'t> {
                 check(are_in_order && are_enough && are_different(&patterns), "share")?;
                 Instruction::LoadShares { needed, shares }
             }
-            "remove-administrator" => Instruction::RemoveAdministrator(self.number("administrator")?),
+            "remove-administrator" => {
+                let removed = self.all("administrator", 1, |value| {
+                    let (name, ski) = value.split_once(' ')?;
+                    Some((name.parse().ok()?, ski.parse().ok()?))
+                })?;
+                let removed = removed.into_iter().next();
+                let (name, ski) = removed.ok_or(InvalidCommand::Field("administrator"))?;
+                Instruction::RemoveAdministrator { ski, name }
+            }
             "set-thresholds" => Instruction::SetThresholds(self.thresholds()?),
             "zeroize" => Instruction::Zeroize,
             _ => return Err(InvalidCommand::Field("command")),

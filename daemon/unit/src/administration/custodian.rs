@@ -3,6 +3,7 @@
 //! Each change is on the disk before the unit follows. A process that is killed in between starts
 //! with the state after the change, or with the one before.
 
+mod authenticated;
 mod inner;
 mod unowned;
 
@@ -17,14 +18,15 @@ use super::command::RegisterName;
 use super::importer::OwnImporter;
 use super::keeping::KeepingSecret;
 use super::pattern::Pattern;
-use super::register::{Origin, Register, SealedShare};
+use super::register::{Origin, SealedShare};
 use super::rules::Refusal;
 use super::signed::SignedCommand;
 use super::state::State;
 use crate::error::UnitError;
 use crate::master_key::MasterKey;
 use crate::unit::Unit;
-use inner::{Inner, read};
+use authenticated::Authenticated;
+use inner::Inner;
 
 /// The place of the state of a unit.
 pub trait StateFile: Send {
@@ -34,6 +36,12 @@ pub trait StateFile: Send {
     /// # Errors
     /// The error of the system; the old file stays.
     fn replace(&self, text: &str) -> io::Result<()>;
+
+    /// Reads the file. `None` if there is none.
+    ///
+    /// # Errors
+    /// The error of the system, or a reason why the file must not be used.
+    fn read(&self) -> io::Result<Option<Zeroizing<String>>>;
 }
 
 /// The custodian of a unit. Threads share it by reference.
@@ -87,18 +95,17 @@ impl Custodian {
     /// [`CustodyError::Damaged`] if the text is damaged.
     pub fn open(unit: Arc<Unit>, text: Option<&str>, file: Box<dyn StateFile>) -> Result<Self, CustodyError> {
         unit.seal();
-        let (state, unverified) = match text {
+        let (state, read) = match text {
             Some(text) => {
-                let (state, line, mac) = read(text).ok_or(CustodyError::Damaged)?;
-                let has_key = state.current != Register::Empty || state.new != Register::Empty;
-                (state, has_key.then_some((line, mac)))
+                let (state, read) = Authenticated::read(text).ok_or(CustodyError::Damaged)?;
+                (state, Some(read))
             }
             None => (State::new()?, None),
         };
         let inner = Inner {
             file,
             state,
-            unverified,
+            read,
             current: None,
             new: None,
             loading: None,
@@ -123,8 +130,6 @@ impl Custodian {
     /// now on, the first secret keeps the master keys. Waits for the disk. Returns false if the
     /// state keeps no master key: the unit stays sealed, if it was.
     ///
-    /// Without a secret, the state forgets the master keys as soon as owners have brought them.
-    ///
     /// # Errors
     /// [`CustodyError::OtherKeeper`] if none of these secrets keeps the master keys. The first one
     /// will, when all of them are in memory.
@@ -133,6 +138,52 @@ impl Custodian {
         let kept = inner.keep_by(secrets);
         self.follow(&mut inner);
         kept
+    }
+
+    /// Keeps the master keys by no secret any more: the state forgets them as soon as their owners
+    /// have brought them. A master key without owners stays as it is. Waits for the disk.
+    ///
+    /// # Errors
+    /// [`CustodyError::Write`] if the state cannot be written: it keeps the master keys.
+    pub fn keep_no_more(&self) -> Result<(), CustodyError> {
+        let mut inner = self.lock();
+        (inner.keeper, inner.forgets_kept) = (None, true);
+        inner.keep_if_due()
+    }
+
+    /// Writes the state again if another program has removed or changed the file while the unit
+    /// runs: without the file, the next start would not have the master keys. Waits for the disk.
+    /// Returns true if the state was written.
+    ///
+    /// # Errors
+    /// [`CustodyError::Removed`] if a master key is not in memory, and so the state cannot be
+    /// written, and [`CustodyError::Write`] if the disk does not take it.
+    pub fn mend(&self) -> Result<bool, CustodyError> {
+        let mut inner = self.lock();
+        if inner.is_in_file() {
+            return Ok(false);
+        }
+        match inner.write_again() {
+            Ok(()) => Ok(true),
+            Err(CustodyError::Refused(_)) => Err(CustodyError::Removed),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// True if one of some secrets opens the master keys that the state keeps. Stretches a
+    /// passphrase.
+    ///
+    /// # Errors
+    /// [`CustodyError::Unit`] if the crypto library fails.
+    pub fn is_kept_by(&self, secrets: &[KeepingSecret]) -> Result<bool, CustodyError> {
+        let state = self.custody().state.clone();
+        let Some(kept) = state.kept else { return Ok(false) };
+        for secret in secrets {
+            if secret.keeper_of(&kept)?.is_some_and(|keeper| keeper.open(state.unit, &kept).is_some()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// The master keys in memory, for the program that goes on with this unit in this process: for
@@ -372,6 +423,11 @@ pub enum CustodyError {
     /// The pieces do not make the master key of the register.
     #[error("the parts do not make the master key of the register; bring all of them again")]
     OtherSum,
+    /// Another program has removed or changed the file.
+    #[error(
+        "the state of the unit was removed or changed by another program while the unit runs; restore it from a backup, or have the owners bring their parts: then the unit writes its state again"
+    )]
+    Removed,
     /// The command breaks a rule.
     #[error(transparent)]
     Refused(#[from] Refusal),

@@ -116,19 +116,23 @@ impl State {
     }
 
     /// Number of signatures that an instruction needs. To destroy needs one signature: in an
-    /// emergency there is no time for a quorum. A master key that nobody can bring again needs the
-    /// quorum.
+    /// emergency there is no time for a quorum. To destroy a master key that nobody can bring again
+    /// needs the quorum, and an activation destroys the master key in force.
     pub fn needed_for(&self, instruction: &Instruction) -> u8 {
         let is_for_good = self.current.contents().is_some_and(|key| key.origin.needed() == 0);
         match instruction {
-            Instruction::Clear(RegisterName::Current, _) | Instruction::Zeroize if is_for_good => {
+            Instruction::Activate(_)
+            | Instruction::Clear(RegisterName::Current, _)
+            | Instruction::Zeroize
+                if is_for_good =>
+            {
                 self.thresholds.signature
             }
             Instruction::AddAdministrator(_)
             | Instruction::Commit(_)
             | Instruction::GenerateShares { .. }
             | Instruction::SetThresholds(_) => self.thresholds.signature,
-            Instruction::RemoveAdministrator(_) => self.thresholds.revocation,
+            Instruction::RemoveAdministrator { .. } => self.thresholds.revocation,
             Instruction::Claim { thresholds, .. } => thresholds.signature,
             Instruction::Activate(_)
             | Instruction::Clear(..)
@@ -181,7 +185,7 @@ impl State {
                 self.needs_empty_new()?;
                 return Ok(Effect::Expect(Origin::Shares { needed: *needed, shares: shares.clone() }));
             }
-            Instruction::RemoveAdministrator(ski) => self.remove_administrator(*ski)?,
+            Instruction::RemoveAdministrator { ski, name } => self.remove_administrator(*ski, name)?,
             Instruction::SetThresholds(thresholds) => {
                 if !can_own(&self.administrators, *thresholds) {
                     return Err(Refusal::Thresholds {
@@ -234,10 +238,12 @@ impl State {
         Ok(())
     }
 
-    fn remove_administrator(&mut self, ski: Ski) -> Result<(), Refusal> {
+    fn remove_administrator(&mut self, ski: Ski, name: &PersonName) -> Result<(), Refusal> {
         let before = self.administrators.len();
-        let removed = self.administrators.iter().position(|person| person.key.ski() == ski);
-        self.administrators.remove(removed.ok_or(Refusal::NoAdministrator(ski))?);
+        // People have signed the name; the identity alone tells them nothing.
+        let same = |person: &Person| person.key.ski() == ski && person.name == *name;
+        let removed = self.administrators.iter().position(same);
+        self.administrators.remove(removed.ok_or_else(|| Refusal::NoAdministrator(ski, name.clone()))?);
         match can_own(&self.administrators, self.thresholds) {
             true => Ok(()),
             false => Err(Refusal::LastAdministrators { thresholds: self.thresholds, administrators: before }),
@@ -321,9 +327,9 @@ pub enum Refusal {
         "the unit does not have the master key of the new register since its start; its owners must bring their parts: keyward unit unseal FILE --unit-key FINGERPRINT"
     )]
     NewSealed,
-    /// No administrator has this identity.
-    #[error("there is no administrator {0}")]
-    NoAdministrator(Ski),
+    /// No administrator has this identity and this name.
+    #[error("there is no administrator {1} with the identity {0}; see: keyward unit admin list")]
+    NoAdministrator(Ski, PersonName),
     /// The claim was not made with the claim secret.
     #[error(
         "the claim was not made with the claim secret of the unit; root sees the secret with: keyward unit claim --show"

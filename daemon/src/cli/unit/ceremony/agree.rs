@@ -32,7 +32,10 @@ impl Session {
 
     /// Wraps the keys by the committed master key, and has it put in force.
     pub(super) fn activate(&mut self, unit: &OwnedUnitView) -> Result<(), Failure> {
-        step("Put the master key in force", "1 administrator, to sign")?;
+        // An activation destroys the master key in force. One without parts is gone for good.
+        let needed = if unit.current.needed == Some(0) { unit.signature_threshold } else { 1 };
+        let s = if needed == 1 { "" } else { "s" };
+        step("Put the master key in force", &format!("{needed} administrator{s}, to sign"))?;
         let pattern = new_pattern(unit)?;
         // The keys of the store are wrapped by the master key in force.
         if unit.current.pattern.is_some() {
@@ -50,7 +53,7 @@ impl Session {
         self.notes.save()?;
         self.order(Order {
             instruction: Instruction::Activate(pattern),
-            needed: 1,
+            needed,
             administrators: &unit.administrators,
             secret: None,
         })

@@ -1,8 +1,5 @@
 //! The custody behind the lock of the custodian: how commands and parts change it.
 
-use aws_lc_rs::hmac;
-use zeroize::Zeroizing;
-
 use super::super::command::RegisterName;
 use super::super::importer::{Aim, OwnImporter, Piece};
 use super::super::keeping::Keeper;
@@ -12,17 +9,18 @@ use super::super::register::{Contents, Origin, Register, SealedShare};
 use super::super::rules::{Effect, Refusal, Surroundings};
 use super::super::shares::{self, Share};
 use super::super::state::State;
+use super::authenticated::Authenticated;
 use super::{Custody, CustodyError, Done, StateFile, Taken};
 use crate::error::UnitError;
-use crate::master_key::{MasterKey, WrappingKeys};
+use crate::master_key::MasterKey;
 use crate::unit::Unit;
 
 /// Custody of a unit: the state, the master keys that are in memory, and the parts on their way.
 pub(super) struct Inner {
     pub(super) file: Box<dyn StateFile>,
     pub(super) state: State,
-    /// The line of the file that the MAC authenticates, and the MAC, until the master key is there.
-    pub(super) unverified: Option<(Zeroizing<String>, Option<[u8; 32]>)>,
+    /// The file as it was read, until this process has written another one.
+    pub(super) read: Option<Authenticated>,
     pub(super) current: Option<MasterKey>,
     pub(super) new: Option<MasterKey>,
     /// Parts of the new register, after a command to load it.
@@ -31,7 +29,7 @@ pub(super) struct Inner {
     pub(super) unsealing: Vec<(RegisterName, Collection)>,
     pub(super) importer: Option<OwnImporter>,
     pub(super) keeper: Option<Keeper>,
-    /// True if the host has no secret that keeps master keys.
+    /// True if no secret of the host is to keep master keys any more.
     pub(super) forgets_kept: bool,
 }
 
@@ -63,35 +61,34 @@ impl Inner {
 
     pub(super) fn carry_out(&mut self, state: State, effect: Effect) -> Result<Done, CustodyError> {
         match effect {
-            Effect::None => self.state = self.write(state, [self.current.as_ref(), self.new.as_ref()])?,
+            Effect::None => self.adopt(self.write(state, [self.current.as_ref(), self.new.as_ref()])?),
             Effect::Activate => {
-                self.state = self.write(state, [self.new.as_ref(), None])?;
+                self.adopt(self.write(state, [self.new.as_ref(), None])?);
                 self.current = self.new.take();
             }
             Effect::Clear(RegisterName::New) => {
-                self.state = self.write(state, [self.current.as_ref(), None])?;
+                self.adopt(self.write(state, [self.current.as_ref(), None])?);
                 (self.new, self.loading) = (None, None);
             }
             Effect::Clear(RegisterName::Current) => {
                 let state = State { kept: None, ..state };
                 let new = self.new.as_ref().filter(|_| state.new != Register::Empty);
-                self.state = self.write(state, [None, new])?;
-                (self.current, self.unverified) = (None, None);
+                self.adopt(self.write(state, [None, new])?);
+                self.current = None;
                 if self.state.new == Register::Empty {
                     (self.new, self.loading) = (None, None);
                 }
             }
             Effect::Expect(origin) => {
-                self.state = self.write(state, [self.current.as_ref(), self.new.as_ref()])?;
+                self.adopt(self.write(state, [self.current.as_ref(), self.new.as_ref()])?);
                 self.loading = Some(Collection { origin: origin.clone(), pieces: Vec::new() });
                 return Ok(Done::Expects(origin));
             }
             Effect::Generate { needed, owners } => return self.generate(state, needed, owners),
             Effect::Zeroize => {
                 // Another identity: no command of before is one for this unit.
-                self.state = self.write(State { erased: true, ..State::new()? }, [None, None])?;
+                self.adopt(self.write(State { erased: true, ..State::new()? }, [None, None])?);
                 self.forget();
-                self.unverified = None;
             }
         }
         Ok(Done::Command)
@@ -113,7 +110,7 @@ impl Inner {
         let sealed: Vec<_> = owners.into_iter().zip(shares).map(seal).collect::<Result<_, _>>()?;
         let (pattern, wkid, shares) = (key.pattern(), key.wkid(), sealed.clone());
         let state = state.loaded(Contents { pattern, wkid, origin, shares })?;
-        self.state = self.write(state, [self.current.as_ref(), Some(&key)])?;
+        self.adopt(self.write(state, [self.current.as_ref(), Some(&key)])?);
         self.new = Some(key);
         Ok(Done::Shares(sealed))
     }
@@ -176,7 +173,7 @@ impl Inner {
         }
         let contents = Contents { pattern: key.pattern(), wkid: key.wkid(), origin, shares: Vec::new() };
         let state = self.state.loaded(contents)?;
-        self.state = self.write(state, [self.current.as_ref(), Some(&key)])?;
+        self.adopt(self.write(state, [self.current.as_ref(), Some(&key)])?);
         self.new = Some(key);
         Ok(())
     }
@@ -190,15 +187,8 @@ impl Inner {
         if expected != Some(key.pattern()) {
             return Err(CustodyError::OtherSum);
         }
-        // The MAC is one under the master key in force, or else under the one that is loaded.
-        let is_of_mac = register == RegisterName::Current || self.state.current == Register::Empty;
-        if let Some((line, mac)) = self.unverified.as_ref().filter(|_| is_of_mac) {
-            let state_key = WrappingKeys::derive(&key).unit_state;
-            let is_genuine = mac.is_some_and(|mac| hmac::verify(&state_key, line.as_bytes(), &mac).is_ok());
-            if !is_genuine {
-                return Err(CustodyError::Altered);
-            }
-            self.unverified = None;
+        if self.read.as_ref().is_some_and(|read| !read.is_genuine(register, &key)) {
+            return Err(CustodyError::Altered);
         }
         match register {
             RegisterName::Current => self.current = Some(key),
@@ -230,39 +220,48 @@ impl Inner {
     }
 
     /// Writes a state for a unit that has these master keys then: of the current register and of
-    /// the new one. Returns the state as it is on the disk. The MAC is one under the master key in
-    /// force, or else under the one that is loaded: without that key, nothing is written.
+    /// the new one. Returns the state as it is on the disk. The master key of each register
+    /// authenticates the state: without one of them, nothing is written.
     pub(super) fn write(&self, state: State, keys: [Option<&MasterKey>; 2]) -> Result<State, CustodyError> {
         let [current, new] = [&state.current, &state.new].map(|register| *register != Register::Empty);
-        let of_mac = if current { keys[0] } else { keys[1] };
-        if of_mac.is_none() && (current || new) {
-            return Err(Refusal::Sealed.into());
+        match keys {
+            [None, _] if current => return Err(Refusal::Sealed.into()),
+            [_, None] if new => return Err(Refusal::NewSealed.into()),
+            _ => {}
         }
-        let has_all = (keys[0].is_some() || !current) && (keys[1].is_some() || !new);
         let kept = match &self.keeper {
             _ if !current && !new => None,
-            Some(keeper) if has_all => Some(keeper.keep(state.unit, keys)?),
-            None if has_all && self.forgets_kept && is_of_owners(&state) => None,
-            // A secret that is not here may keep a master key that is not in memory.
-            _ => state.kept.clone(),
+            Some(keeper) => Some(keeper.keep(state.unit, keys)?),
+            None if self.forgets_kept && is_of_owners(&state) => None,
+            None => state.kept.clone(),
         };
         let state = State { kept, ..state };
         let line = state.to_json();
-        let mac = match of_mac.filter(|_| current || new) {
-            Some(key) => {
-                let state_key = WrappingKeys::derive(key).unit_state;
-                base16ct::lower::encode_string(hmac::sign(&state_key, line.as_bytes()).as_ref())
-            }
-            None => NO_MAC.to_owned(),
-        };
-        let text = Zeroizing::new(format!("{}\n{MAC}{mac}\n", *line));
+        let keys = [keys[0].filter(|_| current), keys[1].filter(|_| new)];
+        let text = Authenticated::text(&line, keys);
         self.file.replace(&text).map_err(CustodyError::Write)?;
         Ok(state)
     }
 
+    /// Goes on with a state that was written.
+    pub(super) fn adopt(&mut self, state: State) {
+        self.state = state;
+        self.read = None;
+    }
+
+    /// True if the file has the present state. Without the master keys, the MACs are not compared.
+    pub(super) fn is_in_file(&self) -> bool {
+        let Ok(Some(text)) = self.file.read() else { return false };
+        let line = self.state.to_json();
+        match self.has_all() {
+            true => *text == *Authenticated::text(&line, [self.current.as_ref(), self.new.as_ref()]),
+            false => text.lines().next() == Some(&line),
+        }
+    }
+
     /// Writes the present state again, for another secret that keeps the master keys.
     pub(super) fn write_again(&mut self) -> Result<(), CustodyError> {
-        self.state = self.write(self.state.clone(), [self.current.as_ref(), self.new.as_ref()])?;
+        self.adopt(self.write(self.state.clone(), [self.current.as_ref(), self.new.as_ref()])?);
         Ok(())
     }
 
@@ -337,20 +336,3 @@ fn is_of_owners(state: &State) -> bool {
     let mut keys = [&state.current, &state.new].into_iter().filter_map(|register| register.contents());
     keys.all(|key| key.origin.needed() > 0)
 }
-
-/// The line of the state, the state, and its MAC. `None` if the text is not a file of a state.
-pub(super) fn read(text: &str) -> Option<(State, Zeroizing<String>, Option<[u8; 32]>)> {
-    let (line, mac) = text.strip_suffix('\n')?.split_once('\n')?;
-    let mac = match mac.strip_prefix(MAC)? {
-        NO_MAC => None,
-        digits => {
-            let mut mac = [0; 32];
-            let read = base16ct::lower::decode(digits, &mut mac).ok()?.len();
-            Some(mac).filter(|mac| mac.len() == read)
-        }
-    };
-    Some((State::from_json(line).ok()?, Zeroizing::new(line.to_owned()), mac))
-}
-
-const MAC: &str = "mac ";
-const NO_MAC: &str = "-";

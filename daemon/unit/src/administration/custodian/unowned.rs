@@ -14,11 +14,8 @@ impl Inner {
     /// Unseals by the first secret that opens the kept master keys, and keeps them by the first
     /// one.
     pub(super) fn keep_by(&mut self, secrets: &[KeepingSecret]) -> Result<bool, CustodyError> {
-        self.forgets_kept = secrets.is_empty();
-        let Some(first) = secrets.first() else {
-            self.keep_if_due()?;
-            return Ok(false);
-        };
+        let Some(first) = secrets.first() else { return Ok(false) };
+        self.forgets_kept = false;
         let Some(kept) = self.state.kept.clone() else {
             return self.keep_anew(first);
         };
@@ -52,7 +49,7 @@ impl Inner {
     /// The first master key of a unit that nobody owns, made by the unit.
     pub(super) fn start_with(&mut self, key: MasterKey) -> Result<(), CustodyError> {
         let state = self.with_first(&key)?;
-        self.state = self.write(state, [Some(&key), self.new.as_ref()])?;
+        self.adopt(self.write(state, [Some(&key), self.new.as_ref()])?);
         self.current = Some(key);
         Ok(())
     }
@@ -62,15 +59,14 @@ impl Inner {
     pub(super) fn start_with_file(&mut self, key: MasterKey) -> Result<(), CustodyError> {
         let state = self.with_first(&key)?;
         let written = self.write(state.clone(), [Some(&key), self.new.as_ref()]);
+        let (state, written) = match written {
+            Ok(state) => (state, Ok(())),
+            Err(error @ CustodyError::Write(_)) => (state, Err(error)),
+            Err(error) => return Err(error),
+        };
+        self.adopt(state);
         self.current = Some(key);
-        match written {
-            Ok(state) => self.state = state,
-            Err(error) => {
-                self.state = state;
-                return Err(error);
-            }
-        }
-        Ok(())
+        written
     }
 
     /// The state with a first master key.
@@ -93,7 +89,7 @@ impl Inner {
         }
         let key = MasterKey::generate()?;
         let state = State { new: Register::Committed(contents_of(&key)), ..self.state.clone() };
-        self.state = self.write(state, [self.current.as_ref(), Some(&key)])?;
+        self.adopt(self.write(state, [self.current.as_ref(), Some(&key)])?);
         self.new = Some(key);
         Ok(())
     }
@@ -108,7 +104,7 @@ impl Inner {
         }
         let current = Register::Valid(contents.clone());
         let state = State { current, new: Register::Empty, ..self.state.clone() };
-        self.state = self.write(state, [self.new.as_ref(), None])?;
+        self.adopt(self.write(state, [self.new.as_ref(), None])?);
         self.current = self.new.take();
         Ok(())
     }
@@ -119,7 +115,7 @@ impl Inner {
             return Err(Refusal::Sealed.into());
         }
         let state = State { new: Register::Empty, ..self.state.clone() };
-        self.state = self.write(state, [self.current.as_ref(), None])?;
+        self.adopt(self.write(state, [self.current.as_ref(), None])?);
         self.new = None;
         Ok(())
     }

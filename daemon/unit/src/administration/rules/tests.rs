@@ -140,7 +140,8 @@ fn administrators_come_and_go_with_their_quorums() {
     owned.people.push((dave.clone(), pair));
     let skis: Vec<_> = owned.people.iter().map(|(person, _)| person.key.ski()).collect();
     let add = || Instruction::AddAdministrator(dave.clone());
-    let remove = |at: usize| Instruction::RemoveAdministrator(skis[at]);
+    let names: Vec<_> = owned.people.iter().map(|(person, _)| person.name.clone()).collect();
+    let remove = |at: usize| Instruction::RemoveAdministrator { ski: skis[at], name: names[at].clone() };
     let outsider = Refusal::Signature(SignatureFault::Unknown(skis[3]));
     assert_eq!(owned.try_to(add(), &[0, 3]).unwrap_err(), outsider, "nobody adds himself");
     // The revocation threshold is 3, and three administrators are needed for it.
@@ -152,8 +153,13 @@ fn administrators_come_and_go_with_their_quorums() {
     assert_eq!(owned.try_to(add(), &[0, 1]).unwrap_err(), Refusal::Known(dave.name.clone()));
     let few = Refusal::FewSignatures { have: 2, needed: 3 };
     assert_eq!(owned.try_to(remove(2), &[0, 1]).unwrap_err(), few);
+    // People sign the name. With the identity of somebody else, the command removes nobody.
+    let other = Instruction::RemoveAdministrator { ski: skis[2], name: names[1].clone() };
+    let nobody = Refusal::NoAdministrator(skis[2], names[1].clone());
+    assert_eq!(owned.try_to(other, &[0, 1, 3]).unwrap_err(), nobody);
     owned.succeed(remove(2), &[0, 1, 3]);
-    assert_eq!(owned.try_to(remove(2), &[0, 1, 3]).unwrap_err(), Refusal::NoAdministrator(skis[2]));
+    let gone = Refusal::NoAdministrator(skis[2], names[2].clone());
+    assert_eq!(owned.try_to(remove(2), &[0, 1, 3]).unwrap_err(), gone);
     assert_eq!(
         owned.try_to(add(), &[0, 2]).unwrap_err(),
         Refusal::Signature(SignatureFault::Unknown(skis[2])),
