@@ -150,7 +150,7 @@ pub enum MasterKeyError {
     )]
     Open(PathBuf),
     /// A fault of a file that has another secret than a master key.
-    #[error("{0}; the owners of the master key can bring their parts all the same")]
+    #[error("{0}; if the master key has owners, they can bring their parts all the same")]
     OfSecret(String),
     /// The file cannot be read.
     #[error("cannot read the master key in {}: {reason}{}", path.display(), access_advice(path, reason))]

@@ -283,6 +283,11 @@ async fn a_change_that_has_begun_to_end_is_not_given_up() {
     };
     daemon.keys.update(&label(), replace).await.unwrap();
     assert!(matches!(give_up_rotation(&daemon, ACTOR).await, Err(Error::StoreNeedsNew)));
+    {
+        let locked = rewrap::lock(&daemon, EMBEDDED).await.unwrap();
+        let cut_off = rewrap::refuse_to_cut_off(&daemon, &locked).await;
+        assert!(matches!(cut_off, Err(Error::StoreNeedsNew)), "no register is emptied either");
+    }
     // Two at a time end it once.
     let (one, two) =
         tokio::join!(finish_rewrap(&daemon, ACTOR, EMBEDDED), finish_rewrap(&daemon, ACTOR, EMBEDDED));

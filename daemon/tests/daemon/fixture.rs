@@ -90,7 +90,11 @@ impl Daemon {
     /// Command that starts the daemon with `--dev`, and with a directory on a disk of some size.
     /// Only the daemon sees the disk, which is gone when the daemon ends.
     pub(crate) fn serve_on_disk(&self, directory: &str, size: &str) -> Command {
-        let serve = self.serve(&["--dev"]);
+        self.on_disk(&self.serve(&["--dev"]), directory, size)
+    }
+
+    /// The same for a start of the daemon.
+    pub(crate) fn on_disk(&self, serve: &Command, directory: &str, size: &str) -> Command {
         let mut shell = Command::new("unshare");
         let script = format!("mount -t tmpfs -o size={size},mode=700 none \"$0\" && exec \"$@\"");
         shell.args(["--mount", "sh", "-c", &script]).arg(self.path(directory));

@@ -39,6 +39,7 @@ mod terminal;
 mod transcripts;
 mod unit_comparison;
 mod unit_kills;
+mod unit_losses;
 mod unit_starts;
 mod upgrade;
 mod users;

@@ -233,6 +233,29 @@ fn the_audit_trail_goes_on_without_checkpoints() {
     assert!(named("keyward.audit.checkpoint").len() > signed);
 }
 
+/// Who must seal the unit must be able to, also if there is no room for a record.
+#[test]
+fn a_full_disk_does_not_keep_the_unit_open() {
+    if !has_root() {
+        return;
+    }
+    let mut ceremony = ceremony(false, "");
+    ceremony.daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
+    ceremony.daemon.end(Signal::TERM);
+    let mut serve = ceremony.daemon.on_disk(&ceremony.daemon.serve(&[]), "state/audit", "1m");
+    ceremony.daemon.start_as(serve.env_remove("CREDENTIALS_DIRECTORY"));
+    ceremony.unseal("dave").unwrap();
+    ceremony.unseal("erin").unwrap();
+    assert_eq!(ceremony.outcome(), Outcome::Done);
+    let pid = ceremony.daemon.pid().as_raw_nonzero().to_string();
+    let mut fill = Command::new("nsenter");
+    fill.args(["--mount", "--target", &pid, "sh", "-c", "cat /dev/zero > $0/junk 2>/dev/null || true"]);
+    assert!(fill.arg(ceremony.daemon.path("state/audit")).status().unwrap().success());
+    await_some(|| (!ceremony.daemon.keyward(&["key", "rotate", "shop"]).status.success()).then_some(()));
+    ceremony.daemon.succeed(&["unit", "seal"]);
+    assert_eq!(ceremony.outcome(), Outcome::UnitSealed);
+}
+
 /// A software crypto unit as a server.
 struct UnitServer {
     child: Child,

@@ -107,12 +107,18 @@ fn a_unit_with_owners_does_not_forget_them() {
     let (status, line) = ceremony.daemon.fail(&["unit", "seal"]);
     assert!(status != 0 && line.contains("no owners who could bring it"), "{line}");
     ["alice", "bob", "carol"].iter().for_each(|name| drop(ceremony.person(&["unit", "admin", "new"], name)));
+    let state = ceremony.daemon.path("state/unit/state");
+    let before_claim = fs::read(&state).unwrap();
     ceremony.claim();
     assert_eq!(ceremony.outcome(), Outcome::Done);
     let [unit, away] = ["state/unit", "away"].map(|name| ceremony.daemon.path(name));
     ceremony.daemon.end(Signal::TERM);
     fs::rename(&unit, &away).unwrap();
-    for _ in 0..2 {
+    for old in [false, true] {
+        // An old state of the same unit, which nobody owned then, is no better than none.
+        if old {
+            fs::write(&state, &before_claim).unwrap();
+        }
         ceremony.start();
         let (status, ready) = ceremony.daemon.http("GET", "/ready", "").unwrap();
         assert!(status == 503 && ready.contains("which had owners, is lost"), "{ready}");
