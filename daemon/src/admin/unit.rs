@@ -13,6 +13,7 @@ use crate::admin::unit_view::{
     AwaitedView, ClaimView, CommandView, CommandsView, ImporterView, OwnedUnitView, PersonView, RegisterView,
     SealedView, ShareView, TakenView,
 };
+use crate::backend::Embedded;
 use crate::daemon::Daemon;
 use crate::lifecycle::{self, CarriedOut};
 
@@ -38,8 +39,10 @@ pub(super) async fn give_up_rotation(
 }
 
 fn view(daemon: &Daemon, custody: &Custody) -> OwnedUnitView {
-    let opening = daemon.backends.embedded().map(|embedded| embedded.opening().name());
+    let embedded = daemon.backends.embedded();
+    let opening = embedded.map(|embedded| embedded.opening().name());
     let state = &custody.state;
+    let needed = embedded.and_then(Embedded::needed).filter(|_| *state.current() == Register::Empty);
     let thresholds = state.thresholds();
     let administrators = state
         .administrators()
@@ -58,6 +61,7 @@ fn view(daemon: &Daemon, custody: &Custody) -> OwnedUnitView {
         administrators: administrators.collect(),
         current: register(state.unit(), state.current()),
         new: register(state.unit(), state.new_register()),
+        store_needs: needed.map(|needed| needed.to_string()),
         awaited: custody.awaited.iter().map(awaited_view).collect(),
     }
 }

@@ -27,6 +27,9 @@ pub(crate) struct OwnedUnitView {
     pub(crate) administrators: Vec<PersonView>,
     pub(crate) current: RegisterView,
     pub(crate) new: RegisterView,
+    /// Name of the master key of the key store, while the unit has none in force.
+    #[serde(default)]
+    pub(crate) store_needs: Option<String>,
     /// Parts and shares that the unit waits for.
     pub(crate) awaited: Vec<AwaitedView>,
 }

@@ -185,6 +185,11 @@ impl Embedded {
         self.needed.store(needed.map(Arc::new));
     }
 
+    /// Master key that the key store needs; `None` before the first key.
+    pub(crate) fn needed(&self) -> Option<Wkid> {
+        self.needed.load().as_deref().copied()
+    }
+
     /// Sets the reason why the unit cannot be used with the key store, if there is one.
     pub(crate) fn set_problem(&self, problem: Option<Unusable>) {
         self.problem.store(problem.map(Arc::new));
@@ -210,7 +215,7 @@ impl Embedded {
             return (**problem).clone();
         }
         match self.custodian.custody().state.current().contents() {
-            None => Unusable::Empty { needed: self.needed.load().as_deref().copied() },
+            None => Unusable::Empty { needed: self.needed() },
             Some(contents) => Unusable::Sealed { needed: Some(contents.wkid) },
         }
     }

@@ -99,12 +99,21 @@ fn make(file: &Path, client: &Client) -> Result<(), Failure> {
     if client.json {
         return print_json(&json!({ "file": file, "keys": keys, "master_key": master_key }));
     }
-    let needed = match master_key {
-        Some(name) => format!("opens with the master key {name}: keep that key in another place"),
-        None => "opens with the store key: keep that key in another place".into(),
-    };
     // An error means that all keys are at remote units.
     let unit = admin.unit().ok();
+    let of_owners = unit.as_ref().filter(|unit| unit.current.needed.is_some_and(|needed| needed > 0));
+    let needed = match master_key {
+        Some(name) => match of_owners {
+            Some(unit) => format!(
+                "opens with the master key {name}. Its owners have it: {} of {} parts, whose patterns are:{}\nKeep these parts as long as the copy.",
+                unit.current.needed.unwrap_or_default(),
+                unit.current.parts.len(),
+                unit.current.parts.iter().map(|part| format!("\n    {part}")).collect::<String>()
+            ),
+            None => format!("opens with the master key {name}: keep that key in another place"),
+        },
+        None => "opens with the store key: keep that key in another place".into(),
+    };
     let mut advice = String::new();
     if unit.is_some() {
         let directory = status.state_dir.join("unit");

@@ -73,7 +73,8 @@ fn asked(what: &str, encrypted: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
         .map_err(|error| Failure::new(exit::IO, format_args!("cannot ask for the passphrase: {error}")))
 }
 
-fn hidden_line(question: &str) -> io::Result<Zeroizing<Vec<u8>>> {
+/// Asks on the terminal, with echo off, and reads a line.
+pub(super) fn hidden_line(question: &str) -> io::Result<Zeroizing<Vec<u8>>> {
     let terminal = io::stdin();
     let shown = tcgetattr(&terminal)?;
     let mut hidden = shown.clone();

@@ -274,8 +274,12 @@ async fn a_change_that_has_begun_to_end_is_not_given_up() {
     let (daemon, old) = daemon(dir.path()).await;
     generated(&daemon).await;
     assert!(matches!(give_up_rotation(&daemon, ACTOR).await, Err(Error::NoChange)));
-    prepare(&daemon).await;
+    let new = prepare(&daemon).await;
     rewrap(&daemon, ACTOR, EMBEDDED, None).await.unwrap();
+    {
+        let locked = rewrap::lock(&daemon, EMBEDDED).await.unwrap();
+        rewrap::refuse_to_cut_off(&daemon, new, &locked).await.unwrap();
+    }
     // As after a kill in the middle of the end.
     let replace = |key: &mut crate::keys::Key| {
         key.versions[0].blob = key.versions[0].next_blob.take().unwrap();
@@ -285,7 +289,7 @@ async fn a_change_that_has_begun_to_end_is_not_given_up() {
     assert!(matches!(give_up_rotation(&daemon, ACTOR).await, Err(Error::StoreNeedsNew)));
     {
         let locked = rewrap::lock(&daemon, EMBEDDED).await.unwrap();
-        let cut_off = rewrap::refuse_to_cut_off(&daemon, &locked).await;
+        let cut_off = rewrap::refuse_to_cut_off(&daemon, new, &locked).await;
         assert!(matches!(cut_off, Err(Error::StoreNeedsNew)), "no register is emptied either");
     }
     // Two at a time end it once.

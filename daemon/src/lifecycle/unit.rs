@@ -125,11 +125,13 @@ async fn carry_out(
         (Instruction::Activate(_), _) if has_current => {
             rewrap::finish(daemon, EMBEDDED, &locked).await?;
         }
-        (Instruction::Activate(_), Some(new)) => refuse_other(daemon, new).await?,
+        (Instruction::Activate(_) | Instruction::Commit(_), Some(new)) if !has_current => {
+            refuse_other(daemon, new).await?;
+        }
         (Instruction::Clear(RegisterName::New, _), Some(new)) if has_current => {
             rewrap::refuse_to_give_up(daemon, new, &locked).await?;
         }
-        (Instruction::Clear(..), Some(_)) => rewrap::refuse_to_cut_off(daemon, &locked).await?,
+        (Instruction::Clear(..), Some(new)) => rewrap::refuse_to_cut_off(daemon, new, &locked).await?,
         _ => {}
     }
     blocking(move || custodian.command(&signed, now())).await

@@ -206,11 +206,21 @@ pub(super) async fn refuse_to_give_up(daemon: &Daemon, new: Wkid, _: &Locked<'_>
 ///
 /// # Errors
 /// [`Error::StoreNeedsNew`], or the reason why the keys cannot be read.
-pub(super) async fn refuse_to_cut_off(daemon: &Daemon, _: &Locked<'_>) -> Result<(), Error> {
-    let Some(needed) = daemon.keys.master_key().await? else { return Ok(()) };
-    match daemon.keys.left_behind(vec![needed]).await?.is_empty() {
-        true => Ok(()),
-        false => Err(Error::StoreNeedsNew),
+pub(super) async fn refuse_to_cut_off(daemon: &Daemon, new: Wkid, _: &Locked<'_>) -> Result<(), Error> {
+    let backend = backend(daemon, EMBEDDED)?;
+    let mut after = None;
+    loop {
+        let page = daemon.keys.look_at_list(after, BATCH).await?;
+        after = page.last().map(|listed| listed.label().to_string());
+        let last = page.len() < BATCH;
+        let keys = page.into_iter().filter_map(|listed| listed.key().ok());
+        let mut blobs = keys.filter(|key| key.backend == EMBEDDED).flat_map(|key| key.versions);
+        if blobs.any(|version| is_wrapped_by(backend, &version.blob, new)) {
+            return Err(Error::StoreNeedsNew);
+        }
+        if last {
+            return Ok(());
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Administrators agree to the master key in the new register, and put it in force.
 
-use keyward_unit::administration::{Instruction, Pattern};
+use keyward_unit::administration::{Instruction, Pattern, RegisterName};
 
 use super::super::registers;
 use super::Session;
@@ -15,7 +15,7 @@ impl Session {
     pub(super) fn commit(&mut self, unit: &OwnedUnitView) -> Result<(), Failure> {
         step(
             "Agree to the master key",
-            &format!("everybody; {} administrators sign", unit.signature_threshold),
+            &format!("everybody; {}, to sign", administrators(unit.signature_threshold)),
         )?;
         let pattern = new_pattern(unit)?;
         say(format_args!(
@@ -30,12 +30,31 @@ impl Session {
         })
     }
 
+    /// Has the new register cleared, whose master key is not the one that the key store needs.
+    pub(super) fn clear_new(&mut self, unit: &OwnedUnitView) -> Result<(), Failure> {
+        step("Clear the new register", "1 administrator, to sign")?;
+        let (pattern, needed) = (new_pattern(unit)?, unit.store_needs.as_deref().unwrap_or_default());
+        say(format_args!(
+            "The key store has keys of the master key {needed}.\nThe new register has another master key, which would open none of them:\n{pattern}"
+        ))?;
+        if !agreed("Clear the new register, and bring the former parts?")? {
+            return Err(Failure::new(
+                exit::DATA,
+                "the new register has another master key than the key store",
+            ));
+        }
+        self.order(Order {
+            instruction: Instruction::Clear(RegisterName::New, pattern),
+            needed: 1,
+            administrators: &unit.administrators,
+            secret: None,
+        })
+    }
+
     /// Wraps the keys by the committed master key, and has it put in force.
     pub(super) fn activate(&mut self, unit: &OwnedUnitView) -> Result<(), Failure> {
-        // An activation destroys the master key in force. One without parts is gone for good.
-        let needed = if unit.current.needed == Some(0) { unit.signature_threshold } else { 1 };
-        let s = if needed == 1 { "" } else { "s" };
-        step("Put the master key in force", &format!("{needed} administrator{s}, to sign"))?;
+        let needed = needed_to_activate(unit);
+        step("Put the master key in force", &format!("{}, to sign", administrators(needed)))?;
         let pattern = new_pattern(unit)?;
         // The keys of the store are wrapped by the master key in force.
         if unit.current.pattern.is_some() {
@@ -58,6 +77,17 @@ impl Session {
             secret: None,
         })
     }
+}
+
+/// Number of administrators who sign an activation. It destroys the master key in force: one without
+/// parts is gone for good.
+pub(super) fn needed_to_activate(unit: &OwnedUnitView) -> u8 {
+    if unit.current.needed == Some(0) { unit.signature_threshold } else { 1 }
+}
+
+/// A number of administrators, in words.
+pub(super) fn administrators(number: u8) -> String {
+    if number == 1 { "1 administrator".into() } else { format!("{number} administrators") }
 }
 
 /// The unit does not know the keys of its clients.

@@ -6,7 +6,7 @@ use keyward_unit::administration::{Aim, OwnerKey, PersonName, ShareFile, pattern
 
 use super::super::parts::PieceFile;
 use super::Session;
-use super::dialogue::{ask, ask_or, compared, say, step};
+use super::dialogue::{ask, ask_or, compared, did_not_work, say, step};
 use super::people::search;
 use crate::admin::unit_view::{AwaitedView, OwnedUnitView};
 use crate::cli::failure::Failure;
@@ -43,7 +43,7 @@ impl Session {
                 say(format_args!("The unit has taken the part of {name}."))
             }
             // The state of the unit says which parts the unit waits for now.
-            Err(failure) => say(format_args!("This did not work: {}.", failure.into_reason())),
+            Err(failure) => did_not_work(failure),
         }
     }
 

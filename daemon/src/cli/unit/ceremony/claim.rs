@@ -31,7 +31,7 @@ impl Session {
         let mut administrators: Vec<Person> = Vec::new();
         for name in &people {
             let is_unfit = |person: &Person| administrators.iter().any(|other| other.key == person.key);
-            administrators.push(self.obtain(&ADMINISTRATOR, name, is_unfit)?);
+            administrators.push(self.obtain(&ADMINISTRATOR, name, true, is_unfit)?);
         }
         step("Claim the unit", &format!("everybody; {} administrators sign", thresholds.signature))?;
         say("Everybody compares the identities below with the papers.\n")?;

@@ -5,12 +5,20 @@ use core::str::FromStr;
 use std::io::{self, BufRead, Read};
 
 use crate::cli::failure::Failure;
-use crate::cli::output::print;
+use crate::cli::output::{print, print_table, table};
+use crate::cli::passphrase;
 use crate::ground::exit;
 
 /// Shows text of any number of lines.
 pub(super) fn say(text: impl Display) -> Result<(), Failure> {
     print(&format!("{text}\n"))
+}
+
+/// Says why an attempt failed, with line breaks between words.
+pub(super) fn did_not_work(failure: Failure) -> Result<(), Failure> {
+    let mut lines = table(&[]);
+    lines.add_row([format!("This did not work: {}.", failure.into_reason())]);
+    print_table(&lines)
 }
 
 /// Shows the title of a step, and who must come.
@@ -123,8 +131,11 @@ pub(super) fn again<T>(mut attempt: impl FnMut() -> Result<T, Failure>) -> Resul
         match attempt() {
             Ok(value) => return Ok(value),
             Err(failure) => {
-                say(format_args!("This did not work: {}.", failure.into_reason()))?;
-                ask("Press Enter to try again, or Ctrl-C to stop:")?;
+                did_not_work(failure)?;
+                // Somebody who types on expects the question for the passphrase.
+                passphrase::hidden_line("Press Enter to try again, or Ctrl-C to stop: ").map_err(
+                    |error| Failure::new(exit::IO, format_args!("cannot read the answer: {error}")),
+                )?;
             }
         }
     }

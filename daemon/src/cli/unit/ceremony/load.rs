@@ -15,6 +15,12 @@ impl Session {
     /// Loads the new register, or has it wait for the parts of its owners.
     pub(super) fn load(&mut self, unit: &OwnedUnitView) -> Result<(), Failure> {
         step("A master key", "all owners, and administrators to sign")?;
+        if let Some(needed) = &unit.store_needs {
+            say(format_args!(
+                "The key store has keys of the master key {needed}.\nNo other master key opens them. So the owners bring the parts of that master\nkey: new parts would be of no use. If the master key has shares, stop with\nCtrl-C, and load the shares with keyward unit load --share, as docs/ceremony.md\ndescribes; then run this command again."
+            ))?;
+            return self.load_parts(unit);
+        }
         say(
             "With parts, all 2 or 3 owners must come after each start. With shares, the\nunit makes the master key, and some of up to 16 owners are enough.",
         )?;
@@ -38,7 +44,8 @@ impl Session {
             let is_unfit = |pattern: &Pattern| {
                 parts.contains(pattern) || unit.current.parts.contains(&pattern.to_string())
             };
-            let pattern = self.obtain(&PART, owner, is_unfit)?;
+            let may_make = unit.store_needs.is_none();
+            let pattern = self.obtain(&PART, owner, may_make, is_unfit)?;
             parts.push(pattern);
             self.notes.owners.insert(pattern.to_string(), owner.to_string());
             self.notes.save()?;
@@ -58,7 +65,7 @@ impl Session {
         let mut people: Vec<Person> = Vec::new();
         for owner in &owners {
             let is_unfit = |person: &Person| people.iter().any(|other| other.key == person.key);
-            people.push(self.obtain(&OWNER, owner, is_unfit)?);
+            people.push(self.obtain(&OWNER, owner, true, is_unfit)?);
         }
         say("\nThe owners compare the identities below with their papers.")?;
         self.order(Order {

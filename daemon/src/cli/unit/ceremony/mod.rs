@@ -27,6 +27,7 @@ use crate::admin::client::AdminClient;
 use crate::admin::unit_view::{AwaitedView, OwnedUnitView};
 use crate::cli::client::RUNTIME_DIR;
 use crate::cli::failure::Failure;
+use crate::cli::key::for_daemon;
 use crate::cli::passphrase::Source;
 use crate::ground::exit;
 use crate::ground::opening::described;
@@ -59,8 +60,9 @@ impl Ceremony {
         let notes = Notes::open(&unit).map_err(failed)?;
         let unit_key = unit.unit_key.parse().map_err(|error| failed(Failure::new(exit::SOFTWARE, error)))?;
         let mut session = Session { admin, notes, unit_key, passphrase: Source::default() };
+        let again = for_daemon("keyward unit ceremony".into(), &self.runtime_dir);
         let stopped = |failure: Failure| {
-            failure.while_trying("the ceremony has stopped, and goes on with: keyward unit ceremony")
+            failure.while_trying(format_args!("the ceremony has stopped, and goes on with: {again}"))
         };
         session.greet(&unit).map_err(stopped)?;
         match session.go().map_err(stopped)? {
@@ -71,7 +73,7 @@ impl Ceremony {
             Some(unit) => {
                 session.write_record(&record, &unit)?;
                 say(format_args!(
-                    "\nThe master key is in force. The record is in {}:\nprint it, and sign it. Owners and administrators take their directories home:\nmove the files that are on the disk of this machine to a medium of their owner.\nWithout the parts or shares, nobody can restore the master key.\nThe unit is opened {}.",
+                    "\nThe master key is in force. The record is in\n{}:\nprint it, and sign it. Owners and administrators take their directories home:\nmove the files that are on the disk of this machine to a medium of their owner.\nWithout the parts or shares, nobody can restore the master key.\nThe unit is opened {}.",
                     record.display(),
                     described(&unit.opening)
                 ))
@@ -99,6 +101,8 @@ enum Step<'u> {
     /// There is a master key, and people may change it.
     Change,
     Claim,
+    /// The master key in the new register would open no key of the key store.
+    ClearNew,
     Commit,
     End,
     Load,
@@ -125,6 +129,7 @@ impl Session {
             }
             match next(&unit, self.notes.agreed.as_deref()) {
                 Step::Activate => self.activate(&unit)?,
+                Step::ClearNew => self.clear_new(&unit)?,
                 Step::Bring(awaited) => {
                     if awaited.register == "new" {
                         self.hand_out(&unit.new.shares)?;
@@ -166,6 +171,9 @@ fn next<'u>(unit: &'u OwnedUnitView, agreed: Option<&str>) -> Step<'u> {
     }
     if let Some(awaited) = unit.awaited.first() {
         return Step::Bring(awaited);
+    }
+    if unit.store_needs.is_some() && unit.new.wkid.is_some() && unit.new.wkid != unit.store_needs {
+        return Step::ClearNew;
     }
     match (unit.new.state.as_str(), unit.current.pattern.as_deref()) {
         ("uncommitted", _) => Step::Commit,

@@ -13,6 +13,7 @@ use super::super::issue::{read, rewrite, write_new};
 use crate::admin::unit_view::OwnedUnitView;
 use crate::cli::failure::Failure;
 use crate::ground::exit;
+use crate::ground::ownership;
 
 /// Notes, and their file.
 #[derive(Debug, Deserialize, Serialize)]
@@ -59,6 +60,15 @@ impl Notes {
                 commands: Vec::new(),
             });
         }
+        // Another user could name directories of his own for the keys and parts of people.
+        ownership::open(&file).map_err(|error| {
+            Failure::new(
+                exit::NO_PERMISSION,
+                format_args!(
+                    "cannot go on with the notes of a ceremony: {error}; move the file away, or work in a directory of your own"
+                ),
+            )
+        })?;
         let notes: Option<Self> = serde_json::from_str(&read(&file)?).ok();
         let notes = notes.filter(|notes| notes.unit == unit.unit);
         notes.map(|notes| Self { file: file.clone(), ..notes }).ok_or_else(|| {

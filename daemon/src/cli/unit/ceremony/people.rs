@@ -64,12 +64,13 @@ pub(super) const PART: Kind<Pattern> = Kind {
 };
 
 impl Session {
-    /// Has a person make a file, or takes one that is there unless `is_unfit` says that it cannot
-    /// be used. The person writes the fingerprint down.
+    /// Has a person make a file if `may_make`, or takes one that is there unless `is_unfit` says
+    /// that it cannot be used. The person writes the fingerprint down.
     pub(super) fn obtain<T>(
         &mut self,
         kind: &Kind<T>,
         name: &PersonName,
+        may_make: bool,
         is_unfit: impl Fn(&T) -> bool,
     ) -> Result<T, Failure> {
         say(format_args!("\n{name}, please come to the terminal."))?;
@@ -78,7 +79,7 @@ impl Session {
             if let Some(found) = taken(kind, name, &place, &is_unfit)? {
                 break found;
             }
-            if place.is_file() {
+            if place.is_file() || !may_make {
                 say(format_args!(
                     "{} is not a {} of {name}, or is in use already.",
                     place.display(),

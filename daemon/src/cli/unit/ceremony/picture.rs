@@ -1,6 +1,7 @@
 //! The picture of the unit at each step: the registers, and who is still missing.
 
 use super::Session;
+use super::agree::{administrators, needed_to_activate};
 use super::bring::missing;
 use crate::admin::unit_view::{AwaitedView, OwnedUnitView, RegisterView};
 use crate::cli::failure::Failure;
@@ -43,8 +44,8 @@ impl Session {
 fn signers_missing(name: &str, unit: &OwnedUnitView, register: &RegisterView) -> String {
     match register.state.as_str() {
         "empty" if name == "new" && unit.current.pattern.is_none() => "the owners, to load it".into(),
-        "uncommitted" => format!("{} administrators, to agree", unit.signature_threshold),
-        "committed" => "1 administrator, to put it in force".into(),
+        "uncommitted" => format!("{}, to agree", administrators(unit.signature_threshold)),
+        "committed" => format!("{}, to put it in force", administrators(needed_to_activate(unit))),
         _ => "-".into(),
     }
 }

@@ -15,21 +15,27 @@ use crate::ground::exit;
 use crate::ground::opening::described;
 use crate::keys::now;
 
-/// The file of the record: `chosen`, or one in the working directory that names the unit and the
-/// day.
+/// The file of the record: `chosen`, or a new one in the working directory that names the unit and
+/// the day.
 ///
 /// # Errors
-/// A [`Failure`] if the file is there: a record is not overwritten.
+/// A [`Failure`] if the chosen file is there: a record is not overwritten.
 pub(super) fn file(chosen: Option<PathBuf>, unit: &OwnedUnitView) -> Result<PathBuf, Failure> {
     let day = time(now());
     let day = day.split('T').next().unwrap_or(&day);
-    let path = chosen.unwrap_or_else(|| format!("ceremony-{}-{day}.txt", unit.unit).into());
+    let Some(path) = chosen else {
+        let name = |number: u32| match number {
+            1 => PathBuf::from(format!("ceremony-{}-{day}.txt", unit.unit)),
+            _ => PathBuf::from(format!("ceremony-{}-{day}-{number}.txt", unit.unit)),
+        };
+        return Ok((1..).map(name).find(|path| path.symlink_metadata().is_err()).unwrap_or_else(|| name(1)));
+    };
     match path.symlink_metadata() {
         Err(_) => Ok(path),
         Ok(_) => Err(Failure::new(
             exit::CANNOT_CREATE,
             format_args!(
-                "cannot write the record {}: the file exists; name another one: keyward unit ceremony --record FILE",
+                "cannot write the record {}: the file exists; name another one with --record",
                 path.display()
             ),
         )),
@@ -71,8 +77,9 @@ fn master_key(unit: &OwnedUnitView, notes: &Notes) -> String {
     let register = &unit.current;
     let needed = register.needed.unwrap_or_default();
     let mut text = format!(
-        "\nMaster key in force\n{}\nOwners: {needed} of {} make the master key\n",
+        "\nMaster key in force\n{}\n{}\nOwners: {needed} of {} make the master key\n",
         row("pattern", register.pattern.as_deref().unwrap_or("none")).trim_end(),
+        row("in backups", register.wkid.as_deref().unwrap_or("none")).trim_end(),
         register.parts.len()
     );
     for pattern in &register.parts {
@@ -83,6 +90,9 @@ fn master_key(unit: &OwnedUnitView, notes: &Notes) -> String {
 
 fn commands(unit: &OwnedUnitView, notes: &Notes) -> String {
     let mut text = "\nCommands\n".to_owned();
+    if notes.first > 1 {
+        text += &format!("  before {}: the audit trail has them\n", notes.first);
+    }
     for counter in notes.first..unit.next_counter {
         text += &match notes.commands.iter().find(|noted| noted.counter == counter) {
             Some(Noted { command, time: at, signers, .. }) => {
