@@ -253,6 +253,7 @@ fn lost_unit(mut ceremony: Ceremony, wkid: &str) {
     for name in ["alice", "bob", "carol"] {
         table.answer(&format!("Directory or file of {name}"), "");
         table.answer("Use it? (yes or no):", "yes");
+        table.passphrase("Passphrase of", name);
         table.compare("your identity");
     }
     table.sign("Who signs, 2 of 3 [alice bob]:", &["alice", "carol"]);

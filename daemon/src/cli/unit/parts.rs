@@ -111,6 +111,13 @@ pub(super) fn make_owner(
     Ok(person)
 }
 
+/// Opens a file with the key of an owner of shares: the owner knows the passphrase.
+pub(super) fn open_owner(file: &Path, passphrase: &passphrase::Source) -> Result<(), Failure> {
+    let key = OwnerKey::from_file(&read(file)?, &passphrase_of(file, passphrase)?);
+    key.map(drop)
+        .map_err(|error| Failure::new(exit::DATA, format_args!("cannot open {}: {error}", file.display())))
+}
+
 #[derive(Args, Debug)]
 pub(in crate::cli) struct Show {
     /// File of the part

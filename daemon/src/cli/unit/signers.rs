@@ -76,6 +76,11 @@ pub(super) fn sign_with_key_in(
     of(&path.display(), signer_in(path, passphrase).and_then(|signer| signer.sign(commands, unit)))
 }
 
+/// Opens a file with the key of an administrator: its person knows the passphrase.
+pub(super) fn open_key(path: &Path, passphrase: &passphrase::Source) -> Result<(), Failure> {
+    of(&path.display(), signer_in(path, passphrase).map(drop)).map(drop)
+}
+
 /// The name of a key that has signed.
 fn of(name: &impl fmt::Display, signed: Result<(), Failure>) -> Result<String, Failure> {
     let signed = signed.map_err(|failure| failure.while_trying(format_args!("cannot sign with {name}")));

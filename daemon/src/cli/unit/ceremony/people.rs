@@ -7,7 +7,7 @@ use keyward_unit::administration::{
     AdministratorKey, OwnerKey, Pattern, Person, PersonName, pattern_of_part_file,
 };
 
-use super::super::{administrators, issue, parts};
+use super::super::{administrators, issue, parts, signers};
 use super::Session;
 use super::dialogue::{again, agreed, ask_or, compared, say};
 use crate::cli::failure::Failure;
@@ -24,6 +24,8 @@ pub(super) struct Kind<T> {
     /// The contents of a file, if they are of this kind and of this person.
     read: fn(&Path, &PersonName) -> Option<T>,
     make: fn(&Path, PersonName, &Source) -> Result<T, Failure>,
+    /// Has the person open a file that is there: nobody can use a key whose passphrase is lost.
+    open: fn(&Path, &Source) -> Result<(), Failure>,
     digits: fn(&T) -> String,
 }
 
@@ -36,6 +38,11 @@ pub(super) const ADMINISTRATOR: Kind<Person> = Kind {
         of_key.or_else(|| issue::person(path).ok()).filter(|person| person.name == *name)
     },
     make: administrators::make,
+    // A public file is of a key elsewhere.
+    open: |path, passphrase| match AdministratorKey::person_of_file(&issue::read(path)?) {
+        Ok(_) => signers::open_key(path, passphrase),
+        Err(_) => Ok(()),
+    },
     digits: |person| person.key.ski().to_string(),
 };
 
@@ -48,6 +55,7 @@ pub(super) const OWNER: Kind<Person> = Kind {
         person.filter(|person| person.name == *name)
     },
     make: parts::make_owner,
+    open: parts::open_owner,
     digits: |person| person.key.ski().to_string(),
 };
 
@@ -60,6 +68,8 @@ pub(super) const PART: Kind<Pattern> = Kind {
         (owner == *name).then_some(pattern)
     },
     make: |path, name, passphrase| parts::make_part(path, &name, passphrase),
+    // The owner opens the part to bring it.
+    open: |_, _| Ok(()),
     digits: |pattern| pattern.to_string(),
 };
 
@@ -76,8 +86,9 @@ impl Session {
         say(format_args!("\n{name}, please come to the terminal."))?;
         let (path, found) = loop {
             let place = self.ask_place(name.as_str())?;
-            if let Some(found) = taken(kind, name, &place, &is_unfit)? {
-                break found;
+            if let Some((path, found)) = taken(kind, name, &place, &is_unfit)? {
+                again(|| (kind.open)(&path, &self.passphrase))?;
+                break (path, found);
             }
             if place.is_file() || !may_make {
                 say(format_args!(
