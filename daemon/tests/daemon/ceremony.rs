@@ -233,7 +233,7 @@ fn commands_are_signed_elsewhere_and_sent_together() {
     assert!(shown.contains("command: add-administrator") && shown.contains("administrator: dave"), "{shown}");
     sign(&copy, "carol");
     let (status, line) = ceremony.run(&["unit", "send", &out]).unwrap_err();
-    assert!(status == 73 && line.contains("has 1 signatures of administrators, and needs 2"), "{line}");
+    assert!(status == 73 && line.contains("has 1 signature of administrators, and needs 2"), "{line}");
     ceremony.daemon.succeed(&["unit", "send", &out, &copy]);
     assert!(ceremony.daemon.succeed(&["unit", "admin", "list"]).contains("dave"));
     let (_, line) = ceremony.run(&["unit", "send", &out, &copy]).unwrap_err();
