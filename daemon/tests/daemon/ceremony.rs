@@ -2,6 +2,7 @@
 //! start.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -11,6 +12,12 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::fixture::{Daemon, certificate_verify, has_root, label_of};
+
+/// Writes the file of a passphrase, which other users must not be able to read.
+pub(crate) fn write_passphrase(file: &Path, text: &str) {
+    fs::write(file, text).unwrap();
+    fs::set_permissions(file, fs::Permissions::from_mode(0o600)).unwrap();
+}
 
 /// A daemon whose master key comes from no file, and the files of the people. Each of them has the
 /// passphrase in `passphrase`. To open one file takes half a second in a program that is not
@@ -27,7 +34,7 @@ impl Ceremony {
         let uid = rustix::process::getuid().as_raw();
         let grant = format!("[[grant]]\nuid = {uid}\nkeys = [\"shop\"]\nuses = [\"tls-server\"]\n");
         daemon.configure(&(grant + &format!("[[role]]\nrole = \"auditor\"\nuid = {uid}\n")));
-        fs::write(daemon.path("passphrase"), "six random words are long enough\n").unwrap();
+        write_passphrase(&daemon.path("passphrase"), "six random words are long enough\n");
         let mut serve = daemon.serve(&[]);
         daemon.start_as(serve.env_remove("CREDENTIALS_DIRECTORY"));
         let mut ceremony = Self { daemon, unit_key: String::new() };
@@ -226,7 +233,10 @@ fn commands_are_signed_elsewhere_and_sent_together() {
         ceremony.daemon_less(&["unit", "sign", file, "--key", &key, "--passphrase-file", &passphrase])
     };
     let out = ceremony.path("add.cmd");
-    ceremony.daemon.succeed(&["unit", "admin", "add", &ceremony.path("dave.pub"), "--out", &out]);
+    let said = ceremony.daemon.succeed(&["unit", "admin", "add", &ceremony.path("dave.pub"), "--out", &out]);
+    let send = format!("then: keyward unit send {out} --runtime-dir {}\n", ceremony.path("run"));
+    assert!(said.ends_with(&send), "{said}");
+    refuse_what_is_impossible(&ceremony);
     let copy = ceremony.path("copy.cmd");
     fs::copy(&out, &copy).unwrap();
     let shown = sign(&out, "alice");
@@ -234,6 +244,7 @@ fn commands_are_signed_elsewhere_and_sent_together() {
     sign(&copy, "carol");
     let (status, line) = ceremony.run(&["unit", "send", &out]).unwrap_err();
     assert!(status == 73 && line.contains("has 1 signature of administrators, and needs 2"), "{line}");
+    assert!(line.contains("--out FILE") && line.contains("keyward unit sign FILE --key KEY"), "{line}");
     ceremony.daemon.succeed(&["unit", "send", &out, &copy]);
     assert!(ceremony.daemon.succeed(&["unit", "admin", "list"]).contains("dave"));
     let (_, line) = ceremony.run(&["unit", "send", &out, &copy]).unwrap_err();
@@ -241,7 +252,9 @@ fn commands_are_signed_elsewhere_and_sent_together() {
 
     // Tampered with, and for another unit.
     let next = ceremony.path("next.cmd");
-    ceremony.daemon.succeed(&["unit", "threshold", "--signatures", "1", "--revocation", "1", "--out", &next]);
+    let made = ["unit", "threshold", "--signatures", "1", "--revocation", "1", "--json", "--out", &next];
+    let made: Value = serde_json::from_str(&ceremony.daemon.succeed(&made)).unwrap();
+    assert!(made["file"] == next.as_str() && made["done"].as_array().unwrap().is_empty(), "{made}");
     sign(&next, "alice");
     sign(&next, "bob");
     let text = fs::read_to_string(&next).unwrap();
@@ -263,6 +276,48 @@ fn commands_are_signed_elsewhere_and_sent_together() {
     assert_eq!(ceremony.status()["signature_threshold"], 1);
 }
 
+/// A command that the unit would never carry out is refused before people sign it. A quorum of
+/// everybody is possible, and makes a warning.
+fn refuse_what_is_impossible(ceremony: &Ceremony) {
+    let [out, alice, dave] = ["vain.cmd", "alice.pub", "dave.pub"].map(|name| ceremony.path(name));
+    let pattern = format!("{}{}", "1".repeat(56), "0".repeat(8));
+    let claim = ["unit", "claim", "--signatures", "1", "--revocation", "1", "--admin", &dave];
+    for (words, reason) in [
+        (&claim[..], "has owners already"),
+        (&["unit", "admin", "add", &alice], "alice is an administrator"),
+        (&["unit", "threshold", "--signatures", "9", "--revocation", "1"], "are not possible"),
+        (&["unit", "commit", &pattern], "the new register has no master key"),
+        (&["unit", "activate", &pattern], "the new register has no master key"),
+        (&["unit", "clear", "new", &pattern], "the new register has no master key"),
+        (&["unit", "clear", "current", &pattern], "the current register has no master key"),
+    ] {
+        let (status, line) = ceremony.run(&[words, &["--out", &out]].concat()).unwrap_err();
+        assert!(status == 73 && line.contains(reason), "{words:?}: {line}");
+        assert!(!Path::new(&out).exists(), "{words:?}");
+    }
+    let load = ["unit", "load", "--part", &pattern];
+    for words in [&load[..], &[&load[..], &["--part", &pattern]].concat()] {
+        let (status, line) = ceremony.run(words).unwrap_err();
+        assert!(status == 64 && line.contains("2 or 3 different parts are needed"), "{line}");
+    }
+    let warned = |signatures: &str| {
+        let words = ["unit", "threshold", "--signatures", signatures, "--revocation", "1", "--out", &out];
+        let output = ceremony.daemon.keyward(&words);
+        fs::remove_file(&out).unwrap();
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert!(warned("3").contains("all 3 administrators must sign: if one of them is lost"));
+    assert_eq!(warned("2"), "");
+    // No passphrase is asked for a file that is there.
+    let mut command = std::process::Command::new(crate::fixture::PROGRAM);
+    command.args(["unit", "admin", "new", &alice, "--name", "alice"]).stdin(std::process::Stdio::null());
+    let (status, line) = crate::fixture::failure_of(&command.output().unwrap());
+    assert!(status == 73 && line.contains("choose another name"), "{line}");
+    let key = ["unit", "unseal", &alice, "--unit-key", "12"];
+    let (status, line) = ceremony.run(&key).unwrap_err();
+    assert!(status == 64 && line.contains("not an identity or a fingerprint"), "{line}");
+}
+
 #[test]
 fn a_part_is_not_sent_to_another_unit() {
     if !has_root() {
@@ -280,9 +335,19 @@ fn a_part_is_not_sent_to_another_unit() {
     ceremony.parts(&["mallory"]);
     let (_, line) = ceremony.unseal("mallory").unwrap_err();
     assert!(line.contains("is not one that the unit waits for"), "{line}");
+    let (_, line) = ceremony.bring("dave", &["--load"]).unwrap_err();
+    assert!(line.contains("bring it without --load"), "{line}");
     ceremony.unseal("dave").unwrap();
     ceremony.unseal("erin").unwrap();
     assert!(ceremony.is_ready());
+    let (_, line) = ceremony.unseal("erin").unwrap_err();
+    assert!(line.contains("the unit has its master key, and needs no part"), "{line}");
+    let (_, line) = ceremony.daemon.fail(&["unit", "rotate"]);
+    assert!(line.contains("its owners") || line.contains("the owners of the unit load"), "{line}");
+    assert!(line.contains("keyward unit ceremony") && !line.contains("unit rotate"), "{line}");
+    let other = Ceremony::unowned();
+    let (status, line) = other.run(&["unit", "seal"]).unwrap_err();
+    assert!(status == 73 && line.contains("nothing to seal"), "{line}");
 }
 
 #[test]
@@ -297,6 +362,7 @@ fn the_master_key_is_rotated_and_the_unit_erased() {
     ceremony.command(&["unit", "commit", &pattern], &["alice", "bob"]).unwrap();
     let (_, line) = ceremony.command(&["unit", "activate", &pattern], &["bob"]).unwrap_err();
     assert!(line.contains("not wrapped by the new master key"), "{line}");
+    assert!(line.contains("run: keyward unit rotate"), "{line}");
     assert_eq!(ceremony.outcome(), Outcome::Done);
     // No signature fails meanwhile.
     let ended = AtomicBool::new(false);
@@ -328,9 +394,17 @@ fn the_master_key_is_rotated_and_the_unit_erased() {
 
     let (_, line) = ceremony.daemon.fail(&["key", "rewrap", "--backend", "embedded", "--finish"]);
     assert!(line.contains("keyward unit activate"), "no operator puts it in force: {line}");
-    let (_, line) = ceremony.command(&["unit", "zeroize"], &[]).unwrap_err();
+    let (_, line) = ceremony.command(&["unit", "zeroize", "--yes"], &[]).unwrap_err();
     assert!(line.contains("needs 1"), "{line}");
-    ceremony.command(&["unit", "zeroize"], &["carol"]).unwrap();
+    // Without a terminal, and without --yes, the unit is not erased.
+    let (status, line) = ceremony.command(&["unit", "zeroize"], &["carol"]).unwrap_err();
+    let advised = format!("keyward unit zeroize --yes --key FILE --runtime-dir {}", ceremony.path("run"));
+    assert!(
+        status == 64 && line.contains("the key store has 2 keys") && line.trim_end().ends_with(&advised),
+        "{line}"
+    );
+    assert_eq!(ceremony.outcome(), Outcome::Done);
+    ceremony.command(&["unit", "zeroize", "--yes"], &["carol"]).unwrap();
     assert_ne!(ceremony.outcome(), Outcome::Done);
     let status = ceremony.status();
     assert!(status["owned"] == false && status["current"]["state"] == "empty", "{status}");
@@ -344,6 +418,15 @@ fn the_master_key_is_rotated_and_the_unit_erased() {
     let (_, line) = ceremony.command(&["unit", "activate", &other], &["bob"]).unwrap_err();
     assert!(line.contains("would open none of its keys"), "{line}");
     ceremony.command(&["unit", "clear", "new", &other], &["bob"]).unwrap();
+    assert_eq!(ceremony.put_in_force(&["frank", "grace"]), pattern);
+    assert_eq!(ceremony.outcome(), Outcome::Done);
+
+    // One administrator takes the master key away, and the same parts bring the keys back.
+    let clear = ["unit", "clear", "current", &pattern];
+    let (status, line) = ceremony.command(&clear, &["carol"]).unwrap_err();
+    assert!(status == 64 && line.contains(&format!("clear current {pattern} --yes --key FILE")), "{line}");
+    ceremony.command(&[&clear[..], &["--yes"]].concat(), &["carol"]).unwrap();
+    assert_ne!(ceremony.outcome(), Outcome::Done);
     assert_eq!(ceremony.put_in_force(&["frank", "grace"]), pattern);
     assert_eq!(ceremony.outcome(), Outcome::Done);
 }
@@ -362,7 +445,7 @@ fn shares_are_written_wherever_the_command_is_sent() {
     fs::create_dir(&dir).unwrap();
     let twice = ["unit", "load", "--needed", "2", "--owner", &one, "--owner", &one];
     let (_, line) = ceremony.command(&twice, &["alice", "bob"]).unwrap_err();
-    assert!(line.contains("the field owner"), "one person with two shares: {line}");
+    assert!(line.contains("each owner gets one share"), "one person with two shares: {line}");
     let load = ["unit", "load", "--needed", "2", "--owner", &one, "--owner", &two, "--out", &out];
     ceremony.command(&load, &["alice", "bob"]).unwrap();
     ceremony.daemon.succeed(&["unit", "send", &out, "--shares-dir", &dir]);
@@ -379,7 +462,11 @@ fn shares_are_written_wherever_the_command_is_sent() {
         .for_each(|(to, name)| fs::write(to, read(name)).unwrap());
     fs::write(PathBuf::from(&dir).join("owner2.share"), "of another").unwrap();
     let (_, line) = ceremony.daemon.fail(&["unit", "shares", "--dir", &dir]);
-    assert!(line.contains("keyward unit shares --dir DIR") && line.contains("exists"), "{line}");
+    let again = format!("keyward unit shares --dir DIR --runtime-dir {}", ceremony.path("run"));
+    assert!(line.contains(&again) && line.contains("exists"), "{line}");
+    let away = ceremony.path("away");
+    let (_, line) = ceremony.daemon.fail(&["unit", "shares", "--dir", &away]);
+    assert!(line.contains(&format!("run: mkdir {away}; then: keyward unit shares --dir {away} ")), "{line}");
 
     // The same shares are loaded again.
     let pattern = ceremony.status()["new"]["pattern"].as_str().unwrap().to_owned();
@@ -478,6 +565,8 @@ fn the_unit_is_claimed_by_root_with_its_secret() {
     }
     let ceremony = Ceremony::unowned();
     let secret = ceremony.daemon.succeed(&["unit", "claim", "--show"]);
+    let shown = ceremony.daemon.succeed(&["unit", "claim", "--show", "--json"]);
+    assert_eq!(serde_json::from_str::<Value>(&shown).unwrap()["secret"], secret.trim());
     assert_eq!(secret.trim().len(), 39, "{secret}");
     let file = fs::read_to_string(ceremony.daemon.path("state/unit/state")).unwrap();
     assert!(file.contains(secret.trim()));
@@ -486,7 +575,7 @@ fn the_unit_is_claimed_by_root_with_its_secret() {
     let claim =
         ["unit", "claim", "--admin", &ceremony.path("alice.pub"), "--signatures", "2", "--revocation", "1"];
     let (_, line) = ceremony.command(&claim, &["alice"]).unwrap_err();
-    assert!(line.contains("needs 2"), "{line}");
+    assert!(line.contains("thresholds of at least 1 that they can reach"), "{line}");
     let claim =
         ["unit", "claim", "--admin", &ceremony.path("alice.pub"), "--signatures", "1", "--revocation", "1"];
     ceremony.command(&claim, &["alice"]).unwrap();
@@ -499,7 +588,7 @@ fn the_unit_is_claimed_by_root_with_its_secret() {
 #[test]
 fn a_copy_of_a_part_is_checked() {
     let daemon = Daemon::prepare("");
-    fs::write(daemon.path("passphrase"), "six random words are long enough\n").unwrap();
+    write_passphrase(&daemon.path("passphrase"), "six random words are long enough\n");
     let ceremony = Ceremony { daemon, unit_key: String::new() };
     let pattern = ceremony.parts(&["dave"]).remove(0);
     let check = |file: &str| {

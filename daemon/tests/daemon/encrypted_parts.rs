@@ -9,13 +9,17 @@ use crate::fixture::{PROGRAM, failure_of, has_root};
 
 /// Runs `part encrypt` without a daemon, for a part with the importer key in `importer`.
 fn encrypt(ceremony: &Ceremony, name: &str, unit_key: &str, more: &[&str]) -> Output {
-    let [part, importer, passphrase] = [name, "importer", "passphrase"].map(|name| ceremony.path(name));
     let out = ceremony.path(&format!("{name}.encrypted"));
     // A part is encrypted anew after each start.
     let _ = fs::remove_file(&out);
+    encrypt_to(ceremony, name, unit_key, more, &out)
+}
+
+fn encrypt_to(ceremony: &Ceremony, name: &str, unit_key: &str, more: &[&str], out: &str) -> Output {
+    let [part, importer, passphrase] = [name, "importer", "passphrase"].map(|name| ceremony.path(name));
     let mut command = Command::new(PROGRAM);
     command.args(["unit", "part", "encrypt", &part, "--importer", &importer, "--unit-key", unit_key]);
-    command.args(["--passphrase-file", &passphrase, "--out", &out]).args(more).output().unwrap()
+    command.args(["--passphrase-file", &passphrase, "--out", out]).args(more).output().unwrap()
 }
 
 fn get_importer(ceremony: &Ceremony) {
@@ -43,7 +47,7 @@ fn parts_are_encrypted_elsewhere_to_load_and_to_unseal() {
     ceremony.command(&["unit", "load", "--part", &patterns[0], "--part", &patterns[1]], &["carol"]).unwrap();
     get_importer(&ceremony);
     let (_, line) = encrypt_and_bring(&ceremony, "dave", &[]).unwrap_err();
-    assert!(line.contains("not one that the unit waits for"), "a part to unseal loads nothing: {line}");
+    assert!(line.contains("waits for the part") && line.contains("add --load"), "loads nothing: {line}");
     for (name, pattern) in names.iter().zip(&patterns) {
         let said = encrypt_and_bring(&ceremony, name, &["--load"]).unwrap();
         assert!(said.contains(pattern), "{said}");
@@ -60,12 +64,16 @@ fn parts_are_encrypted_elsewhere_to_load_and_to_unseal() {
     }
     ceremony.restart();
     let (status, line) = bring(&ceremony, "dave").unwrap_err();
-    assert!(line.contains("changes when the unit starts; encrypt it again"), "{status} {line}");
+    let unit = ceremony.status()["unit"].as_str().unwrap().to_owned();
+    assert!(status == 65 && line.contains(&format!("key of this unit, {unit}: it is for another")), "{line}");
+    assert!(line.trim_end().ends_with(&format!("use --runtime-dir {}", ceremony.path("run"))), "{line}");
     get_importer(&ceremony);
     for name in names {
         encrypt_and_bring(&ceremony, name, &[]).unwrap();
     }
     assert!(ceremony.is_ready());
+    let (_, line) = bring(&ceremony, "dave").unwrap_err();
+    assert!(line.contains(&format!("this unit, {unit}, waits for no part")), "{line}");
 }
 
 #[test]
@@ -96,7 +104,16 @@ fn a_part_is_encrypted_to_no_other_unit_and_damaged_files_are_refused() {
     }
     fs::write(&written, importer).unwrap();
 
-    assert!(encrypt(&ceremony, "dave", &ceremony.unit_key, &[]).status.success());
+    let output = encrypt(&ceremony, "dave", &ceremony.unit_key, &[]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    let unit = ceremony.status()["unit"].as_str().unwrap().to_owned();
+    assert!(said.contains(&format!("to the machine of the unit {unit}\n")), "{said}");
+    let (status, line) = failure_of(&encrypt_to(&ceremony, "dave", &ceremony.unit_key, &[], &out));
+    assert!(status == 73 && line.contains("exists, and stays as it is; choose another name"), "{line}");
+    // A file of another kind, before the passphrase is asked for.
+    let (status, line) =
+        ceremony.run(&["unit", "unseal", &out, "--unit-key", &ceremony.unit_key]).unwrap_err();
+    assert!(status == 65 && line.contains("is an encrypted part, and a part is needed"), "{line}");
     let text = fs::read_to_string(&out).unwrap();
     for (bad, reason) in [
         (text[..100].to_owned(), "damaged"),

@@ -263,7 +263,7 @@ impl Scene {
     fn zeroize(&mut self) {
         let unit = self.unit();
         let before = unit.status();
-        unit.quorum(&["zeroize"], &["carol"]).unwrap();
+        unit.quorum(&["zeroize", "--yes"], &["carol"]).unwrap();
         assert!(self.handshake().make().is_err());
         let after = unit.status();
         assert_eq!(after["owned"], false);

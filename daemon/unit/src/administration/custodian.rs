@@ -405,7 +405,7 @@ pub enum Unawaited {
     NothingToLoad,
     /// The unit waits for others.
     Other,
-    /// The unit waits for this piece to load the new register, but the owner has not agreed to that.
+    /// The unit waits for this piece to load the new register, and its owner has not agreed.
     ToLoad,
     /// The unit waits for this piece, but not to load the new register.
     ToUnseal,

@@ -62,7 +62,7 @@ pub(super) fn from_json<'t, T: Deserialize<'t>>(text: &'t str) -> Option<T> {
     (text.len() <= MAX_FILE).then(|| serde_json::from_str(text).ok())?
 }
 
-/// What a file is, and what is needed.
+/// The message of [`InvalidFile::Other`].
 fn told(needed: &str, found: Option<&str>) -> String {
     let in_words =
         |kind: &str| KINDS.iter().find(|(known, _)| *known == kind).map_or("", |(_, words)| *words);
