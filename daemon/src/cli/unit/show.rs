@@ -47,7 +47,7 @@ fn text(unit: &OwnedUnitView, problem: Option<&str>) -> String {
     text += &format!("next command     {}\n", unit.next_counter);
     if unit.owned {
         text += &format!(
-            "thresholds       {} signatures, {} to remove an administrator\n",
+            "thresholds       {} to sign, {} to remove an administrator\n",
             unit.signature_threshold, unit.revocation_threshold
         );
     }
