@@ -12,6 +12,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::fixture::{Daemon, certificate_verify, has_root, label_of};
+use crate::terminal::Terminal;
 
 /// Writes the file of a passphrase, which other users must not be able to read.
 pub(crate) fn write_passphrase(file: &Path, text: &str) {
@@ -308,6 +309,9 @@ fn the_master_key_is_rotated_and_the_unit_erased() {
         "{line}"
     );
     assert_eq!(ceremony.outcome(), Outcome::Done);
+    let (status, shown) = on_a_terminal(&ceremony, &["unit", "zeroize"], "zeroize", "yes");
+    assert!(status == Some(64) && shown.contains("cannot zeroize the unit: nothing was done"), "{shown}");
+    assert_eq!(ceremony.outcome(), Outcome::Done);
     ceremony.command(&["unit", "zeroize", "--yes"], &["carol"]).unwrap();
     assert_ne!(ceremony.outcome(), Outcome::Done);
     let status = ceremony.status();
@@ -329,10 +333,23 @@ fn the_master_key_is_rotated_and_the_unit_erased() {
     let clear = ["unit", "clear", "current", &pattern];
     let (status, line) = ceremony.command(&clear, &["carol"]).unwrap_err();
     assert!(status == 64 && line.contains(&format!("clear current {pattern} --yes --key FILE")), "{line}");
-    ceremony.command(&[&clear[..], &["--yes"]].concat(), &["carol"]).unwrap();
+    let (status, shown) = on_a_terminal(&ceremony, &clear, "clear current", "clear current");
+    assert!(status == Some(0) && shown.contains("the current register is empty"), "{shown}");
     assert_ne!(ceremony.outcome(), Outcome::Done);
     assert_eq!(ceremony.put_in_force(&["frank", "grace"]), pattern);
     assert_eq!(ceremony.outcome(), Outcome::Done);
+}
+
+/// Runs a command of carol on a terminal, and answers its question. Returns the exit status, and
+/// what the screen has shown since.
+fn on_a_terminal(ceremony: &Ceremony, words: &[&str], what: &str, answer: &str) -> (Option<i32>, String) {
+    let [key, passphrase, run] = ["carol", "passphrase", "run"].map(|name| ceremony.path(name));
+    let more = ["--key", &key, "--passphrase-file", &passphrase, "--runtime-dir", &run];
+    let mut terminal = Terminal::run(&ceremony.daemon.path(""), &[words, &more].concat());
+    let asked = terminal.answer(&format!("Type {what} to go on: "), answer);
+    assert!(asked.contains("Careful: the unit loses its master key at once"), "{asked}");
+    let (status, shown) = terminal.end();
+    (status.code(), shown)
 }
 
 #[test]
@@ -460,29 +477,4 @@ fn the_page_can_be_followed() {
         run(&ceremony, &unseal.replace("owner1", owner));
     }
     assert_eq!(ceremony.outcome(), Outcome::Done);
-}
-
-/// A copy of a part is good only if the passphrase opens the copy.
-#[test]
-fn a_copy_of_a_part_is_checked() {
-    let daemon = Daemon::prepare("");
-    write_passphrase(&daemon.path("passphrase"), "six random words are long enough\n");
-    let ceremony = Ceremony { daemon, unit_key: String::new() };
-    let pattern = ceremony.parts(&["dave"]).remove(0);
-    let check = |file: &str| {
-        let mut command = std::process::Command::new(crate::fixture::PROGRAM);
-        command.args(["unit", "part", "check", &ceremony.path(file)]);
-        command.args(["--passphrase-file", &ceremony.path("passphrase")]).output().unwrap()
-    };
-    assert!(
-        String::from_utf8(check("dave").stdout).unwrap().ends_with(&format!("its pattern is\n{pattern}\n"))
-    );
-    let text = fs::read_to_string(ceremony.path("dave")).unwrap();
-    let mut value: Value = serde_json::from_str(&text).unwrap();
-    let secret = value["secret"].as_str().unwrap().to_owned();
-    let middle = if secret.as_bytes()[20] == b'A' { "B" } else { "A" };
-    value["secret"] = format!("{}{middle}{}", &secret[..20], &secret[21..]).into();
-    fs::write(ceremony.path("copy"), value.to_string()).unwrap();
-    let (status, line) = crate::fixture::failure_of(&check("copy"));
-    assert!(status == 65 && line.contains("the passphrase is wrong, or the file was changed"), "{line}");
 }

@@ -1,11 +1,13 @@
-//! Parts that their owners encrypt without a daemon, and bring as files.
+//! Parts that their owners check and encrypt without a daemon, and bring as files.
 
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use crate::ceremony::Ceremony;
-use crate::fixture::{PROGRAM, failure_of, has_root};
+use serde_json::Value;
+
+use crate::ceremony::{Ceremony, write_passphrase};
+use crate::fixture::{Daemon, PROGRAM, failure_of, has_root};
 
 /// Runs `part encrypt` without a daemon, for a part with the importer key in `importer`.
 fn encrypt(ceremony: &Ceremony, name: &str, unit_key: &str, more: &[&str]) -> Output {
@@ -126,4 +128,29 @@ fn a_part_is_encrypted_to_no_other_unit_and_damaged_files_are_refused() {
     }
     let (status, _) = ceremony.run(&["unit", "unseal", "--encrypted", &out, "--load"]).unwrap_err();
     assert_eq!(status, 64, "the aim is in the encrypted part");
+}
+
+/// A copy of a part is good only if the passphrase opens the copy.
+#[test]
+fn a_copy_of_a_part_is_checked() {
+    let daemon = Daemon::prepare("");
+    write_passphrase(&daemon.path("passphrase"), "six random words are long enough\n");
+    let ceremony = Ceremony { daemon, unit_key: String::new() };
+    let pattern = ceremony.parts(&["dave"]).remove(0);
+    let check = |file: &str| {
+        let mut command = Command::new(PROGRAM);
+        command.args(["unit", "part", "check", &ceremony.path(file)]);
+        command.args(["--passphrase-file", &ceremony.path("passphrase")]).output().unwrap()
+    };
+    assert!(
+        String::from_utf8(check("dave").stdout).unwrap().ends_with(&format!("its pattern is\n{pattern}\n"))
+    );
+    let text = fs::read_to_string(ceremony.path("dave")).unwrap();
+    let mut value: Value = serde_json::from_str(&text).unwrap();
+    let secret = value["secret"].as_str().unwrap().to_owned();
+    let middle = if secret.as_bytes()[20] == b'A' { "B" } else { "A" };
+    value["secret"] = format!("{}{middle}{}", &secret[..20], &secret[21..]).into();
+    fs::write(ceremony.path("copy"), value.to_string()).unwrap();
+    let (status, line) = failure_of(&check("copy"));
+    assert!(status == 65 && line.contains("the passphrase is wrong, or the file was changed"), "{line}");
 }
