@@ -2,6 +2,7 @@
 //! their own.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -53,7 +54,10 @@ impl People {
     fn welcome(&self, name: &str) {
         let home = self.directory.join(name);
         fs::create_dir_all(&home).expect("a directory");
-        fs::write(home.join("passphrase"), format!("the six random words of {name}\n")).expect("a file");
+        let passphrase = home.join("passphrase");
+        fs::write(&passphrase, format!("the six random words of {name}\n")).expect("a file");
+        // The program refuses a passphrase that other users can read.
+        fs::set_permissions(passphrase, fs::Permissions::from_mode(0o600)).expect("a mode");
     }
 
     /// `keyward unit` in the directory of a person, with the passphrase of that person.

@@ -110,6 +110,8 @@ fn lifecycle_status(error: &lifecycle::Error) -> StatusCode {
         | Error::StoreNeedsNew
         | Error::StoreNeedsOther { .. }
         | Error::NothingCommitted(_)
+        | Error::NothingToSeal
+        | Error::OwnersCommit(_)
         | Error::NoUnit { .. }
         | Error::NotDeleted(_)
         | Error::NotDeletedYet(_)

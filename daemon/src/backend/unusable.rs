@@ -17,7 +17,7 @@ pub(crate) enum Unusable {
     )]
     Lost { state_dir: PathBuf },
     #[error(
-        "the embedded unit is sealed: it has no master key since the daemon started; its owners must bring their parts: keyward unit unseal FILE --unit-key FINGERPRINT"
+        "the embedded unit is sealed: its master key is not in memory since the start of the daemon or the last seal; its owners must bring their parts: keyward unit unseal FILE --unit-key FINGERPRINT"
     )]
     Sealed { needed: Option<Wkid> },
     #[error(

@@ -7,9 +7,10 @@ use std::process::ExitCode;
 
 use hyper::StatusCode;
 
+use super::client::RUNTIME_DIR;
 use crate::admin::client::AdminClientError;
 use crate::ground::exit;
-use crate::ground::text::printable;
+use crate::ground::text::{printable, quoted};
 
 /// Reason why a command failed, in one line, and the exit status of the process (sysexits(3)).
 #[derive(Debug)]
@@ -50,6 +51,19 @@ impl Failure {
     /// The reason why the command failed.
     pub(crate) fn into_reason(self) -> String {
         self.reason.unwrap_or_default()
+    }
+
+    /// Says how the commands that the reason advises reach the daemon with this runtime directory.
+    pub(crate) fn at(self, runtime_dir: &Path) -> Self {
+        let advises = |reason: &String| reason.contains("keyward unit ") && !reason.contains("--runtime-dir");
+        match &self.reason {
+            Some(reason) if runtime_dir != Path::new(RUNTIME_DIR) && advises(reason) => {
+                let reason =
+                    format!("{reason}; with each command here, use --runtime-dir {}", quoted(runtime_dir));
+                Self { reason: Some(reason), ..self }
+            }
+            _ => self,
+        }
     }
 
     /// Puts the attempt that failed before the reason.

@@ -11,13 +11,15 @@ use zeroize::Zeroizing;
 
 use super::failure::Failure;
 use crate::ground::exit;
-use crate::ground::text::printable;
+use crate::ground::ownership::is_for_others;
+use crate::ground::text::{printable, quoted};
 
 /// Source of the passphrase of an encrypted file; without these options, the user is asked on the
 /// terminal.
 #[derive(Args, Debug, Default)]
 pub(super) struct Source {
-    /// File whose first line is the passphrase of an encrypted key [default: ask on the terminal]
+    /// File whose first line is the passphrase, of each key if there are several; other users must
+    /// not be able to read the file [default: ask on the terminal]
     #[arg(long, value_name = "FILE", conflicts_with = "passphrase_fd")]
     passphrase_file: Option<PathBuf>,
     /// Open descriptor whose first line is the passphrase of an encrypted key
@@ -31,7 +33,11 @@ impl Source {
     pub(super) fn read(&self, encrypted: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, Failure> {
         let descriptor = self.passphrase_fd.map(|number| PathBuf::from(format!("/dev/fd/{number}")));
         if let Some(path) = self.passphrase_file.as_ref().or(descriptor.as_ref()) {
-            return first_line(path).map(Some).map_err(|error| Failure::reading(path, &error));
+            let file = File::open(path).map_err(|error| Failure::reading(path, &error))?;
+            if self.passphrase_file.is_some() {
+                refuse_exposed(path, &file)?;
+            }
+            return first_line(file).map(Some).map_err(|error| Failure::reading(path, &error));
         }
         if encrypted == Path::new("-") || !io::stdin().is_terminal() {
             return Ok(None);
@@ -48,7 +54,10 @@ impl Source {
             && self.passphrase_fd.is_none()
             && asked("Once more, the passphrase", file)? != *first
         {
-            return Err(Failure::new(exit::DATA, "the two passphrases differ; type them again"));
+            return Err(Failure::new(
+                exit::DATA,
+                "the two passphrases differ, so nothing was made; run the command again",
+            ));
         }
         match first {
             Some(empty) if empty.is_empty() => {
@@ -59,10 +68,28 @@ impl Source {
     }
 }
 
-fn first_line(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
+/// Refuses a passphrase that other users can read.
+fn refuse_exposed(path: &Path, file: &File) -> Result<(), Failure> {
+    let failed = |error| Failure::reading(path, &error);
+    // A pipe or a terminal has no permissions that matter once it is open.
+    let is_file = file.metadata().map_err(failed)?.is_file();
+    if is_file && is_for_others(file).map_err(failed)? {
+        return Err(Failure::new(
+            exit::CONFIG,
+            format_args!(
+                "refused the passphrase in {}: others can read it; run: chmod o= {}",
+                path.display(),
+                quoted(path)
+            ),
+        ));
+    }
+    Ok(())
+}
+
+fn first_line(file: File) -> io::Result<Zeroizing<Vec<u8>>> {
     // The full capacity at once, since a vector that grows leaves copies of its bytes in memory.
     let mut text = Zeroizing::new(Vec::with_capacity(LONGEST + 2));
-    File::open(path)?.take(LONGEST as u64 + 1).read_to_end(&mut text)?;
+    file.take(LONGEST as u64 + 1).read_to_end(&mut text)?;
     line(text)
 }
 

@@ -10,6 +10,7 @@ use thiserror::Error;
 use super::uses::set_uses_command;
 use crate::audit::Unwritten;
 use crate::backend::BackendError;
+use crate::config::EMBEDDED;
 use crate::daemon::ACTS_AT_ONCE;
 use crate::ground::ownership::Name;
 use crate::ground::text::time;
@@ -178,14 +179,21 @@ pub(crate) enum Error {
     #[error("not reloaded, the old configuration stays in force: {0}")]
     NotReloaded(String),
     /// The unit has no new master key.
-    #[error(
-        "the new register of the unit has no committed master key, only {0} is in force; if the unit has owners, they load and commit one first, as docs/ceremony.md describes; if not, run: keyward unit rotate"
-    )]
+    #[error("the unit has no next master key, only {0} is in force; to make one, run: keyward unit rotate")]
     NothingCommitted(Wkid),
+    /// The owners have not committed a new master key.
+    #[error(
+        "the new register of the unit has no committed master key, only {0} is in force; the owners of the unit load and commit one first, as docs/ceremony.md describes: keyward unit ceremony"
+    )]
+    OwnersCommit(Wkid),
+    /// There is no master key to take out of memory.
+    #[error("the unit has no master key, so there is nothing to seal; see: keyward unit status")]
+    NothingToSeal,
     /// Keys of the backend are not wrapped by the next master key.
     #[error(
-        "keys that are not wrapped by the new master key: {}; while a unit has the old master key, run: keyward key rewrap --backend {backend}",
-        abbreviated(labels)
+        "keys that are not wrapped by the new master key: {}; while a unit has the old master key, run: {}",
+        abbreviated(labels),
+        rewrap_command(backend)
     )]
     NotRewrapped { backend: String, labels: Vec<Label> },
     /// The first date of the key has not come.
@@ -356,6 +364,14 @@ fn other_versions(certified: &[u32]) -> String {
     }
     let numbers: Vec<_> = certified.iter().map(u32::to_string).collect();
     format!("name a version that has a certificate with --version: {}", numbers.join(", "))
+}
+
+/// The command that wraps the keys of a backend by the next master key.
+fn rewrap_command(backend: &str) -> String {
+    match backend {
+        EMBEDDED => "keyward unit rotate".into(),
+        _ => format!("keyward key rewrap --backend {backend}"),
+    }
 }
 
 /// The first labels, and how many more there are.

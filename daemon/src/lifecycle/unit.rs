@@ -169,12 +169,15 @@ pub(crate) async fn unit_part(daemon: &Arc<Daemon>, actor: Actor, sealed: Vec<u8
 /// Takes the master keys out of the memory of the unit.
 ///
 /// # Errors
-/// [`Error::NoUnitHere`] if there is no embedded unit.
+/// [`Error::NobodyUnseals`] if the master key has no owners, and [`Error::NothingToSeal`] if there
+/// is none.
 pub(crate) async fn seal_unit(daemon: &Arc<Daemon>, actor: Actor) -> Result<(), Error> {
     let custodian = Arc::clone(custodian(daemon)?);
-    let owners = custodian.custody().state.current().contents().map(|current| current.origin.needed());
-    if owners == Some(0) {
-        return Err(Error::NobodyUnseals);
+    let custody = custodian.custody();
+    match custody.state.current().contents().map(|current| current.origin.needed()) {
+        Some(0) => return Err(Error::NobodyUnseals),
+        None if *custody.state.new_register() == Register::Empty => return Err(Error::NothingToSeal),
+        _ => {}
     }
     let begun = begin(daemon, actor, Action::SealUnit, None).await?;
     begun
@@ -193,7 +196,7 @@ pub(crate) async fn seal_unit(daemon: &Arc<Daemon>, actor: Actor) -> Result<(), 
 /// owns makes one.
 ///
 /// # Errors
-/// [`Error::NothingCommitted`] if the owners have not committed one.
+/// [`Error::OwnersCommit`] if the owners have not committed one.
 pub(crate) async fn prepare_rotation(daemon: &Daemon, actor: Actor) -> Result<Arc<Custody>, Error> {
     let custodian = Arc::clone(custodian(daemon)?);
     rewrap::refuse_incomplete_store(daemon).await?;
@@ -201,7 +204,7 @@ pub(crate) async fn prepare_rotation(daemon: &Daemon, actor: Actor) -> Result<Ar
     if !custody.state.is_unowned() {
         return match (custody.state.new_register(), custody.state.current().contents()) {
             (Register::Committed(_), _) | (_, None) => Ok(custody),
-            (_, Some(current)) => Err(Error::NothingCommitted(current.wkid)),
+            (_, Some(current)) => Err(Error::OwnersCommit(current.wkid)),
         };
     }
     if daemon.keys.is_locked() {

@@ -201,7 +201,8 @@ impl Sources {
             Ok(None) => (None, None),
             Err(error) => (None, Some(error)),
         };
-        keep(custodian, &secrets, has_secret)?;
+        let other_secret = keep(custodian, &secrets, has_secret)?;
+        let missing = missing.map(|error| error.to_string()).or(other_secret);
         let custody = custodian.custody();
         let is_first_start = is_new && *custody.state.current() == Register::Empty;
         let is_nobodys = custody.state.is_unowned() && !custody.state.is_erased();
@@ -237,8 +238,13 @@ fn unseal_by_file(custodian: &Custodian, key: MasterKey) -> Result<(), ServeErro
 }
 
 /// Unseals the unit by secrets of this host, and has the first one keep its master keys. If the
-/// host is to have none, the state forgets the master keys.
-fn keep(custodian: &Custodian, secrets: &[KeepingSecret], has_secret: bool) -> Result<(), ServeError> {
+/// host is to have none, the state forgets the master keys. Returns the reason why the secrets do
+/// not open what the state keeps.
+fn keep(
+    custodian: &Custodian,
+    secrets: &[KeepingSecret],
+    has_secret: bool,
+) -> Result<Option<String>, ServeError> {
     let kept = match has_secret || !secrets.is_empty() {
         true => custodian.keep_by(secrets),
         false => custodian.keep_no_more().map(|()| false),
@@ -250,12 +256,15 @@ fn keep(custodian: &Custodian, secrets: &[KeepingSecret], has_secret: bool) -> R
             "the unseal secret keeps no master key yet: it will from the next time that the owners bring their parts"
         ),
         // The owners can still bring their parts.
-        Err(error @ CustodyError::OtherKeeper) => tracing::error!("{error}"),
+        Err(error @ CustodyError::OtherKeeper) => {
+            tracing::error!("{error}");
+            return Ok(Some(error.to_string()));
+        }
         // The unit has its master keys, and the state keeps what it kept before.
         Err(error @ CustodyError::Write(_)) => tracing::error!("{error}"),
         Err(error) => return Err(error.into()),
     }
-    Ok(())
+    Ok(None)
 }
 
 /// Reads the secrets of this host again, and has the first one keep the master keys. Nothing
@@ -295,7 +304,7 @@ fn problem(
     custody: &Custody,
     needed: Option<Wkid>,
     in_file: Option<Wkid>,
-    missing: Option<MasterKeyError>,
+    missing: Option<String>,
 ) -> Option<Unusable> {
     if let Some(has) = unit.wkid() {
         let needed = needed.filter(|needed| *needed != has && Some(*needed) != unit.other_wkid());
@@ -311,10 +320,10 @@ fn problem(
     }
     let why = match (missing, current) {
         (Some(missing), _) => missing,
-        (None, Some(_)) => MasterKeyError::NotPassed,
+        (None, Some(_)) => MasterKeyError::NotPassed.to_string(),
         (None, None) => return None,
     };
-    Some(Unusable::Missing { needed, why: why.to_string() })
+    Some(Unusable::Missing { needed, why })
 }
 
 /// Takes over the master keys of the program before an upgrade, if there are any.

@@ -2,6 +2,7 @@
 //! start.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -11,6 +12,13 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::fixture::{Daemon, certificate_verify, has_root, label_of};
+use crate::terminal::Terminal;
+
+/// Writes the file of a passphrase, which other users must not be able to read.
+pub(crate) fn write_passphrase(file: &Path, text: &str) {
+    fs::write(file, text).unwrap();
+    fs::set_permissions(file, fs::Permissions::from_mode(0o600)).unwrap();
+}
 
 /// A daemon whose master key comes from no file, and the files of the people. Each of them has the
 /// passphrase in `passphrase`. To open one file takes half a second in a program that is not
@@ -27,7 +35,7 @@ impl Ceremony {
         let uid = rustix::process::getuid().as_raw();
         let grant = format!("[[grant]]\nuid = {uid}\nkeys = [\"shop\"]\nuses = [\"tls-server\"]\n");
         daemon.configure(&(grant + &format!("[[role]]\nrole = \"auditor\"\nuid = {uid}\n")));
-        fs::write(daemon.path("passphrase"), "six random words are long enough\n").unwrap();
+        write_passphrase(&daemon.path("passphrase"), "six random words are long enough\n");
         let mut serve = daemon.serve(&[]);
         daemon.start_as(serve.env_remove("CREDENTIALS_DIRECTORY"));
         let mut ceremony = Self { daemon, unit_key: String::new() };
@@ -214,56 +222,6 @@ fn owners_put_a_master_key_in_force_and_unseal_after_a_restart() {
 }
 
 #[test]
-fn commands_are_signed_elsewhere_and_sent_together() {
-    if !has_root() {
-        return;
-    }
-    let ceremony = Ceremony::owned();
-    ceremony.person(&["unit", "admin", "new"], "dave");
-    let passphrase = ceremony.path("passphrase");
-    let sign = |file: &str, name: &str| {
-        let key = ceremony.path(name);
-        ceremony.daemon_less(&["unit", "sign", file, "--key", &key, "--passphrase-file", &passphrase])
-    };
-    let out = ceremony.path("add.cmd");
-    ceremony.daemon.succeed(&["unit", "admin", "add", &ceremony.path("dave.pub"), "--out", &out]);
-    let copy = ceremony.path("copy.cmd");
-    fs::copy(&out, &copy).unwrap();
-    let shown = sign(&out, "alice");
-    assert!(shown.contains("command: add-administrator") && shown.contains("administrator: dave"), "{shown}");
-    sign(&copy, "carol");
-    let (status, line) = ceremony.run(&["unit", "send", &out]).unwrap_err();
-    assert!(status == 73 && line.contains("has 1 signatures of administrators, and needs 2"), "{line}");
-    ceremony.daemon.succeed(&["unit", "send", &out, &copy]);
-    assert!(ceremony.daemon.succeed(&["unit", "admin", "list"]).contains("dave"));
-    let (_, line) = ceremony.run(&["unit", "send", &out, &copy]).unwrap_err();
-    assert!(line.contains("carried out already"), "a replay: {line}");
-
-    // Tampered with, and for another unit.
-    let next = ceremony.path("next.cmd");
-    ceremony.daemon.succeed(&["unit", "threshold", "--signatures", "1", "--revocation", "1", "--out", &next]);
-    sign(&next, "alice");
-    sign(&next, "bob");
-    let text = fs::read_to_string(&next).unwrap();
-    let altered = PathBuf::from(ceremony.path("altered.cmd"));
-    for (from, to, reason) in [
-        ("signature-threshold: 1", "signature-threshold: 2", "is not one of this command"),
-        ("counter: 3", "counter: 4", "send the commands in their order"),
-        ("command: set-thresholds", "command: zeroize", "in the form in which commands are written"),
-    ] {
-        assert!(text.contains(from), "{text}");
-        fs::write(&altered, text.replace(from, to)).unwrap();
-        let (_, line) = ceremony.run(&["unit", "send", altered.to_str().unwrap()]).unwrap_err();
-        assert!(line.contains(reason), "{line}");
-    }
-    let other = Ceremony::unowned();
-    let (_, line) = other.run(&["unit", "send", &next]).unwrap_err();
-    assert!(line.contains("the command is for the unit"), "{line}");
-    ceremony.daemon.succeed(&["unit", "send", &next]);
-    assert_eq!(ceremony.status()["signature_threshold"], 1);
-}
-
-#[test]
 fn a_part_is_not_sent_to_another_unit() {
     if !has_root() {
         return;
@@ -280,9 +238,19 @@ fn a_part_is_not_sent_to_another_unit() {
     ceremony.parts(&["mallory"]);
     let (_, line) = ceremony.unseal("mallory").unwrap_err();
     assert!(line.contains("is not one that the unit waits for"), "{line}");
+    let (_, line) = ceremony.bring("dave", &["--load"]).unwrap_err();
+    assert!(line.contains("bring it without --load"), "{line}");
     ceremony.unseal("dave").unwrap();
     ceremony.unseal("erin").unwrap();
     assert!(ceremony.is_ready());
+    let (_, line) = ceremony.unseal("erin").unwrap_err();
+    assert!(line.contains("the unit has its master key, and needs no part"), "{line}");
+    let (_, line) = ceremony.daemon.fail(&["unit", "rotate"]);
+    assert!(line.contains("its owners") || line.contains("the owners of the unit load"), "{line}");
+    assert!(line.contains("keyward unit ceremony") && !line.contains("unit rotate"), "{line}");
+    let other = Ceremony::unowned();
+    let (status, line) = other.run(&["unit", "seal"]).unwrap_err();
+    assert!(status == 73 && line.contains("nothing to seal"), "{line}");
 }
 
 #[test]
@@ -297,6 +265,7 @@ fn the_master_key_is_rotated_and_the_unit_erased() {
     ceremony.command(&["unit", "commit", &pattern], &["alice", "bob"]).unwrap();
     let (_, line) = ceremony.command(&["unit", "activate", &pattern], &["bob"]).unwrap_err();
     assert!(line.contains("not wrapped by the new master key"), "{line}");
+    assert!(line.contains("run: keyward unit rotate"), "{line}");
     assert_eq!(ceremony.outcome(), Outcome::Done);
     // No signature fails meanwhile.
     let ended = AtomicBool::new(false);
@@ -312,6 +281,8 @@ fn the_master_key_is_rotated_and_the_unit_erased() {
             signed
         });
         ceremony.daemon.succeed(&["unit", "rotate"]);
+        let said = ceremony.daemon.succeed(&["key", "rewrap", "--backend", "embedded"]);
+        assert!(said.contains(&format!("run: keyward unit activate {pattern} --key FILE")), "{said}");
         ceremony.command(&["unit", "activate", &pattern], &["bob"]).unwrap();
         ended.store(true, Ordering::Relaxed);
         signatures.join().unwrap()
@@ -328,9 +299,20 @@ fn the_master_key_is_rotated_and_the_unit_erased() {
 
     let (_, line) = ceremony.daemon.fail(&["key", "rewrap", "--backend", "embedded", "--finish"]);
     assert!(line.contains("keyward unit activate"), "no operator puts it in force: {line}");
-    let (_, line) = ceremony.command(&["unit", "zeroize"], &[]).unwrap_err();
+    let (_, line) = ceremony.command(&["unit", "zeroize", "--yes"], &[]).unwrap_err();
     assert!(line.contains("needs 1"), "{line}");
-    ceremony.command(&["unit", "zeroize"], &["carol"]).unwrap();
+    // Without a terminal, and without --yes, the unit is not erased.
+    let (status, line) = ceremony.command(&["unit", "zeroize"], &["carol"]).unwrap_err();
+    let advised = format!("keyward unit zeroize --yes --key FILE --runtime-dir {}", ceremony.path("run"));
+    assert!(
+        status == 64 && line.contains("the key store has 2 keys") && line.trim_end().ends_with(&advised),
+        "{line}"
+    );
+    assert_eq!(ceremony.outcome(), Outcome::Done);
+    let (status, shown) = on_a_terminal(&ceremony, &["unit", "zeroize"], "zeroize", "yes");
+    assert!(status == Some(64) && shown.contains("cannot zeroize the unit: nothing was done"), "{shown}");
+    assert_eq!(ceremony.outcome(), Outcome::Done);
+    ceremony.command(&["unit", "zeroize", "--yes"], &["carol"]).unwrap();
     assert_ne!(ceremony.outcome(), Outcome::Done);
     let status = ceremony.status();
     assert!(status["owned"] == false && status["current"]["state"] == "empty", "{status}");
@@ -346,6 +328,28 @@ fn the_master_key_is_rotated_and_the_unit_erased() {
     ceremony.command(&["unit", "clear", "new", &other], &["bob"]).unwrap();
     assert_eq!(ceremony.put_in_force(&["frank", "grace"]), pattern);
     assert_eq!(ceremony.outcome(), Outcome::Done);
+
+    // One administrator takes the master key away, and the same parts bring the keys back.
+    let clear = ["unit", "clear", "current", &pattern];
+    let (status, line) = ceremony.command(&clear, &["carol"]).unwrap_err();
+    assert!(status == 64 && line.contains(&format!("clear current {pattern} --yes --key FILE")), "{line}");
+    let (status, shown) = on_a_terminal(&ceremony, &clear, "clear current", "clear current");
+    assert!(status == Some(0) && shown.contains("the current register is empty"), "{shown}");
+    assert_ne!(ceremony.outcome(), Outcome::Done);
+    assert_eq!(ceremony.put_in_force(&["frank", "grace"]), pattern);
+    assert_eq!(ceremony.outcome(), Outcome::Done);
+}
+
+/// Runs a command of carol on a terminal, and answers its question. Returns the exit status, and
+/// what the screen has shown since.
+fn on_a_terminal(ceremony: &Ceremony, words: &[&str], what: &str, answer: &str) -> (Option<i32>, String) {
+    let [key, passphrase, run] = ["carol", "passphrase", "run"].map(|name| ceremony.path(name));
+    let more = ["--key", &key, "--passphrase-file", &passphrase, "--runtime-dir", &run];
+    let mut terminal = Terminal::run(&ceremony.daemon.path(""), &[words, &more].concat());
+    let asked = terminal.answer(&format!("Type {what} to go on: "), answer);
+    assert!(asked.contains("Careful: the unit loses its master key at once"), "{asked}");
+    let (status, shown) = terminal.end();
+    (status.code(), shown)
 }
 
 #[test]
@@ -362,7 +366,7 @@ fn shares_are_written_wherever_the_command_is_sent() {
     fs::create_dir(&dir).unwrap();
     let twice = ["unit", "load", "--needed", "2", "--owner", &one, "--owner", &one];
     let (_, line) = ceremony.command(&twice, &["alice", "bob"]).unwrap_err();
-    assert!(line.contains("the field owner"), "one person with two shares: {line}");
+    assert!(line.contains("each owner gets one share"), "one person with two shares: {line}");
     let load = ["unit", "load", "--needed", "2", "--owner", &one, "--owner", &two, "--out", &out];
     ceremony.command(&load, &["alice", "bob"]).unwrap();
     ceremony.daemon.succeed(&["unit", "send", &out, "--shares-dir", &dir]);
@@ -379,7 +383,11 @@ fn shares_are_written_wherever_the_command_is_sent() {
         .for_each(|(to, name)| fs::write(to, read(name)).unwrap());
     fs::write(PathBuf::from(&dir).join("owner2.share"), "of another").unwrap();
     let (_, line) = ceremony.daemon.fail(&["unit", "shares", "--dir", &dir]);
-    assert!(line.contains("keyward unit shares --dir DIR") && line.contains("exists"), "{line}");
+    let again = format!("keyward unit shares --dir DIR --runtime-dir {}", ceremony.path("run"));
+    assert!(line.contains(&again) && line.contains("exists"), "{line}");
+    let away = ceremony.path("away");
+    let (_, line) = ceremony.daemon.fail(&["unit", "shares", "--dir", &away]);
+    assert!(line.contains(&format!("run: mkdir {away}; then: keyward unit shares --dir {away} ")), "{line}");
 
     // The same shares are loaded again.
     let pattern = ceremony.status()["new"]["pattern"].as_str().unwrap().to_owned();
@@ -469,53 +477,4 @@ fn the_page_can_be_followed() {
         run(&ceremony, &unseal.replace("owner1", owner));
     }
     assert_eq!(ceremony.outcome(), Outcome::Done);
-}
-
-#[test]
-fn the_unit_is_claimed_by_root_with_its_secret() {
-    if !has_root() {
-        return;
-    }
-    let ceremony = Ceremony::unowned();
-    let secret = ceremony.daemon.succeed(&["unit", "claim", "--show"]);
-    assert_eq!(secret.trim().len(), 39, "{secret}");
-    let file = fs::read_to_string(ceremony.daemon.path("state/unit/state")).unwrap();
-    assert!(file.contains(secret.trim()));
-    // One administrator cannot sign for two.
-    ceremony.person(&["unit", "admin", "new"], "alice");
-    let claim =
-        ["unit", "claim", "--admin", &ceremony.path("alice.pub"), "--signatures", "2", "--revocation", "1"];
-    let (_, line) = ceremony.command(&claim, &["alice"]).unwrap_err();
-    assert!(line.contains("needs 2"), "{line}");
-    let claim =
-        ["unit", "claim", "--admin", &ceremony.path("alice.pub"), "--signatures", "1", "--revocation", "1"];
-    ceremony.command(&claim, &["alice"]).unwrap();
-    assert!(ceremony.daemon.succeed(&["unit", "claim", "--show"]).contains("somebody owns the unit"));
-    let file = fs::read_to_string(ceremony.daemon.path("state/unit/state")).unwrap();
-    assert!(!file.contains(secret.trim()));
-}
-
-/// A copy of a part is good only if the passphrase opens the copy.
-#[test]
-fn a_copy_of_a_part_is_checked() {
-    let daemon = Daemon::prepare("");
-    fs::write(daemon.path("passphrase"), "six random words are long enough\n").unwrap();
-    let ceremony = Ceremony { daemon, unit_key: String::new() };
-    let pattern = ceremony.parts(&["dave"]).remove(0);
-    let check = |file: &str| {
-        let mut command = std::process::Command::new(crate::fixture::PROGRAM);
-        command.args(["unit", "part", "check", &ceremony.path(file)]);
-        command.args(["--passphrase-file", &ceremony.path("passphrase")]).output().unwrap()
-    };
-    assert!(
-        String::from_utf8(check("dave").stdout).unwrap().ends_with(&format!("its pattern is\n{pattern}\n"))
-    );
-    let text = fs::read_to_string(ceremony.path("dave")).unwrap();
-    let mut value: Value = serde_json::from_str(&text).unwrap();
-    let secret = value["secret"].as_str().unwrap().to_owned();
-    let middle = if secret.as_bytes()[20] == b'A' { "B" } else { "A" };
-    value["secret"] = format!("{}{middle}{}", &secret[..20], &secret[21..]).into();
-    fs::write(ceremony.path("copy"), value.to_string()).unwrap();
-    let (status, line) = crate::fixture::failure_of(&check("copy"));
-    assert!(status == 65 && line.contains("the passphrase is wrong, or the file was changed"), "{line}");
 }

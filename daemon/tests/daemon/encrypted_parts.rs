@@ -1,21 +1,27 @@
-//! Parts that their owners encrypt without a daemon, and bring as files.
+//! Parts that their owners check and encrypt without a daemon, and bring as files.
 
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use crate::ceremony::Ceremony;
-use crate::fixture::{PROGRAM, failure_of, has_root};
+use serde_json::Value;
+
+use crate::ceremony::{Ceremony, write_passphrase};
+use crate::fixture::{Daemon, PROGRAM, failure_of, has_root};
 
 /// Runs `part encrypt` without a daemon, for a part with the importer key in `importer`.
 fn encrypt(ceremony: &Ceremony, name: &str, unit_key: &str, more: &[&str]) -> Output {
-    let [part, importer, passphrase] = [name, "importer", "passphrase"].map(|name| ceremony.path(name));
     let out = ceremony.path(&format!("{name}.encrypted"));
     // A part is encrypted anew after each start.
     let _ = fs::remove_file(&out);
+    encrypt_to(ceremony, name, unit_key, more, &out)
+}
+
+fn encrypt_to(ceremony: &Ceremony, name: &str, unit_key: &str, more: &[&str], out: &str) -> Output {
+    let [part, importer, passphrase] = [name, "importer", "passphrase"].map(|name| ceremony.path(name));
     let mut command = Command::new(PROGRAM);
     command.args(["unit", "part", "encrypt", &part, "--importer", &importer, "--unit-key", unit_key]);
-    command.args(["--passphrase-file", &passphrase, "--out", &out]).args(more).output().unwrap()
+    command.args(["--passphrase-file", &passphrase, "--out", out]).args(more).output().unwrap()
 }
 
 fn get_importer(ceremony: &Ceremony) {
@@ -43,7 +49,7 @@ fn parts_are_encrypted_elsewhere_to_load_and_to_unseal() {
     ceremony.command(&["unit", "load", "--part", &patterns[0], "--part", &patterns[1]], &["carol"]).unwrap();
     get_importer(&ceremony);
     let (_, line) = encrypt_and_bring(&ceremony, "dave", &[]).unwrap_err();
-    assert!(line.contains("not one that the unit waits for"), "a part to unseal loads nothing: {line}");
+    assert!(line.contains("waits for the part") && line.contains("add --load"), "loads nothing: {line}");
     for (name, pattern) in names.iter().zip(&patterns) {
         let said = encrypt_and_bring(&ceremony, name, &["--load"]).unwrap();
         assert!(said.contains(pattern), "{said}");
@@ -60,12 +66,16 @@ fn parts_are_encrypted_elsewhere_to_load_and_to_unseal() {
     }
     ceremony.restart();
     let (status, line) = bring(&ceremony, "dave").unwrap_err();
-    assert!(line.contains("changes when the unit starts; encrypt it again"), "{status} {line}");
+    let unit = ceremony.status()["unit"].as_str().unwrap().to_owned();
+    assert!(status == 65 && line.contains(&format!("key of this unit, {unit}: it is for another")), "{line}");
+    assert!(line.trim_end().ends_with(&format!("use --runtime-dir {}", ceremony.path("run"))), "{line}");
     get_importer(&ceremony);
     for name in names {
         encrypt_and_bring(&ceremony, name, &[]).unwrap();
     }
     assert!(ceremony.is_ready());
+    let (_, line) = bring(&ceremony, "dave").unwrap_err();
+    assert!(line.contains(&format!("this unit, {unit}, waits for no part")), "{line}");
 }
 
 #[test]
@@ -96,7 +106,16 @@ fn a_part_is_encrypted_to_no_other_unit_and_damaged_files_are_refused() {
     }
     fs::write(&written, importer).unwrap();
 
-    assert!(encrypt(&ceremony, "dave", &ceremony.unit_key, &[]).status.success());
+    let output = encrypt(&ceremony, "dave", &ceremony.unit_key, &[]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    let unit = ceremony.status()["unit"].as_str().unwrap().to_owned();
+    assert!(said.contains(&format!("to the machine of the unit {unit}\n")), "{said}");
+    let (status, line) = failure_of(&encrypt_to(&ceremony, "dave", &ceremony.unit_key, &[], &out));
+    assert!(status == 73 && line.contains("exists, and stays as it is; choose another name"), "{line}");
+    // A file of another kind, before the passphrase is asked for.
+    let (status, line) =
+        ceremony.run(&["unit", "unseal", &out, "--unit-key", &ceremony.unit_key]).unwrap_err();
+    assert!(status == 65 && line.contains("is an encrypted part, and a part is needed"), "{line}");
     let text = fs::read_to_string(&out).unwrap();
     for (bad, reason) in [
         (text[..100].to_owned(), "damaged"),
@@ -109,4 +128,29 @@ fn a_part_is_encrypted_to_no_other_unit_and_damaged_files_are_refused() {
     }
     let (status, _) = ceremony.run(&["unit", "unseal", "--encrypted", &out, "--load"]).unwrap_err();
     assert_eq!(status, 64, "the aim is in the encrypted part");
+}
+
+/// A copy of a part is good only if the passphrase opens the copy.
+#[test]
+fn a_copy_of_a_part_is_checked() {
+    let daemon = Daemon::prepare("");
+    write_passphrase(&daemon.path("passphrase"), "six random words are long enough\n");
+    let ceremony = Ceremony { daemon, unit_key: String::new() };
+    let pattern = ceremony.parts(&["dave"]).remove(0);
+    let check = |file: &str| {
+        let mut command = Command::new(PROGRAM);
+        command.args(["unit", "part", "check", &ceremony.path(file)]);
+        command.args(["--passphrase-file", &ceremony.path("passphrase")]).output().unwrap()
+    };
+    assert!(
+        String::from_utf8(check("dave").stdout).unwrap().ends_with(&format!("its pattern is\n{pattern}\n"))
+    );
+    let text = fs::read_to_string(ceremony.path("dave")).unwrap();
+    let mut value: Value = serde_json::from_str(&text).unwrap();
+    let secret = value["secret"].as_str().unwrap().to_owned();
+    let middle = if secret.as_bytes()[20] == b'A' { "B" } else { "A" };
+    value["secret"] = format!("{}{middle}{}", &secret[..20], &secret[21..]).into();
+    fs::write(ceremony.path("copy"), value.to_string()).unwrap();
+    let (status, line) = failure_of(&check("copy"));
+    assert!(status == 65 && line.contains("the passphrase is wrong, or the file was changed"), "{line}");
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use keyward_proto::Outcome;
 use rustix::process::Signal;
 
-use crate::ceremony::Ceremony;
+use crate::ceremony::{Ceremony, write_passphrase};
 use crate::fixture::has_root;
 use crate::terminal::Terminal;
 
@@ -448,8 +448,9 @@ fn a_ceremony_ends_if_the_unit_is_replaced() {
     table.make("dave", "pattern");
     // Meanwhile somebody erases the unit, which has another key then.
     let (key, passphrase) = (home(&ceremony).join("alice/alice.key"), ceremony.path("passphrase"));
-    fs::write(&passphrase, passphrase_of("alice")).unwrap();
-    let words = ["unit", "zeroize", "--key", key.to_str().unwrap(), "--passphrase-file", &passphrase];
+    write_passphrase(passphrase.as_ref(), &passphrase_of("alice"));
+    let words =
+        ["unit", "zeroize", "--yes", "--key", key.to_str().unwrap(), "--passphrase-file", &passphrase];
     ceremony.daemon.succeed(&words);
     table.make("erin", "pattern");
     let (status, shown) = table.terminal.end();

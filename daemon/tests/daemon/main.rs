@@ -37,6 +37,7 @@ mod signing_service;
 mod store;
 mod terminal;
 mod transcripts;
+mod unit_commands;
 mod unit_comparison;
 mod unit_kills;
 mod unit_losses;

@@ -372,7 +372,7 @@ fn no_key_is_stopped_in_memory_while_a_master_key_file_is_missing() {
     assert!(status == 0 && text.contains("shop") && warning.contains(UNVERIFIED), "{text}{warning}");
     for verb in ["disable", "compromise"] {
         let (status, line) = daemon.fail(&["key", verb, "shop"]);
-        assert!(status == 78 && line.contains("keyward unit list says why"), "{line}");
+        assert!(status == 78 && line.contains("the reason is in: keyward unit list"), "{line}");
     }
     assert!(!told(&daemon, &["status"]).1.contains("in the running daemon alone"));
 }

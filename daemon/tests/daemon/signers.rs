@@ -89,7 +89,8 @@ fn a_program_and_a_service_claim_a_unit_and_sign_in_files() {
         ["dan.pub", "gina.pub"].map(|name| home.join(name).to_str().unwrap().to_owned());
     let claim = ["unit", "claim", "--signatures", "2", "--revocation", "1", "--admin", &dan_pub];
     let both = [&["--admin", &gina_pub, "--signer", &dan][..], &gina].concat();
-    let (status, line) = ceremony.run(&[&claim[..], &gina, &["--admin", &dan_pub]].concat()).unwrap_err();
+    let alone_in_it = ["unit", "claim", "--signatures", "1", "--revocation", "1", "--admin", &dan_pub];
+    let (status, line) = ceremony.run(&[&alone_in_it[..], &gina].concat()).unwrap_err();
     assert!(status == 77 && line.contains("is of nobody in the claim"), "{status} {line}");
     ceremony.run(&[&claim[..], &both].concat()).unwrap();
     let listed = ceremony.daemon.succeed(&["unit", "admin", "list"]);
@@ -113,6 +114,7 @@ fn a_program_and_a_service_claim_a_unit_and_sign_in_files() {
     let url = format!("http://{}/tke/gina", plain.address);
     let words = ["unit", "admin", "public", "other.pub", "--name", "other", "--signing-service", &url];
     alone(&home, &[&words[..], &["--service-token-file", &token]].concat()).unwrap();
+    fs::remove_file(home.join("other.pub")).unwrap();
     let (status, line) = alone(&home, &words).unwrap_err();
     assert!(status == 77 && line.contains("status 401"), "{status} {line}");
 }
@@ -169,13 +171,38 @@ fn programs_that_do_not_sign_leave_the_command_as_it_was() {
     assert!(status == 64 && line.contains("--key, --signer or --signing-service"), "{line}");
 
     // A stranger is not asked to sign, and nobody signs twice.
-    let (status, line) = ceremony.run(&["unit", "zeroize", "--signer", &dan]).unwrap_err();
+    let (status, line) = ceremony.run(&["unit", "zeroize", "--yes", "--signer", &dan]).unwrap_err();
     assert!(status == 77 && line.contains("is of nobody who is an administrator of the unit"), "{line}");
     let asked = || fs::read_to_string(home.join("dan-signer.log")).unwrap().matches("sign\n").count();
     assert_eq!(asked(), 0);
     alone(&home, &["unit", "sign", &out, "--signer", &dan]).unwrap();
     let (status, line) = alone(&home, &["unit", "sign", &out, "--signer", &dan]).unwrap_err();
-    assert!(status == 65 && line.contains("has signed twice"), "{line}");
+    assert!(status == 65 && line.contains("signed this command already"), "{line}");
+    let key = ["--key", &ceremony.path("alice"), "--passphrase-file", &ceremony.path("passphrase")];
+    let sign = [&["unit", "sign", &out][..], &key].concat();
+    alone(&home, &sign).unwrap();
+    let (status, line) = alone(&home, &sign).unwrap_err();
+    assert!(status == 65 && line.trim_end().ends_with(": alice has signed this command already"), "{line}");
+    // A wrong signature of alice in another copy does not displace the genuine one.
+    let copy = ceremony.path("copy.cmd");
+    let ski = &ceremony.status()["administrators"][0]["ski"];
+    fs::write(&copy, format!("{before}signature: {} MAYCAQECAQE=\n", ski.as_str().unwrap())).unwrap();
+    let (_, line) = ceremony.run(&["unit", "send", &copy, &out]).unwrap_err();
+    assert!(line.contains("the signature is of ") && line.contains("not an administrator"), "dan: {line}");
+    let threshold = ["unit", "threshold", "--signatures", "2", "--revocation", "1"];
+    let [one, two] = ["one.cmd", "two.cmd"].map(|name| ceremony.path(name));
+    ceremony.run(&[&threshold[..], &["--out", &one]].concat()).unwrap();
+    fs::copy(&one, &two).unwrap();
+    let unsigned = fs::read_to_string(&one).unwrap();
+    fs::write(&one, format!("{unsigned}signature: {} MAYCAQECAQE=\n", ski.as_str().unwrap())).unwrap();
+    let (_, line) = ceremony.run(&["unit", "send", &one]).unwrap_err();
+    assert!(line.contains("is not one of this command"), "{line}");
+    for name in ["alice", "bob"] {
+        let key = ["--key", &ceremony.path(name), "--passphrase-file", &ceremony.path("passphrase")];
+        alone(&home, &[&["unit", "sign", &two][..], &key].concat()).unwrap();
+    }
+    ceremony.run(&["unit", "send", &one, &two]).unwrap();
+    assert_eq!(ceremony.status()["revocation_threshold"], 1);
     assert_eq!(asked(), 1);
 }
 

@@ -36,6 +36,10 @@ fn units_of_the_same_owners_and_master_key_are_the_same() {
         differences.iter().map(|difference| difference["fact"].as_str().unwrap().to_owned()).collect()
     };
     assert_eq!(facts(&other), ["owned", "thresholds", "administrators", "current register"]);
+    let output = compare(&other, &[]);
+    let shown = String::from_utf8(output.stdout).unwrap();
+    let digits = format!("    {pattern}\n    2 of 2 parts or shares make it\n");
+    assert!(shown.contains(&digits) && shown.contains("\n  this machine:\n    "), "{shown}");
     other.claim();
     assert_eq!(facts(&other), ["current register"]);
     assert_eq!(other.put_in_force(&["erin", "dave"]), pattern);
@@ -48,9 +52,18 @@ fn units_of_the_same_owners_and_master_key_are_the_same() {
         shown.contains("this machine") && shown.contains(&pattern[..8]) && shown.contains("alice"),
         "{shown}"
     );
-    // A sealed unit is the same.
+    // A sealed unit is the same. One that a plain file opens, and that nobody has parts of, is not.
     other.restart();
     assert!(facts(&other).is_empty());
+    let mut state = other.status();
+    state["opening"] = "unprotected".into();
+    state["current"]["needed"] = 0.into();
+    fs::write(&file, state.to_string()).unwrap();
+    let output = ceremony.daemon.keyward(&["unit", "compare", &file]);
+    let shown = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{shown}");
+    assert!(shown.contains("differs in: opened\n"), "{shown}");
+    assert!(shown.contains("no owners have parts of it"), "{shown}");
 
     let more = ["unit", "threshold", "--signatures", "1", "--revocation", "3"];
     ceremony.command(&more, &["alice", "bob"]).unwrap();
@@ -65,7 +78,10 @@ fn units_of_the_same_owners_and_master_key_are_the_same() {
     fs::write(&own, ceremony.daemon.succeed(&["unit", "status", "--json"])).unwrap();
     let output = ceremony.daemon.keyward(&["unit", "compare", &own]);
     let warned = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success() && warned.contains("of one unit"), "{warned}");
+    assert!(
+        output.status.success() && warned.contains("of one unit") && warned.contains("end one"),
+        "{warned}"
+    );
     let text = fs::read(&own).unwrap();
     for (bytes, reason) in [
         (&text[..text.len() / 2], "keyward unit status --json"),

@@ -44,6 +44,35 @@ fn an_unseal_key_lets_the_unit_start_without_people() {
     assert_eq!(ceremony.outcome(), Outcome::Done, "the new secret has replaced the old one");
 }
 
+/// A unit whose master key has no owners asks nobody for parts, and says why it is sealed.
+#[test]
+fn a_wrong_secret_of_a_unit_without_owners_is_named() {
+    if !has_root() {
+        return;
+    }
+    let mut ceremony = Ceremony::unowned();
+    ceremony.daemon.new_key("unseal.key");
+    let configuration = fs::read_to_string(ceremony.daemon.path("keyward.toml")).unwrap();
+    let file = ceremony.path("unseal.key");
+    ceremony.daemon.configure(&format!("{configuration}[embedded]\nunseal-key = {file:?}\n"));
+    ceremony.restart();
+    ceremony.daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
+    for name in ["alice", "bob", "carol"] {
+        ceremony.person(&["unit", "admin", "new"], name);
+    }
+    ceremony.claim();
+    ceremony.daemon.new_key("unseal.key");
+    ceremony.restart();
+    let shown = ceremony.daemon.succeed(&["unit", "status"]);
+    assert!(shown.contains("sealed: no secret of this host opens it\nreason  "), "{shown}");
+    assert!(!shown.contains("bring their parts"), "{shown}");
+    let flat = shown.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(flat.contains("the secret does not open the master keys"), "{shown}");
+    assert!(shown.lines().all(|line| line.chars().count() <= 80), "{shown}");
+    let (status, line) = ceremony.run(&["unit", "seal"]).unwrap_err();
+    assert!(status == 73 && line.contains("no owners who could bring it again"), "{line}");
+}
+
 #[test]
 fn a_lost_state_is_claimed_again_and_a_file_is_no_owner() {
     if !has_root() {

@@ -120,7 +120,7 @@ impl Scene {
         let carol = unit.status()["administrators"][2]["ski"].as_str().unwrap().to_owned();
         // One of two, and a stranger.
         let few = unit.quorum(&["admin", "remove", &carol], &["alice"]).unwrap_err();
-        assert!(few.contains("1 signatures of administrators, and needs 2"), "{few}");
+        assert!(few.contains("1 signature of administrators, and needs 2"), "{few}");
         let thresholds = ["threshold", "--signatures", "3", "--revocation", "2"];
         // Replayed.
         let [first, second] = [file("first.cmd"), file("second.cmd")];
@@ -263,7 +263,7 @@ impl Scene {
     fn zeroize(&mut self) {
         let unit = self.unit();
         let before = unit.status();
-        unit.quorum(&["zeroize"], &["carol"]).unwrap();
+        unit.quorum(&["zeroize", "--yes"], &["carol"]).unwrap();
         assert!(self.handshake().make().is_err());
         let after = unit.status();
         assert_eq!(after["owned"], false);

@@ -1,7 +1,8 @@
 //! Private keys in different file formats, imported with the command line.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -67,11 +68,17 @@ fn archives_are_imported_with_a_passphrase_and_their_certificates() {
     let modern = scene.archive("modern.p12", &["-passout", "pass:very secret"]);
     let passphrase = scene.daemon.path("passphrase");
     fs::write(&passphrase, "very secret\n").unwrap();
+    let chmod = |file: &Path, mode| fs::set_permissions(file, Permissions::from_mode(mode)).unwrap();
+    chmod(&passphrase, 0o644);
     let file = ["--passphrase-file", passphrase.to_str().unwrap()];
 
     let (status, line) = fail(&mut scene.import("shop", &modern, &[]));
     let advised = "the private key in the file is encrypted; give its passphrase with --passphrase-file FILE";
     assert!(status.code() == Some(65) && line.contains(advised), "{line}");
+    let (status, line) = fail(&mut scene.import("shop", &modern, &file));
+    let advised = format!("others can read it; run: chmod o= {}", passphrase.display());
+    assert!(status.code() == Some(78) && line.contains(&advised), "{line}");
+    chmod(&passphrase, 0o600);
     let output = run(&mut scene.import("shop", &modern, &file));
     let told = stderr(&output);
     assert!(output.status.success(), "{told}");
@@ -115,6 +122,7 @@ fn archives_are_imported_with_a_passphrase_and_their_certificates() {
 
     let wrong = scene.daemon.path("wrong");
     fs::write(&wrong, "secret").unwrap();
+    chmod(&wrong, 0o600);
     for (option, expected) in [
         (["--passphrase-file", wrong.to_str().unwrap()], "the passphrase does not fit the file"),
         (["--passphrase-file", "/nowhere"], "cannot read /nowhere: "),

@@ -6,7 +6,7 @@ use crate::cli::failure::Failure;
 use crate::ground::exit;
 
 /// Asks a question, and returns true if the answer is the expected one.
-pub(super) fn confirmed(question: &str, expected: &str) -> Result<bool, Failure> {
+pub(in crate::cli) fn confirmed(question: &str, expected: &str) -> Result<bool, Failure> {
     let mut answer = String::new();
     eprint!("{question}");
     io::stderr()

@@ -26,6 +26,7 @@ use crate::admin::client::{AdminClient, AdminClientError};
 use crate::admin::request;
 use crate::ground::exit;
 use crate::keys;
+pub(super) use confirm::confirmed;
 use create::{Adopt, Generate};
 use dates::SetDates;
 use delete::{Delete, SetDeletion};

@@ -42,15 +42,19 @@ impl Rewrap {
                 )),
             };
         }
-        if backend == EMBEDDED {
-            admin.prepare_rotation().map_err(failed)?;
-        }
+        let embedded = (backend == EMBEDDED).then(|| admin.prepare_rotation()).transpose().map_err(failed)?;
         let (keys, wrapped) = rewrap_all(&admin, &backend).map_err(failed)?;
         if client.json {
             return print_json(&json!({ "backend": backend, "keys": keys, "wrapped": wrapped }));
         }
-        let finish =
-            for_daemon(format!("keyward key rewrap --backend {backend} --finish"), &client.runtime_dir);
+        let finish = match embedded.as_ref().filter(|unit| unit.owned) {
+            Some(unit) => {
+                let pattern = unit.new.pattern.as_deref().unwrap_or("PATTERN");
+                format!("keyward unit activate {pattern} --key FILE")
+            }
+            None => format!("keyward key rewrap --backend {backend} --finish"),
+        };
+        let finish = for_daemon(finish, &client.runtime_dir);
         print(&format!(
             "{wrapped} blobs wrapped, {keys} keys of backend {backend} are ready for the new master key.\n\
              {}run: {finish}\n",

@@ -7,13 +7,13 @@ use keyward_unit::administration::{
     AdministratorKey, ClaimSecret, Instruction, Person, PersonName, Thresholds,
 };
 
-use super::issue::{Issue, new_passphrase_of, person, public_line, public_path, write_new};
+use super::issue::{Issue, new_passphrase_of, person, public_line, public_path, refuse_existing, write_new};
 use super::signers::External;
 use crate::admin::client::AdminClient;
-use crate::admin::unit_view::{OwnedUnitView, PersonView};
+use crate::admin::unit_view::{ClaimView, OwnedUnitView, PersonView};
 use crate::cli::client::Client;
 use crate::cli::failure::Failure;
-use crate::cli::output::{print, print_json, print_table, table};
+use crate::cli::output::{print, print_json, print_table, table, warn};
 use crate::cli::passphrase;
 use crate::ground::exit;
 use crate::ground::text::quoted;
@@ -75,6 +75,8 @@ pub(super) fn make(
     name: PersonName,
     passphrase: &passphrase::Source,
 ) -> Result<Person, Failure> {
+    refuse_existing(file)?;
+    refuse_existing(&public_path(file))?;
     let passphrase = new_passphrase_of(file, passphrase)?;
     let failed = |error| Failure::new(exit::OS, error);
     let key = AdministratorKey::generate(name).map_err(failed)?;
@@ -100,6 +102,7 @@ pub(in crate::cli) struct Public {
 
 impl Public {
     fn run(self) -> Result<(), Failure> {
+        refuse_existing(&self.file)?;
         let person = Person { name: self.name, key: self.external.public_key()? };
         write_new(&self.file, public_line(&person).as_bytes(), 0o644)?;
         let ski = person.key.ski().to_string();
@@ -146,7 +149,11 @@ impl Remove {
     fn run(self) -> Result<(), Failure> {
         let who = self.who.clone();
         let attempt = format!("cannot remove the administrator {who}");
-        let done = self.issue.issue(&attempt, |unit| removal_of(unit, &who))?;
+        let done = self.issue.issue(&attempt, |unit| {
+            let removal = removal_of(unit, &who)?;
+            warn_of_deadlock(unit.administrators.len().saturating_sub(1), unit.signature_threshold);
+            Ok(removal)
+        })?;
         self.issue.report(&done, &format!("removed the administrator {who}"))
     }
 }
@@ -206,17 +213,30 @@ impl From<BothThresholds> for Thresholds {
 
 impl SetThresholds {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let thresholds = self.thresholds.into();
-        let done =
-            self.issue.issue("cannot set the thresholds", |_| Ok(Instruction::SetThresholds(thresholds)))?;
+        let thresholds: Thresholds = self.thresholds.into();
+        let done = self.issue.issue("cannot set the thresholds", |unit| {
+            warn_of_deadlock(unit.administrators.len(), thresholds.signature);
+            Ok(Instruction::SetThresholds(thresholds))
+        })?;
         self.issue.report(&done, "set the thresholds")
+    }
+}
+
+/// Warns if the loss of one administrator leaves too few for the most commands. Each way out needs
+/// as many signatures: another administrator, and other thresholds. The removal of the lost one
+/// leaves fewer than the thresholds, so the unit refuses it.
+fn warn_of_deadlock(administrators: usize, signatures: u8) {
+    if administrators == usize::from(signatures) {
+        warn(format_args!(
+            "all {administrators} administrators must sign: if one of them is lost, nobody can change the administrators, the thresholds or the master key any more; take at least one administrator more than must sign"
+        ));
     }
 }
 
 #[derive(Args, Debug)]
 pub(in crate::cli) struct Claim {
     /// Print the claim secret of the unit, and end
-    #[arg(long, conflicts_with = "administrators")]
+    #[arg(long, conflicts_with_all = ["administrators", "out"])]
     show: bool,
     /// Public file (.pub) of an administrator; the option is repeated for each
     #[arg(long = "admin", value_name = "FILE", required_unless_present = "show")]
@@ -235,9 +255,11 @@ impl Claim {
     pub(super) fn run(self) -> Result<(), Failure> {
         let attempt = if self.show { "cannot show the claim secret" } else { "cannot claim the unit" };
         let secret = self.issue.admin()?.claim_secret();
-        let secret = secret.map_err(|error| Failure::from(error).while_trying(attempt))?;
+        let here = &self.issue.client.runtime_dir;
+        let secret = secret.map_err(|error| Failure::from(error).while_trying(attempt).at(here))?;
         if self.show {
             return match secret {
+                secret if self.issue.client.json => print_json(&ClaimView { secret }),
                 Some(secret) => print(&format!("{secret}\n")),
                 None => print("somebody owns the unit, so there is no claim secret any more\n"),
             };
@@ -249,8 +271,12 @@ impl Claim {
             signature: self.signature.unwrap_or_default(),
             revocation: self.revocation.unwrap_or_default(),
         };
+        let number = administrators.len();
         let claim = Instruction::Claim { administrators, thresholds };
-        let done = self.issue.issue_with(attempt, secret.as_ref(), |_| Ok(claim))?;
+        let done = self.issue.issue_with(attempt, secret.as_ref(), |_| {
+            warn_of_deadlock(number, thresholds.signature);
+            Ok(claim)
+        })?;
         self.issue.report(&done, "the unit has owners now")
     }
 }

@@ -13,6 +13,7 @@ use crate::cli::failure::Failure;
 use crate::cli::input::read_input;
 use crate::cli::output::{print, print_json, print_table, table, warn};
 use crate::ground::exit;
+use crate::ground::opening::described;
 
 /// Exits with 0 if the units have the same administrators, thresholds and registers, 1 if they
 /// differ.
@@ -30,7 +31,7 @@ impl Compare {
         let failed = |failure: Failure| failure.while_trying("cannot compare the units");
         let here = AdminClient::new(&self.client.runtime_dir)
             .and_then(|admin| admin.unit())
-            .map_err(|error| failed(error.into()))?;
+            .map_err(|error| failed(error.into()).at(&self.client.runtime_dir))?;
         let mut units = vec![Compared::of(HERE.into(), here)];
         for file in &self.files {
             let unit = read_unit(file).map_err(failed)?;
@@ -69,6 +70,8 @@ struct Compared {
     unit: String,
     owned: bool,
     sealed: bool,
+    /// The way in which the unit gets its master key after a start.
+    opening: String,
     signature_threshold: u8,
     revocation_threshold: u8,
     /// Names of the administrators by their identities. People may be named differently.
@@ -82,6 +85,10 @@ struct Compared {
 struct Compartment {
     state: String,
     pattern: Option<String>,
+    /// Number of parts or shares that make the master key; 0 without owners.
+    needed: Option<usize>,
+    /// Number of parts or shares.
+    parts: usize,
 }
 
 impl Compared {
@@ -92,6 +99,7 @@ impl Compared {
             unit: unit.unit,
             owned: unit.owned,
             sealed: unit.sealed,
+            opening: unit.opening,
             signature_threshold: unit.signature_threshold,
             revocation_threshold: unit.revocation_threshold,
             administrators: administrators.collect(),
@@ -101,12 +109,13 @@ impl Compared {
     }
 
     /// The facts that interchangeable units have in common, with their names.
-    fn facts(&self) -> [(&'static str, String); 5] {
+    fn facts(&self) -> [(&'static str, String); 6] {
         let owned = if self.owned { "owned" } else { "not owned" };
         let thresholds = format!("{} and {}", self.signature_threshold, self.revocation_threshold);
         let identities = self.administrators.keys().map(String::as_str).collect::<Vec<_>>();
         [
             ("owned", owned.into()),
+            ("opened", described(&self.opening).into()),
             ("thresholds", thresholds),
             ("administrators", identities.join(", ")),
             ("current register", self.current.to_text()),
@@ -116,15 +125,19 @@ impl Compared {
 }
 
 impl From<RegisterView> for Compartment {
-    fn from(RegisterView { state, pattern, .. }: RegisterView) -> Self {
-        Self { state, pattern }
+    fn from(RegisterView { state, pattern, needed, parts, .. }: RegisterView) -> Self {
+        Self { state, pattern, needed, parts: parts.len() }
     }
 }
 
 impl Compartment {
     fn to_text(&self) -> String {
-        let pattern = self.pattern.as_deref().unwrap_or_default();
-        format!("{} {pattern}", self.state).trim_end().into()
+        let Some(pattern) = &self.pattern else { return self.state.clone() };
+        let parts = match (self.needed, self.parts) {
+            (Some(0) | None, _) => "no owners have parts of it".into(),
+            (Some(needed), parts) => format!("{needed} of {parts} parts or shares make it"),
+        };
+        format!("{}, {pattern}, {parts}", self.state)
     }
 }
 
@@ -140,9 +153,17 @@ struct Difference {
 
 impl Difference {
     fn to_text(&self) -> String {
-        let or_none = |text: &str| if text.is_empty() { "none".into() } else { text.to_owned() };
         let Self { from, fact, here, there } = self;
-        format!("{from} differs in: {fact}\n  {HERE}: {}\n  {from}: {}\n", or_none(here), or_none(there))
+        // The numbers of 64 digits get lines of their own: people compare them.
+        let value = |of: &str, text: &str| match text {
+            "" => format!("  {of}: none\n"),
+            text if text.len() < DIGITS => format!("  {of}: {text}\n"),
+            text => {
+                let items = text.split(", ").map(|item| format!("    {item}\n"));
+                format!("  {of}:\n{}", items.collect::<String>())
+            }
+        };
+        format!("{from} differs in: {fact}\n{}{}", value(HERE, here), value(from, there))
     }
 }
 
@@ -160,7 +181,10 @@ fn differences(units: &[Compared]) -> Vec<Difference> {
 fn warn_of_copies(units: &[Compared]) {
     for (place, unit) in units.iter().enumerate() {
         if let Some(same) = units.iter().take(place).find(|other| other.unit == unit.unit) {
-            warn(format_args!("{} and {} are of one unit, not of two", same.from, unit.from));
+            warn(format_args!(
+                "{} and {} are of one unit, not of two; if two machines run with copies of one state directory, end one: a command that is signed for one is carried out by both",
+                same.from, unit.from
+            ));
         }
     }
 }
@@ -200,5 +224,7 @@ fn short(digits: &str) -> String {
 
 /// The unit that the command reaches.
 const HERE: &str = "this machine";
+/// Length of an identity or a pattern, in digits.
+const DIGITS: usize = 64;
 /// Exit status if the units differ.
 const DIFFERENT: u8 = 1;

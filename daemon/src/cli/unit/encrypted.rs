@@ -8,7 +8,7 @@ use clap::Args;
 use keyward_unit::administration::Ski;
 use serde_json::json;
 
-use super::issue::{read, write_new};
+use super::issue::{read, refuse_existing, write_new};
 use super::parts::{PieceFile, aim, verified};
 use crate::admin::client::AdminClient;
 use crate::admin::unit_view::ImporterView;
@@ -33,12 +33,13 @@ impl ShowImporter {
         let failed = |failure: Failure| failure.while_trying("cannot get the importer key of the unit");
         let importer = AdminClient::new(&self.client.runtime_dir)
             .and_then(|admin| admin.importer())
-            .map_err(|error| failed(error.into()))?;
+            .map_err(|error| failed(error.into()).at(&self.client.runtime_dir))?;
         if let Some(path) = &self.out {
             write_new(path, importer.as_bytes(), 0o644).map_err(failed)?;
         }
         match &self.out {
-            _ if self.client.json => print_json(&ImporterView { importer }),
+            Some(path) if self.client.json => print_json(&json!({ "importer": importer, "file": path })),
+            None if self.client.json => print_json(&ImporterView { importer }),
             None => print(&importer),
             Some(path) => print(&format!(
                 "wrote the importer key of the unit to {0}\neach owner runs: keyward unit part encrypt PART --importer {0} --unit-key FINGERPRINT --out FILE\n",
@@ -78,20 +79,21 @@ pub(in crate::cli) struct Encrypt {
 
 impl Encrypt {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let pattern = self.encrypt().map_err(|failure| {
+        let (pattern, unit) = self.encrypt().map_err(|failure| {
             failure.while_trying(format_args!("cannot encrypt {}", self.file.display()))
         })?;
         if self.json {
-            return print_json(&json!({ "pattern": pattern, "load": self.load }));
+            return print_json(&json!({ "pattern": pattern, "unit": unit, "load": self.load }));
         }
         print(&format!(
-            "encrypted {pattern}\ncarry {0} to the machine of the unit, and run there: keyward unit unseal --encrypted {0}\n",
+            "encrypted {pattern}\ncarry {0} to the machine of the unit {unit}\nthen run there: keyward unit unseal --encrypted {0}\n",
             quoted(&self.out)
         ))
     }
 
-    /// Writes the encrypted part. Returns its pattern.
-    fn encrypt(&self) -> Result<String, Failure> {
+    /// Writes the encrypted part. Returns its pattern, and the unit that it is for.
+    fn encrypt(&self) -> Result<(String, String), Failure> {
+        refuse_existing(&self.out)?;
         let importer = verified(&read(&self.importer)?, self.unit_key).map_err(|failure| {
             failure.while_trying(format_args!("cannot use {}", self.importer.display()))
         })?;
@@ -102,7 +104,7 @@ impl Encrypt {
         };
         let (pattern, part) = piece.encrypt(&importer, aim(self.load))?;
         write_new(&self.out, part.to_text().as_bytes(), 0o644)?;
-        Ok(pattern.to_string())
+        Ok((pattern.to_string(), importer.unit().to_string()))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 use std::fs::{self, OpenOptions};
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -10,13 +10,16 @@ use clap::Args;
 use keyward_unit::administration::{
     ClaimSecret, Command, Instruction, Person, PersonKey, PersonName, SignedCommand,
 };
+use serde_json::json;
 use zeroize::Zeroizing;
 
+use super::possible::refuse_impossible;
 use super::signers::Signers;
 use crate::admin::client::AdminClient;
 use crate::admin::unit_view::{CommandsView, OwnedUnitView, ShareView};
 use crate::cli::client::Client;
 use crate::cli::failure::Failure;
+use crate::cli::key::for_daemon;
 use crate::cli::output::{print, print_json, warn};
 use crate::cli::passphrase;
 use crate::ground::exit;
@@ -65,7 +68,12 @@ impl Issue {
         let issue = || {
             let admin = self.admin()?;
             let unit = admin.unit()?;
-            let mut signed = SignedCommand::new(next_command(&unit, self.expires, instruction(&unit)?)?);
+            let instruction = instruction(&unit)?;
+            refuse_impossible(&unit, &instruction)?;
+            if let Some(path) = &self.out {
+                refuse_existing(path)?;
+            }
+            let mut signed = SignedCommand::new(next_command(&unit, self.expires, instruction)?);
             if let Some(secret) = secret {
                 signed = signed.with_claim_of(secret);
             }
@@ -78,18 +86,27 @@ impl Issue {
                 }
             }
         };
-        issue().map_err(|failure: Failure| failure.while_trying(attempt))
+        issue().map_err(|failure: Failure| failure.while_trying(attempt).at(&self.client.runtime_dir))
+    }
+
+    /// True if the command goes to a file, so that nothing happens now.
+    pub(super) fn is_for_others(&self) -> bool {
+        self.out.is_some()
     }
 
     /// Prints what has become of the command.
     pub(super) fn report(&self, done: &CommandsView, what: &str) -> Result<(), Failure> {
         match &self.out {
-            _ if self.client.json => print_json(done),
+            Some(path) if self.client.json => print_json(&json!({ "done": done.done, "file": path })),
+            None if self.client.json => print_json(done),
             None => print(&format!("{what}\n")),
-            Some(path) => print(&format!(
-                "wrote the command to {0}; each administrator signs it with: keyward unit sign {0} --key FILE; then: keyward unit send {0}\n",
-                quoted(path)
-            )),
+            Some(path) => {
+                let path = quoted(path);
+                let send = for_daemon(format!("keyward unit send {path}"), &self.client.runtime_dir);
+                print(&format!(
+                    "wrote the command to {path}\neach administrator signs it with: keyward unit sign {path} --key FILE\nthen: {send}\n"
+                ))
+            }
         }
     }
 }
@@ -147,14 +164,39 @@ pub(super) fn read(path: &Path) -> Result<Zeroizing<String>, Failure> {
 /// Writes a new file. An existing file stays: it may be the only copy of a key.
 pub(super) fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Failure> {
     let made = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
-    made.and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all())).map_err(|error| {
-        Failure::new(exit::CANNOT_CREATE, format_args!("cannot write {}: {error}", path.display()))
+    let written = made.and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
+    written.map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => exists(path),
+        _ => Failure::new(exit::CANNOT_CREATE, format_args!("cannot write {}: {error}", path.display())),
     })
+}
+
+/// Refuses a file to make that is there already, before anybody types a passphrase.
+pub(super) fn refuse_existing(path: &Path) -> Result<(), Failure> {
+    if fs::symlink_metadata(path).is_ok() { Err(exists(path)) } else { Ok(()) }
+}
+
+fn exists(path: &Path) -> Failure {
+    Failure::new(
+        exit::CANNOT_CREATE,
+        format_args!("cannot write {0}: {0} exists, and stays as it is; choose another name", path.display()),
+    )
 }
 
 /// Writes the files of shares into a directory. Files that are there already with other contents
 /// stay.
-pub(super) fn write_shares(directory: &Path, shares: &[ShareView]) -> Result<(), Failure> {
+pub(super) fn write_shares(directory: &Path, shares: &[ShareView], client: &Client) -> Result<(), Failure> {
+    let again = for_daemon("keyward unit shares --dir DIR".into(), &client.runtime_dir);
+    if !shares.is_empty() && !directory.is_dir() {
+        let (shown, dir) = (directory.display(), quoted(directory));
+        return Err(Failure::new(
+            exit::NO_INPUT,
+            format_args!(
+                "cannot write the shares into {shown}: there is no such directory; the unit keeps the shares; run: mkdir {dir}; then: {}",
+                again.replacen("DIR", &dir, 1)
+            ),
+        ));
+    }
     for share in shares {
         // A name that another program in the place of the daemon made up must not lead elsewhere.
         let owner: PersonName = share.owner.parse().map_err(|error| {
@@ -171,9 +213,9 @@ pub(super) fn write_shares(directory: &Path, shares: &[ShareView]) -> Result<(),
             continue;
         }
         write_new(&path, share.file.as_bytes(), 0o644).map_err(|failure| {
-            failure.while_trying(
-                "the unit keeps the shares: write them to another directory with: keyward unit shares --dir DIR",
-            )
+            failure.while_trying(format_args!(
+                "the unit keeps the shares: write them to another directory with: {again}"
+            ))
         })?;
     }
     Ok(())
@@ -227,19 +269,32 @@ const SHORT: usize = 16;
 mod tests {
     use super::*;
 
+    fn client() -> Client {
+        Client { runtime_dir: "/run/other".into(), json: false }
+    }
+
     #[test]
     fn the_name_of_an_owner_does_not_lead_out_of_the_directory() {
         let around = tempfile::tempdir().unwrap();
         let directory = around.path().join("shares");
         fs::create_dir(&directory).unwrap();
-        let write =
-            |owner: &str| write_shares(&directory, &[ShareView { owner: owner.into(), file: "x".into() }]);
+        let write = |owner: &str| {
+            write_shares(&directory, &[ShareView { owner: owner.into(), file: "x".into() }], &client())
+        };
         for owner in ["../erin", "/tmp/erin", "sub/../../erin", "", "erin\0"] {
             let reason = write(owner).unwrap_err().into_reason();
             assert!(reason.contains("cannot write the share of"), "{owner}: {reason}");
         }
         assert_eq!(fs::read_dir(around.path()).unwrap().count(), 1);
         assert_eq!(fs::read_dir(&directory).unwrap().count(), 0);
+        let shares = [ShareView { owner: "erin".into(), file: "x".into() }];
+        let reason = write_shares(&around.path().join("away"), &shares, &client()).unwrap_err().into_reason();
+        let away = around.path().join("away");
+        assert!(
+            reason
+                .ends_with(&format!("keyward unit shares --dir {} --runtime-dir /run/other", away.display())),
+            "{reason}"
+        );
         write("..").unwrap();
         write("erin").unwrap();
         assert_eq!(fs::read_dir(&directory).unwrap().count(), 2);

@@ -8,6 +8,7 @@ mod encrypted;
 mod issue;
 mod list;
 mod parts;
+mod possible;
 mod registers;
 mod serve;
 mod show;

@@ -4,12 +4,14 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use keyward_unit::administration::{
-    Aim, Importer, InvalidImporter, OwnerKey, Part, Pattern, Person, PersonName, Piece, Ski, part_to_file,
-    pattern_of_part_file, piece_of,
+    Aim, Importer, InvalidImporter, OwnerKey, Part, Pattern, Person, PersonName, Piece, Ski, check_piece,
+    part_to_file, pattern_of_part_file, piece_of,
 };
 
 use super::encrypted::{Encrypt, EncryptedPart};
-use super::issue::{new_passphrase_of, passphrase_of, public_line, public_path, read, write_new};
+use super::issue::{
+    new_passphrase_of, passphrase_of, public_line, public_path, read, refuse_existing, write_new,
+};
 use crate::admin::client::AdminClient;
 use crate::admin::unit_view::TakenView;
 use crate::cli::client::Client;
@@ -87,6 +89,7 @@ pub(super) fn make_part(
     passphrase: &passphrase::Source,
 ) -> Result<Pattern, Failure> {
     protect()?;
+    refuse_existing(file)?;
     let passphrase = new_passphrase_of(file, passphrase)?;
     let failed = |error| Failure::new(exit::OS, error);
     let part = Part::generate().map_err(failed)?;
@@ -102,6 +105,8 @@ pub(super) fn make_owner(
     passphrase: &passphrase::Source,
 ) -> Result<Person, Failure> {
     protect()?;
+    refuse_existing(file)?;
+    refuse_existing(&public_path(file))?;
     let passphrase = new_passphrase_of(file, passphrase)?;
     let failed = |error| Failure::new(exit::OS, error);
     let key = OwnerKey::generate().map_err(failed)?;
@@ -187,7 +192,8 @@ pub(in crate::cli) struct Unseal {
 
 impl Unseal {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let taken = self.bring(&AdminClient::new(&self.client.runtime_dir)?)?;
+        let here = &self.client.runtime_dir;
+        let taken = self.bring(&AdminClient::new(here)?).map_err(|failure| failure.at(here))?;
         if self.client.json {
             return print_json(&taken);
         }
@@ -261,6 +267,8 @@ impl PieceFile<'_> {
         protect()?;
         let text = read(self.file)?;
         let owner_key = self.owner_key.map(read).transpose()?;
+        check_piece(&text, owner_key.as_ref().map(|key| key.as_str()))
+            .map_err(|error| Failure::new(exit::DATA, error))?;
         let secret = self.owner_key.unwrap_or(self.file);
         let passphrase = passphrase_of(secret, self.passphrase)?;
         let piece = piece_of(&text, owner_key.as_ref().map(|key| key.as_str()), &passphrase);
@@ -276,9 +284,10 @@ pub(in crate::cli) struct Seal {
 
 impl Seal {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let sealed = AdminClient::new(&self.client.runtime_dir)
+        let here = &self.client.runtime_dir;
+        let sealed = AdminClient::new(here)
             .and_then(|admin| admin.seal_unit())
-            .map_err(|error| Failure::from(error).while_trying("cannot seal the unit"))?;
+            .map_err(|error| Failure::from(error).while_trying("cannot seal the unit").at(here))?;
         match self.client.json {
             true => print_json(&sealed),
             false => print(

@@ -1,17 +1,18 @@
 //! The registers of the embedded unit.
 
+use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, ValueEnum};
-use keyward_unit::administration::{Instruction, Pattern, RegisterName, ShareFile};
+use keyward_unit::administration::{Instruction, MAX_SHARES, PARTS, Pattern, RegisterName, ShareFile};
 use serde_json::json;
 
 use super::issue::{Issue, person, read, write_shares};
 use crate::admin::client::AdminClient;
 use crate::cli::client::Client;
 use crate::cli::failure::Failure;
-use crate::cli::key::for_daemon;
 use crate::cli::key::rewrap::rewrap_all;
+use crate::cli::key::{confirmed, for_daemon};
 use crate::cli::output::{print, print_json};
 use crate::config::EMBEDDED;
 use crate::ground::exit;
@@ -40,10 +41,10 @@ pub(in crate::cli) struct Load {
 
 impl Load {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let instruction = self.instruction()?;
-        let done = self.issue.issue("cannot load the new register", |_| Ok(instruction))?;
+        let instruction = self.instruction().map_err(|failure| failure.while_trying(LOAD))?;
+        let done = self.issue.issue(LOAD, |_| Ok(instruction))?;
         for command in &done.done {
-            write_shares(&self.shares_dir, &command.shares)?;
+            write_shares(&self.shares_dir, &command.shares, &self.issue.client)?;
         }
         self.issue.report(&done, &self.told())
     }
@@ -52,20 +53,38 @@ impl Load {
         if !self.owners.is_empty() {
             return "the unit has made a master key; each owner keeps the file OWNER.share".into();
         }
+        let unseal = |more: &str| {
+            let unseal = format!("keyward unit unseal FILE --load {more}--unit-key FINGERPRINT");
+            for_daemon(unseal, &self.issue.client.runtime_dir)
+        };
         match self.shares.len() {
-            0 => "the unit waits for the parts; each owner runs: keyward unit unseal FILE --load --unit-key FINGERPRINT".into(),
+            0 => format!("the unit waits for the parts\neach owner runs: {}", unseal("")),
             count => format!(
-                "the unit waits for the shares; each owner runs: keyward unit unseal FILE --load --owner-key KEY --unit-key FINGERPRINT\nonly these {count} shares open the unit from now on; name the files of all owners"
+                "the unit waits for the shares\neach owner runs: {}\nonly these {count} shares open the unit from now on; name the files of all owners",
+                unseal("--owner-key KEY ")
             ),
         }
     }
 
     fn instruction(&self) -> Result<Instruction, Failure> {
         if !self.parts.is_empty() {
+            if !PARTS.contains(&self.parts.len()) || has_twice(&self.parts) {
+                return usage("2 or 3 different parts are needed: --part PATTERN for each");
+            }
             return Ok(Instruction::LoadParts(self.parts.clone()));
         }
         if let Some(needed) = self.needed.filter(|_| !self.owners.is_empty()) {
-            let owners = self.owners.iter().map(|path| person(path)).collect::<Result<_, _>>()?;
+            let owners = self.owners.iter().map(|path| person(path)).collect::<Result<Vec<_>, _>>()?;
+            let names: Vec<_> = owners.iter().map(|owner| &owner.name).collect();
+            let keys: Vec<_> = owners.iter().map(|owner| owner.key).collect();
+            if has_twice(&names) || has_twice(&keys) {
+                return usage("each owner gets one share: name different people with --owner");
+            }
+            if !(2..=owners.len()).contains(&usize::from(needed)) || owners.len() > usize::from(MAX_SHARES) {
+                return usage(format_args!(
+                    "2 to {MAX_SHARES} owners are needed, and --needed from 2 to the number of owners"
+                ));
+            }
             return Ok(Instruction::GenerateShares { needed, owners });
         }
         let mut shares = Vec::new();
@@ -78,9 +97,25 @@ impl Load {
             shares.push((file.share.index, file.share.pattern));
         }
         shares.sort_unstable();
+        let patterns: Vec<_> = shares.iter().map(|(_, pattern)| *pattern).collect();
+        if has_twice(&patterns) || shares.len() < usize::from(needed) {
+            return usage(format_args!(
+                "at least {needed} different shares are needed, and better those of all owners: --share FILE for each"
+            ));
+        }
         Ok(Instruction::LoadShares { needed, shares })
     }
 }
+
+fn usage<T>(reason: impl core::fmt::Display) -> Result<T, Failure> {
+    Err(Failure::new(exit::USAGE, reason))
+}
+
+fn has_twice<T: PartialEq>(items: &[T]) -> bool {
+    items.iter().enumerate().any(|(place, item)| items[..place].contains(item))
+}
+
+const LOAD: &str = "cannot load the new register";
 
 #[derive(Args, Debug)]
 pub(in crate::cli) struct Commit {
@@ -131,6 +166,9 @@ pub(in crate::cli) struct Clear {
     /// Pattern of the master key in the register
     #[arg(value_name = "PATTERN")]
     pattern: Pattern,
+    /// Clear the current register without a question: all handshakes with its keys fail then
+    #[arg(long)]
+    yes: bool,
     #[command(flatten)]
     issue: Issue,
 }
@@ -141,23 +179,56 @@ impl Clear {
             Which::Current => RegisterName::Current,
             Which::New => RegisterName::New,
         };
-        let done = self
-            .issue
-            .issue("cannot clear the register", |_| Ok(Instruction::Clear(register, self.pattern)))?;
+        let done = self.issue.issue("cannot clear the register", |_| {
+            if register == RegisterName::Current {
+                let again = format!("clear current {} --yes", self.pattern);
+                confirm_end(&self.issue, self.yes, "clear current", &again)?;
+            }
+            Ok(Instruction::Clear(register, self.pattern))
+        })?;
         self.issue.report(&done, &format!("the {} register is empty", register.name()))
     }
 }
 
 #[derive(Args, Debug)]
 pub(in crate::cli) struct Zeroize {
+    /// Erase the unit without a question
+    #[arg(long)]
+    yes: bool,
     #[command(flatten)]
     issue: Issue,
 }
 
 impl Zeroize {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let done = self.issue.issue("cannot zeroize the unit", |_| Ok(Instruction::Zeroize))?;
+        let done = self.issue.issue("cannot zeroize the unit", |_| {
+            confirm_end(&self.issue, self.yes, "zeroize", "zeroize --yes")?;
+            Ok(Instruction::Zeroize)
+        })?;
         self.issue.report(&done, "the unit is erased: it has no master key, and nobody owns it")
+    }
+}
+
+/// Asks before a command takes the master key in force away. Elsewhere than on a terminal, such a
+/// command needs `--yes`. A command for a file changes nothing yet.
+fn confirm_end(issue: &Issue, yes: bool, what: &str, again: &str) -> Result<(), Failure> {
+    if yes || issue.is_for_others() {
+        return Ok(());
+    }
+    let keys = issue.admin()?.status()?.keys;
+    let s = if keys == 1 { "" } else { "s" };
+    let loss = format!(
+        "the unit loses its master key at once, and handshakes with its keys fail (the key store has {keys} key{s}); only the parts or shares of this master key bring them back: keep them"
+    );
+    if !io::stdin().is_terminal() {
+        let again = for_daemon(format!("keyward unit {again} --key FILE"), &issue.client.runtime_dir);
+        return usage(format_args!(
+            "there is no terminal to ask on, and {loss}; if you want that, run: {again}"
+        ));
+    }
+    match confirmed(&format!("Careful: {loss}.\nType {what} to go on: "), what)? {
+        true => Ok(()),
+        false => usage("nothing was done"),
     }
 }
 
@@ -179,7 +250,8 @@ pub(in crate::cli) struct Rotate {
 
 impl Rotate {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let failed = |error| Failure::from(error).while_trying("cannot change the master key");
+        let here = &self.client.runtime_dir;
+        let failed = |error| Failure::from(error).while_trying("cannot change the master key").at(here);
         let admin = AdminClient::new(&self.client.runtime_dir)?;
         if self.abandon {
             admin.give_up_rotation().map_err(failed)?;
@@ -195,7 +267,7 @@ impl Rotate {
         if self.finish && !self.yes && !unit.owned && unit.serves_grep11 {
             return Err(unconfirmed(&self.client));
         }
-        let (keys, wrapped) = rotate(&admin)?;
+        let (keys, wrapped) = rotate(&admin).map_err(|failure| failure.at(here))?;
         let ends_here = !unit.owned && (self.finish || !unit.serves_grep11);
         let finished = ends_here.then(|| admin.finish_rewrap(EMBEDDED)).transpose().map_err(failed)?;
         if self.client.json {
@@ -221,9 +293,11 @@ impl Rotate {
                 format!("{rewrap}put the new master key in force: {finish}\n")
             }
         };
-        print(&format!(
-            "{keys} keys are wrapped by the new master key, {wrapped} of their versions now\n{next}"
-        ))
+        let keys = match keys {
+            1 => "1 key is".to_owned(),
+            keys => format!("{keys} keys are"),
+        };
+        print(&format!("{keys} wrapped by the new master key, {wrapped} of the versions now\n{next}"))
     }
 }
 
@@ -264,7 +338,7 @@ impl Shares {
         if shares.is_empty() {
             return Err(failed(Failure::new(exit::NO_INPUT, "the unit has made no shares")));
         }
-        write_shares(&self.dir, &shares).map_err(failed)?;
+        write_shares(&self.dir, &shares, &self.client).map_err(failed)?;
         if self.client.json {
             return print_json(&shares);
         }

@@ -66,9 +66,11 @@ impl Send {
         let text = commands.iter().map(SignedCommand::to_text).collect();
         let done = AdminClient::new(&self.client.runtime_dir)
             .and_then(|admin| admin.unit_commands(text))
-            .map_err(|error| Failure::from(error).while_trying("cannot send the commands"))?;
+            .map_err(|error| {
+                Failure::from(error).while_trying("cannot send the commands").at(&self.client.runtime_dir)
+            })?;
         for command in &done.done {
-            write_shares(&self.shares_dir, &command.shares)?;
+            write_shares(&self.shares_dir, &command.shares, &self.client)?;
         }
         if self.client.json {
             return print_json(&done);

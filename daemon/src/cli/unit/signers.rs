@@ -89,6 +89,8 @@ fn of(name: &impl fmt::Display, signed: Result<(), Failure>) -> Result<String, F
 
 fn signer_in(path: &Path, passphrase: &passphrase::Source) -> Result<Signer<'static>, Failure> {
     let text = read(path)?;
+    // Before a person types the passphrase of another file.
+    AdministratorKey::person_of_file(&text).map_err(|error| Failure::new(exit::DATA, error))?;
     let key = AdministratorKey::from_file(&text, &passphrase_of(path, passphrase)?);
     key.map(|key| Signer::Key(Box::new(key))).map_err(|error| Failure::new(exit::DATA, error))
 }
@@ -143,10 +145,21 @@ impl Signer<'_> {
         for command in commands.iter() {
             refuse_stranger(command.command(), unit, key.ski())?;
             if command.signers().any(|signer| signer == key.ski()) {
-                return Err(Failure::new(exit::DATA, SignatureFault::Twice(key.ski())));
+                return Err(self.has_signed(key.ski()));
             }
         }
         commands.iter_mut().try_for_each(|command| self.sign_one(&key, command))
+    }
+
+    /// The refusal to sign a command again.
+    fn has_signed(&self, ski: Ski) -> Failure {
+        match self {
+            Self::Key(key) => {
+                let name = &key.person().name;
+                Failure::new(exit::DATA, format_args!("{name} has signed this command already"))
+            }
+            Self::Program(_) | Self::Service(_) => Failure::new(exit::DATA, SignatureFault::Twice(ski)),
+        }
     }
 
     fn public_key(&self) -> Result<PersonKey, Failure> {

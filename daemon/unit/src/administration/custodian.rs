@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use super::command::RegisterName;
+use super::command::{RegisterName, UnitId};
 use super::importer::OwnImporter;
 use super::keeping::KeepingSecret;
 use super::pattern::Pattern;
@@ -337,7 +337,7 @@ impl Custodian {
         let mut inner = self.lock();
         inner.await_pieces();
         let opened = inner.importer.as_ref().and_then(|importer| importer.open(sealed));
-        let (aim, piece) = opened.ok_or(CustodyError::OtherImporter)?;
+        let (aim, piece) = opened.ok_or_else(|| inner.no_such_importer())?;
         let taken = inner.take(aim, piece);
         // The unit is unsealed even if the disk does not take the kept master keys.
         let kept = inner.keep_if_due();
@@ -365,10 +365,50 @@ impl Custodian {
     }
 }
 
+impl Unawaited {
+    fn told(self, pattern: &Pattern) -> String {
+        let piece = format!("the part or share with the pattern {pattern}");
+        match self {
+            Self::Nothing => {
+                format!(
+                    "{piece} is not one that the unit waits for: the unit has its master key, and needs no part"
+                )
+            }
+            Self::NothingToLoad => format!(
+                "{piece} is not one that the unit waits for: no parts are to be loaded now; an administrator names the parts first, again after each start: keyward unit load"
+            ),
+            Self::Other => format!(
+                "{piece} is not one that the unit waits for; to see the patterns of those: keyward unit status"
+            ),
+            Self::ToLoad => format!(
+                "the unit waits for {piece} to load the new register, and it was not brought for that; if the load was agreed, add --load (for an encrypted part: to keyward unit part encrypt)"
+            ),
+            Self::ToUnseal => format!(
+                "the unit waits for {piece} to get a master key back that it has had, not to load one; bring it without --load"
+            ),
+        }
+    }
+}
+
 impl fmt::Debug for Custodian {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Custodian({})", self.custody().state.unit())
     }
+}
+
+/// Reason why a unit does not wait for a part or share.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Unawaited {
+    /// The unit waits for nothing.
+    Nothing,
+    /// The piece is to load the new register, and no command says so.
+    NothingToLoad,
+    /// The unit waits for others.
+    Other,
+    /// The unit waits for this piece to load the new register, and its owner has not agreed.
+    ToLoad,
+    /// The unit waits for this piece, but not to load the new register.
+    ToUnseal,
 }
 
 /// Reason why a unit did not do what it was asked.
@@ -400,13 +440,16 @@ pub enum CustodyError {
     )]
     NotKept,
     /// The unit waits for no such part.
-    #[error("the part or share with the pattern {0} is not one that the unit waits for")]
-    NotAwaited(Pattern),
+    #[error("{}", .1.told(.0))]
+    NotAwaited(Pattern, Unawaited),
+    /// The piece was encrypted to another key, and the unit waits for none.
+    #[error("this unit, {0}, waits for no part: it has its master key already, or none is to be loaded")]
+    NoneAwaited(UnitId),
     /// The piece was encrypted to another key.
     #[error(
-        "the part was not encrypted to the present importer key of the unit, which changes when the unit starts; encrypt it again"
+        "the part was not encrypted to the present importer key of this unit, {0}: it is for another unit, or for this one before its last start or before its last parts were complete; if it is for this unit, encrypt it again to the output of: keyward unit importer"
     )]
-    OtherImporter,
+    OtherImporter(UnitId),
     /// Another secret keeps the master keys.
     #[error(
         "the secret does not open the master keys that the unit keeps: it is another secret, or the state was altered"

@@ -10,6 +10,7 @@
 
 mod command;
 mod custodian;
+mod file_kind;
 mod importer;
 mod keeping;
 mod part;
@@ -27,13 +28,14 @@ mod state;
 pub use command::{
     Command, Instruction, InvalidCommand, MAX_ADMINISTRATORS, RegisterName, Thresholds, UnitId,
 };
-pub use custodian::{Custodian, Custody, CustodyError, Done, HANDED_OVER, StateFile, Taken};
+pub use custodian::{Custodian, Custody, CustodyError, Done, HANDED_OVER, StateFile, Taken, Unawaited};
+pub use file_kind::InvalidFile;
 pub use importer::{Aim, Importer, InvalidImporter, OwnerKey, Piece};
 pub use keeping::KeepingSecret;
 pub use part::{PARTS, Part};
 pub use pattern::{InvalidPattern, Pattern};
 pub use people_files::{
-    AdministratorKey, InvalidFile, ShareFile, part_from_file, part_to_file, pattern_of_part_file, piece_of,
+    AdministratorKey, ShareFile, check_piece, part_from_file, part_to_file, pattern_of_part_file, piece_of,
 };
 pub use person::{InvalidPersonKey, InvalidPersonName, InvalidSki, Person, PersonKey, PersonName, Ski};
 pub use register::{Contents, Origin, Register, SealedShare};

@@ -11,10 +11,10 @@ use aws_lc_rs::signature::{ECDSA_P521_SHA512_ASN1_SIGNING, EcdsaKeyPair, KeyPair
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 use zeroize::Zeroizing;
 
 use super::command::UnitId;
+use super::file_kind::{InvalidFile, SHARE, from_json};
 use super::importer::{OwnerKey, Piece};
 use super::part::Part;
 use super::passphrase::stretched;
@@ -198,7 +198,8 @@ impl ShareFile {
     /// # Errors
     /// [`InvalidFile`] if it is another file.
     pub fn from_text(text: &str) -> Result<Self, InvalidFile> {
-        let stored: StoredShare = from_json(text).ok_or(InvalidFile::Other(SHARE))?;
+        let other = InvalidFile::instead_of(SHARE, text);
+        let stored: StoredShare = from_json(text).ok_or(other)?;
         let read = || {
             let key = PersonKey::from_spki(&STANDARD.decode(stored.public).ok()?).ok()?;
             let share = SealedShare {
@@ -210,7 +211,7 @@ impl ShareFile {
             };
             (stored.keyward == SHARE).then_some(Self { unit: stored.unit.parse().ok()?, share })
         };
-        read().ok_or(InvalidFile::Other(SHARE))
+        read().ok_or(other)
     }
 
     /// Decrypts the share.
@@ -220,6 +221,21 @@ impl ShareFile {
     pub fn open(&self, key: &OwnerKey) -> Result<Share, InvalidFile> {
         let share = key.open(self.unit, &self.share.sealed);
         share.filter(|share| share.pattern() == self.share.pattern).ok_or(InvalidFile::NotOfThisOwner)
+    }
+}
+
+/// Checks that a text is the file of a part, or of a share with the key of its owner in another,
+/// before anybody types a passphrase.
+///
+/// # Errors
+/// [`InvalidFile`] says which other file it is.
+pub fn check_piece(text: &str, owner_key: Option<&str>) -> Result<(), InvalidFile> {
+    match owner_key {
+        None => Protected::read(text, Kind::Part).map(drop),
+        Some(key) => {
+            ShareFile::from_text(text)?;
+            Protected::read(key, Kind::OwnerKey).map(drop)
+        }
     }
 }
 
@@ -303,7 +319,7 @@ impl Protected {
     }
 
     fn read(text: &str, kind: Kind) -> Result<Self, InvalidFile> {
-        let other = InvalidFile::Other(kind.name());
+        let other = InvalidFile::instead_of(kind.name(), text);
         let file: Self = from_json(text).ok_or(other)?;
         if file.keyward != kind.name() {
             return Err(other);
@@ -353,39 +369,15 @@ fn to_json(value: &impl Serialize) -> String {
     serde_json::to_string_pretty(value).unwrap_or_default() + "\n"
 }
 
-fn from_json<'t, T: Deserialize<'t>>(text: &'t str) -> Option<T> {
-    (text.len() <= MAX_FILE).then(|| serde_json::from_str(text).ok())?
-}
-
-/// Reason why a file of an owner or an administrator cannot be used. The errors quote nothing of
-/// the file.
-#[derive(Clone, Copy, Debug, Error, Eq, PartialEq)]
-pub enum InvalidFile {
-    /// The file is damaged, or of another version.
-    #[error("the file is damaged, or of another version of the program")]
-    Damaged,
-    /// The share was made for another owner.
-    #[error("the share was not made for the owner of this key")]
-    NotOfThisOwner,
-    /// The file is of another kind.
-    #[error("this is not a file of the kind {0:?}")]
-    Other(&'static str),
-    /// The passphrase is wrong, or the file was changed.
-    #[error("the passphrase is wrong, or the file was changed")]
-    Passphrase,
-}
-
-const SHARE: &str = "share 1";
 /// The function of [`stretched`], with KiB of memory, passes and lanes.
 const KDF: &str = "argon2id 65536 3 4";
 /// Length of a tag of AES-GCM, in bytes.
 const TAG: usize = 16;
-/// Longest file, in bytes. The file of an administrator has some 1,000.
-const MAX_FILE: usize = 8192;
 
 #[cfg(test)]
 mod tests {
     use super::super::command::{Command, Instruction};
+    use super::super::file_kind::MAX_FILE;
     use super::super::state::State;
     use super::*;
 
@@ -410,10 +402,13 @@ mod tests {
         assert_eq!(wrong(&text, b"open"), Some(InvalidFile::Passphrase));
         assert_eq!(wrong(&text.replace("alice", "mallory"), b"open sesame"), Some(InvalidFile::Passphrase));
         assert_eq!(wrong(&text.replace("65536", "8"), b"open sesame"), Some(InvalidFile::Damaged));
-        let other = InvalidFile::Other("administrator key 1");
-        assert_eq!(wrong("{}", b""), Some(other));
+        let needed = "administrator key 1";
+        assert_eq!(wrong("{}", b""), Some(InvalidFile::Other { needed, found: None }));
+        let found = Some("owner key 1");
+        let other = InvalidFile::Other { needed, found };
         assert_eq!(wrong(&text.replace("administrator", "owner"), b"open sesame"), Some(other));
-        assert_eq!(wrong(&format!("{text}{}", " ".repeat(MAX_FILE)), b"open sesame"), Some(other));
+        let long = format!("{text}{}", " ".repeat(MAX_FILE));
+        assert_eq!(wrong(&long, b"open sesame"), Some(InvalidFile::Other { needed, found: None }));
     }
 
     #[test]
@@ -425,7 +420,22 @@ mod tests {
         assert_eq!(part_from_file(&text, b"secret").unwrap().pattern(), part.pattern());
         assert_eq!(piece_of(&text, None, b"secret").unwrap().pattern(), part.pattern());
         assert_eq!(part_from_file(&text, b"other").err(), Some(InvalidFile::Passphrase));
-        assert_eq!(piece_of("x", None, b"").err(), Some(InvalidFile::Other("part 1")));
+        check_piece(&text, None).unwrap();
+        let public = AdministratorKey::generate(name("bob")).unwrap().person().key.to_spki();
+        for (other, words) in [
+            ("x".to_owned(), "this file is not a part"),
+            (format!("bob {}\n", STANDARD.encode(public)), "the public file (.pub) of a person, and a part"),
+            ("keyward unit command 1\n".into(), "this file is a command, and a part is needed"),
+            ("keyward encrypted part 1\nAA\n".into(), "unseal --encrypted FILE"),
+            (
+                text.replace("part 1", "share 1"),
+                "this file is a share, and a part is needed: add --owner-key",
+            ),
+        ] {
+            let error = piece_of(&other, None, b"").unwrap_err();
+            assert!(error.to_string().contains(words), "{error}");
+            assert_eq!(check_piece(&other, None), Err(error));
+        }
     }
 
     #[test]
@@ -444,8 +454,10 @@ mod tests {
         assert_eq!(piece_of(&text, Some(&mine), b"secret").unwrap().pattern(), pattern);
         assert_eq!(piece_of(&text, Some(&other), b"secret").err(), Some(InvalidFile::NotOfThisOwner));
         assert_eq!(piece_of(&text, Some(&mine), b"wrong").err(), Some(InvalidFile::Passphrase));
-        assert_eq!(piece_of("{}", Some(&mine), b"secret").err(), Some(InvalidFile::Other("share 1")));
+        check_piece(&text, Some(&mine)).unwrap();
+        let other = InvalidFile::Other { needed: "share 1", found: None };
+        assert_eq!(piece_of("{}", Some(&mine), b"secret").err(), Some(other));
         let altered = text.replace("\"index\": 1", "\"index\": 300");
-        assert_eq!(ShareFile::from_text(&altered).err(), Some(InvalidFile::Other("share 1")));
+        assert_eq!(ShareFile::from_text(&altered).err(), Some(InvalidFile::Damaged));
     }
 }

@@ -108,7 +108,7 @@ impl FromStr for Ski {
 
 /// A text that is not a subject key identifier.
 #[derive(Clone, Copy, Debug, Error, Eq, PartialEq)]
-#[error("not the identity of an administrator: 64 lower-case hexadecimal digits are needed")]
+#[error("not an identity or a fingerprint of a key: 64 lower-case hexadecimal digits are needed")]
 pub struct InvalidSki;
 
 /// The name of a person: 1 to 30 letters, digits, and `.`, `_`, `@`, `-`.

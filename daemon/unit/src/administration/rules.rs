@@ -295,7 +295,10 @@ pub enum Refusal {
     #[error("the command would be valid until {}; a command is valid for at most 30 days", time(*.0))]
     ExpiresLate(u64),
     /// The command has too few signatures.
-    #[error("the command has {have} signatures of administrators, and needs {needed}")]
+    #[error(
+        "the command has {have} signature{} of administrators, and needs {needed}: sign it with more keys (--key FILE for each), or write it to a file for the others (--out FILE), who sign with: keyward unit sign FILE --key KEY",
+        if *have == 1 { "" } else { "s" }
+    )]
     FewSignatures {
         /// Number of genuine signatures.
         have: usize,

@@ -39,9 +39,13 @@ impl SignedCommand {
         &self.command
     }
 
-    /// Identities of the administrators who have signed, if their signatures are genuine.
+    /// Identities of the administrators who have signed, if their signatures are genuine: each
+    /// once.
     pub fn signers(&self) -> impl Iterator<Item = Ski> {
-        self.signatures.iter().map(|(ski, _)| *ski)
+        let is_first =
+            |place: usize, ski: Ski| self.signatures[..place].iter().all(|(other, _)| *other != ski);
+        let all = self.signatures.iter().enumerate();
+        all.filter(move |(place, (ski, _))| is_first(*place, *ski)).map(|(_, (ski, _))| *ski)
     }
 
     /// Adds a signature: ECDSA with SHA-512 of [`Command::to_text`], in DER.
@@ -68,14 +72,15 @@ impl SignedCommand {
     }
 
     /// Adds the signatures of another copy of the same command. False if it is another command.
+    /// Different signatures of one administrator stay: the one that came first may be a wrong one.
     pub fn merge(&mut self, other: Self) -> bool {
         if self.command != other.command {
             return false;
         }
         self.claim = self.claim.or(other.claim);
-        for (ski, signature) in other.signatures {
-            if self.signers().all(|signer| signer != ski) {
-                self.signatures.push((ski, signature));
+        for signature in other.signatures {
+            if !self.signatures.contains(&signature) {
+                self.signatures.push(signature);
             }
         }
         true
@@ -86,23 +91,25 @@ impl SignedCommand {
         self.claim.is_some_and(|proof| secret.verify(&self.command.to_text(), proof))
     }
 
-    /// The number of administrators who have signed.
+    /// The number of administrators who have signed. One genuine signature of an administrator is
+    /// enough: another may have come with another copy of the command.
     ///
     /// # Errors
-    /// [`SignatureFault`] if a signature is of nobody in `administrators`, or not genuine.
+    /// [`SignatureFault`] if a signature is of nobody in `administrators`, or an administrator has
+    /// no genuine one.
     pub(crate) fn count(&self, administrators: &[Person]) -> Result<usize, SignatureFault> {
         let text = self.command.to_text();
-        for (place, (ski, signature)) in self.signatures.iter().enumerate() {
-            let signer = administrators.iter().find(|person| person.key.ski() == *ski);
-            let signer = signer.ok_or(SignatureFault::Unknown(*ski))?;
-            if self.signatures[..place].iter().any(|(other, _)| other == ski) {
-                return Err(SignatureFault::Twice(*ski));
+        let mut count = 0;
+        for ski in self.signers() {
+            let signer = administrators.iter().find(|person| person.key.ski() == ski);
+            let signer = signer.ok_or(SignatureFault::Unknown(ski))?;
+            let mut of_signer = self.signatures.iter().filter(|(of, _)| *of == ski);
+            if !of_signer.any(|(_, signature)| signer.key.has_signed(text.as_bytes(), signature)) {
+                return Err(SignatureFault::Wrong(ski));
             }
-            if !signer.key.has_signed(text.as_bytes(), signature) {
-                return Err(SignatureFault::Wrong(*ski));
-            }
+            count += 1;
         }
-        Ok(self.signatures.len())
+        Ok(count)
     }
 
     /// The text of the command with its signatures.
@@ -155,7 +162,7 @@ impl SignedCommand {
                 (Some(proof), _) if signed.claim.is_none() && signed.signatures.is_empty() => {
                     signed.claim = Some(ClaimProof::read(proof).ok_or(wrong)?);
                 }
-                (_, Some(signature)) if signed.signatures.len() < MAX_ADMINISTRATORS => {
+                (_, Some(signature)) if signed.signatures.len() < MAX_SIGNATURES => {
                     signed.signatures.push(read_signature(signature).ok_or(wrong)?);
                 }
                 _ => return Err(wrong),
@@ -230,7 +237,7 @@ impl ClaimProof {
 #[derive(Clone, Copy, Debug, Error, Eq, PartialEq)]
 pub enum SignatureFault {
     /// One person has signed twice.
-    #[error("the administrator {0} has signed twice")]
+    #[error("the administrator {0} has signed this command already")]
     Twice(Ski),
     /// The signer is not an administrator.
     #[error("the signature is of {0}, who is not an administrator of the unit")]
@@ -256,6 +263,8 @@ pub enum InvalidSigned {
 
 const CLAIM: &str = "claim: ";
 const SIGNATURE: &str = "signature: ";
+/// Most signatures of a command: copies of a command may have different ones of one administrator.
+const MAX_SIGNATURES: usize = 4 * MAX_ADMINISTRATORS;
 /// Longest signature, in bytes: two numbers of 66 bytes in DER.
 const MAX_SIGNATURE: usize = 141;
 /// Longest text of several commands, in bytes.
@@ -311,9 +320,19 @@ mod tests {
         assert_eq!(signed.add(&alice.key, sign(&command(1), &b)), Err(SignatureFault::Wrong(ski)));
         signed.add(&alice.key, sign(&command(1), &a)).unwrap();
         assert_eq!(signed.add(&alice.key, sign(&command(1), &a)), Err(SignatureFault::Twice(ski)));
-        let twice = signed.signatures[0].clone();
-        signed.signatures.push(twice);
-        assert_eq!(signed.count(&[alice.clone(), bob.clone()]), Err(SignatureFault::Twice(ski)));
+        // Two signatures of one person count once, and a wrong one beside a genuine one is nothing.
+        let people = [alice.clone(), bob.clone()];
+        signed.signatures.push((ski, sign(&command(1), &a)));
+        signed.signatures.insert(0, (ski, sign(&command(3), &a)));
+        assert_eq!(signed.count(&people), Ok(1));
+        assert_eq!(signed.signers().collect::<Vec<_>>(), [ski]);
+        signed.signatures.push((bob.key.ski(), sign(&command(1), &a)));
+        assert_eq!(signed.count(&people), Err(SignatureFault::Wrong(bob.key.ski())));
+        let mut copy = SignedCommand::new(command(1));
+        copy.add(&bob.key, sign(copy.command(), &b)).unwrap();
+        assert!(signed.merge(copy));
+        assert_eq!(signed.count(&people), Ok(2));
+        assert_eq!(SignedCommand::read_all(&signed.to_text()).unwrap(), [signed.clone()]);
         let moved = SignedCommand { command: command(2), ..signed };
         assert_eq!(moved.count(&[alice, bob]), Err(SignatureFault::Wrong(ski)));
     }

@@ -10,7 +10,7 @@ use super::super::rules::{Effect, Refusal, Surroundings};
 use super::super::shares::{self, Share};
 use super::super::state::State;
 use super::authenticated::Authenticated;
-use super::{Custody, CustodyError, Done, StateFile, Taken};
+use super::{Custody, CustodyError, Done, StateFile, Taken, Unawaited};
 use crate::error::UnitError;
 use crate::master_key::MasterKey;
 use crate::unit::Unit;
@@ -118,15 +118,27 @@ impl Inner {
     pub(super) fn take(&mut self, aim: Aim, piece: Piece) -> Result<Taken, CustodyError> {
         let pattern = piece.pattern();
         let belongs = |collection: &Collection| collection.origin.patterns().contains(&pattern);
-        let (register, collection) = match aim {
-            Aim::Load => (RegisterName::New, self.loading.as_mut().filter(|loading| belongs(loading))),
+        let loads = self.loading.as_ref().is_some_and(belongs);
+        let unseals = self.unsealing.iter().any(|(_, collection)| belongs(collection));
+        let unawaited = match aim {
+            Aim::Load if unseals => Unawaited::ToUnseal,
+            Aim::Load if self.loading.is_none() => Unawaited::NothingToLoad,
+            Aim::Unseal if loads => Unawaited::ToLoad,
+            Aim::Unseal if self.loading.is_none() && self.unsealing.is_empty() => match self.current {
+                Some(_) => Unawaited::Nothing,
+                None => Unawaited::NothingToLoad,
+            },
+            Aim::Load | Aim::Unseal => Unawaited::Other,
+        };
+        let found = match aim {
+            Aim::Load => self.loading.as_mut().map(|loading| (RegisterName::New, loading)),
             Aim::Unseal => {
-                let found = self.unsealing.iter_mut().find(|(_, collection)| belongs(collection));
-                let (register, collection) = found.ok_or(CustodyError::NotAwaited(pattern))?;
-                (*register, Some(collection))
+                let mut unsealing = self.unsealing.iter_mut().map(|(register, waiting)| (*register, waiting));
+                unsealing.find(|(_, collection)| belongs(collection))
             }
         };
-        let collection = collection.ok_or(CustodyError::NotAwaited(pattern))?;
+        let found = found.filter(|(_, collection)| belongs(collection));
+        let (register, collection) = found.ok_or(CustodyError::NotAwaited(pattern, unawaited))?;
         if collection.pieces.iter().all(|other| other.pattern() != pattern) {
             collection.pieces.push(piece);
         }
@@ -154,6 +166,15 @@ impl Inner {
             self.importer = None;
         }
         Ok(Taken { register, pattern, missing })
+    }
+
+    /// The refusal of a piece that was not encrypted to the importer key.
+    pub(super) fn no_such_importer(&self) -> CustodyError {
+        let unit = self.state.unit;
+        match self.loading.is_none() && self.unsealing.is_empty() {
+            true => CustodyError::NoneAwaited(unit),
+            false => CustodyError::OtherImporter(unit),
+        }
     }
 
     fn collection(&mut self, aim: Aim, register: RegisterName) -> Option<&mut Collection> {

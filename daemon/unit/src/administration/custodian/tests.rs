@@ -204,14 +204,26 @@ fn a_wrong_part_is_named_and_spoils_nothing() {
     house.bring(&again(&mine[0])).unwrap();
     let [wrong] = parts::<1>();
     let refused = house.bring(&again(&wrong)).unwrap_err();
-    assert!(matches!(refused, CustodyError::NotAwaited(pattern) if pattern == wrong.pattern()));
+    assert!(
+        matches!(refused, CustodyError::NotAwaited(pattern, Unawaited::Other) if pattern == wrong.pattern())
+    );
     let importer = Importer::read(&house.custodian.importer().unwrap(), house.fingerprint).unwrap();
     let sealed = importer.seal(&again(&mine[1]), Aim::Unseal).unwrap();
-    assert!(matches!(house.custodian.take(&sealed[1..]), Err(CustodyError::OtherImporter)));
+    let unit = house.custodian.custody().state.unit();
+    let refused = house.custodian.take(&sealed[1..]).unwrap_err();
+    assert!(matches!(refused, CustodyError::OtherImporter(of) if of == unit));
     assert_eq!(house.custodian.take(&sealed).unwrap().missing, 0);
-    assert!(matches!(house.custodian.take(&sealed), Err(CustodyError::OtherImporter)), "it has its parts");
-    let refused = house.bring(&again(&mine[1])).unwrap_err();
-    assert!(matches!(refused, CustodyError::NotAwaited(_)));
+    let refused = house.custodian.take(&sealed).unwrap_err();
+    assert!(matches!(refused, CustodyError::NoneAwaited(of) if of == unit), "{refused}");
+    let unawaited = |aim| match house.bring_to(aim, &again(&mine[1])) {
+        Err(CustodyError::NotAwaited(_, reason)) => reason,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(unawaited(Aim::Unseal), Unawaited::Nothing);
+    assert_eq!(unawaited(Aim::Load), Unawaited::NothingToLoad);
+    house.restart();
+    let refused = house.bring_to(Aim::Load, &again(&mine[1])).unwrap_err();
+    assert!(matches!(refused, CustodyError::NotAwaited(_, Unawaited::ToUnseal)), "{refused}");
 }
 
 #[test]
@@ -276,7 +288,7 @@ fn shares_of_the_unit_unseal_it_and_another_unit() {
     for chosen in [[0, 1, 2], [4, 2, 0], [1, 3, 4]] {
         house.restart();
         let wrong = Piece::Share(Share::new(3, 2, &[1; 32]).unwrap());
-        assert!(matches!(house.bring(&wrong), Err(CustodyError::NotAwaited(_))), "a wrong share is named");
+        assert!(matches!(house.bring(&wrong), Err(CustodyError::NotAwaited(..))), "a wrong share is named");
         for (missing, at) in [2, 1, 0].into_iter().zip(chosen) {
             assert_eq!(house.bring(&piece(at)).unwrap().missing, missing);
         }
@@ -352,7 +364,8 @@ fn a_part_that_unseals_does_not_load() {
     let house = House::new();
     let mine = parts::<2>();
     house.command(Instruction::LoadParts(mine.iter().map(Part::pattern).collect()), &[0]).unwrap();
-    assert!(matches!(house.bring(&again(&mine[0])), Err(CustodyError::NotAwaited(_))));
+    let refused = house.bring(&again(&mine[0])).unwrap_err();
+    assert!(matches!(refused, CustodyError::NotAwaited(_, Unawaited::ToLoad)), "{refused}");
     house.bring_to(Aim::Load, &again(&mine[0])).unwrap();
     // The disk is full when the last part comes: the parts are kept, and the last one comes again.
     house.disk.set_full(true);
