@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use keyward_unit::MasterKey;
 use zeroize::Zeroizing;
 
+use super::choice::Way;
 use super::files;
 use crate::cli::failure::Failure;
 use crate::ground::exit;
-use crate::ground::master_key;
+use crate::ground::master_key::{self, Patterns};
 use crate::ground::ownership::Name;
 use crate::ground::text::quoted;
 
@@ -104,13 +105,18 @@ pub(super) fn write_copy(copy: &Path, secret: &str) -> Result<bool, Failure> {
     }
 }
 
-/// Checks a file with a passphrase. `reader` is the user of the daemon, if that user reads the file
-/// and is another one than the user who runs this.
+/// Checks the file of a secret that the daemon reads. `reader` is the user of the daemon, if that
+/// is another one than the user who runs this.
 ///
 /// # Errors
 /// [`Failure`] if the daemon would not accept the file.
-pub(super) fn check_passphrase(file: &Path, reader: Option<u32>) -> Result<(), Failure> {
+pub(super) fn check(way: Way, file: &Path, reader: Option<u32>) -> Result<(), Failure> {
     let found = fs::metadata(file).map_err(|reason| Failure::reading(file, &reason))?;
+    let name = match way {
+        Way::Passphrase => "passphrase",
+        Way::MasterKey => "master key",
+        _ => "unseal key",
+    };
     match reader {
         Some(reader) if found.uid() != reader => Err(Failure::new(
             exit::NO_PERMISSION,
@@ -124,12 +130,16 @@ pub(super) fn check_passphrase(file: &Path, reader: Option<u32>) -> Result<(), F
         )),
         Some(_) if found.mode() & 0o077 != 0 => {
             let error = master_key::MasterKeyError::Open(file.to_owned());
-            Err(Failure::new(exit::CONFIG, error.to_string().replace("master key", "passphrase")))
+            Err(Failure::new(exit::CONFIG, error.to_string().replace("master key", name)))
         }
         Some(_) => Ok(()),
         None => {
-            let loaded = master_key::load_unseal_passphrase(Some(file));
-            loaded.map(drop).map_err(|error| Failure::new(exit::CONFIG, error))
+            let loaded = match way {
+                Way::Passphrase => master_key::load_unseal_passphrase(Some(file)).map(drop),
+                Way::MasterKey => master_key::load(Some(file), Patterns::Accepted).map(drop),
+                _ => master_key::load_unseal_key(Some(file)).map(drop),
+            };
+            loaded.map_err(|error| Failure::new(exit::CONFIG, error))
         }
     }
 }

@@ -61,18 +61,32 @@ fn owners_get_a_unit_without_a_secret_of_the_host() {
         "{report}"
     );
     assert_eq!(machine.set_up(&[])["made"], json!([]));
-    // A secret that the configuration names is in force beside that drop-in.
-    let config = fs::read_to_string(machine.path("etc/keyward.toml")).unwrap();
-    let named = "[embedded]\nunseal-key = \"/etc/keyward/unseal.key\"";
-    fs::write(machine.path("etc/keyward.toml"), config.replace("[embedded]", named)).unwrap();
-    assert_eq!(machine.set_up(&[])["unseal"], "unprotected");
+    // A secret that the configuration names is in force beside that drop-in. A new unit gets one.
+    let (config, secret) =
+        (fs::read_to_string(machine.path("etc/keyward.toml")).unwrap(), machine.path("away/unseal"));
+    let named = format!("[embedded]\nunseal-key = {secret:?}");
+    fs::write(machine.path("etc/keyward.toml"), config.replace("[embedded]", &named)).unwrap();
+    let with_secret = machine.set_up(&[]);
+    assert_eq!((&with_secret["unseal"], &with_secret["made"]), (&json!("unprotected"), &json!([secret])));
+    assert_eq!(fs::read_to_string(&secret).unwrap().trim().len(), 64);
+    assert_eq!(machine.set_up(&[])["made"], json!([]));
+    // The file has the grants, too: only the line is to be removed.
+    let (_, line) = machine.refused(&["--unseal", "owners"]);
+    let toml = machine.path("etc/keyward.toml");
+    let advice = format!(
+        "; to choose again, remove the line unseal-key = ... from section [embedded] of {toml}, and run keyward setup again"
+    );
+    assert!(line.trim_end().ends_with(&advice), "{line}");
+    assert!(
+        line.contains(&format!("because of {toml}, the unit gets the key by a secret in a plain file")),
+        "{line}"
+    );
     fs::write(machine.path("etc/keyward.toml"), config).unwrap();
     machine.boot();
     assert_eq!(machine.opening(), "owners");
-    let next = report["next"].as_array().unwrap().iter().map(|next| next.as_str().unwrap());
-    let claim = next.clone().find(|next| next.contains("claim")).unwrap();
-    let words: Vec<_> = claim.split_whitespace().skip(1).collect();
-    assert!(machine.daemon.succeed(&words).trim().len() > 30, "{claim}");
+    // The ceremony takes the claim secret itself, and does not show it.
+    let ceremony = format!("keyward unit ceremony --runtime-dir {}", machine.path("run"));
+    assert_eq!(report["next"].as_array().unwrap()[1..], [json!(ceremony)]);
     let (_, line) = machine.refused(&["--unseal", "unprotected"]);
     assert!(line.ends_with("remove /etc/systemd/system/keyward.service.d/unseal.conf first\n"), "{line}");
     fs::remove_file(machine.path("systemd/keyward.service.d/unseal.conf")).unwrap();
@@ -81,6 +95,22 @@ fn owners_get_a_unit_without_a_secret_of_the_host() {
     machine.grant();
     machine.boot();
     machine.assert_starts_alone(Machine::boot);
+
+    // A unit that has its owners needs no ceremony.
+    let mut machine = Machine::new(true);
+    machine.set_up(&["--unseal", "owners"]);
+    machine.boot();
+    fs::write(machine.path("passphrase"), "six random words are long enough").unwrap();
+    let (alice, passphrase) = (machine.path("alice"), machine.path("passphrase"));
+    let new = ["unit", "admin", "new", &alice, "--name", "alice", "--passphrase-file", &passphrase];
+    assert!(Command::new(PROGRAM).args(new).output().unwrap().status.success());
+    let [signed, public] = [
+        ["--key", &alice, "--passphrase-file", &passphrase],
+        ["--admin", &(alice.clone() + ".pub"), "--signatures", "1"],
+    ];
+    machine.daemon.succeed(&[&["unit", "claim", "--revocation", "1"], &public[..], &signed].concat());
+    let next = machine.set_up(&[])["next"][1].as_str().unwrap().to_owned();
+    assert!(next.starts_with("keyward unit unseal FILE --unit-key FINGERPRINT --runtime-dir /"), "{next}");
 }
 
 /// Without systemd, the configuration names the secret, and the printed command starts the daemon
