@@ -51,7 +51,7 @@ pub enum StoreError {
     Io(PathBuf, #[source] io::Error),
     /// The store was not unlocked yet.
     #[error(
-        "the key store {} is locked, because the embedded unit does not have the master key that the store was made with, so no key can be verified or changed; keyward unit list says why; a unit with owners is unsealed with keyward unit unseal FILE --unit-key FINGERPRINT, and until then only keyward key disable and keyward key compromise act", .0.display()
+        "the key store {} is locked, because the embedded unit does not have its master key, or has none yet, so no key can be verified or changed; keyward unit list says why; a unit with owners is unsealed with keyward unit unseal FILE --unit-key FINGERPRINT, and until then only keyward key disable and keyward key compromise act", .0.display()
     )]
     Locked(PathBuf),
     /// A key is disabled or deleted in memory only, because the change could not be written.

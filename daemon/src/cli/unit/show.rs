@@ -5,7 +5,7 @@ use crate::admin::unit_view::{AwaitedView, OwnedUnitView, RegisterView};
 use crate::cli::client::Client;
 use crate::cli::failure::Failure;
 use crate::cli::output::{print, print_json};
-use crate::ground::opening::described;
+use crate::cli::status::opened;
 
 pub(super) fn show(client: &Client) -> Result<(), Failure> {
     let unit = AdminClient::new(&client.runtime_dir)
@@ -30,7 +30,8 @@ fn text(unit: &OwnedUnitView) -> String {
         (true, false, true) => "state            open\n",
     };
     if !unit.opening.is_empty() {
-        text += &format!("opened           {}\n", described(&unit.opening));
+        let opened = opened(&unit.opening, !unit.sealed, unit.next_start_fails);
+        text += &format!("opened           {opened}\n");
     }
     text += &format!("next command     {}\n", unit.next_counter);
     if unit.owned {

@@ -137,6 +137,17 @@ fn without_systemd_the_printed_command_starts_the_daemon() {
         machine.grant();
         let next = report["next"][0].as_str().unwrap().to_owned();
         chown(machine.path("notify"), Some(ALICE), None).unwrap();
+        let remarks = |machine: &Machine| {
+            let output = machine.serve().arg("--check-config").output().unwrap();
+            assert!(output.status.success(), "{output:?}");
+            String::from_utf8(output.stderr).unwrap()
+        };
+        // Before the first start, which makes the master key.
+        let told = remarks(&machine);
+        assert!(
+            !told.contains("no master key") && told.contains("the user of the daemon: to check"),
+            "{told}"
+        );
         let start = |machine: &mut Machine| {
             let mut shell = Command::new("sh");
             machine.at(shell.args(["-c", &format!("exec {next}")]));
@@ -152,6 +163,16 @@ fn without_systemd_the_printed_command_starts_the_daemon() {
         };
         assert!(by_alice("unit status --json").contains(&format!("\"opening\": {choice:?}")));
         by_alice("key generate shop --type p256");
+        let mut doctor = Command::new("setpriv");
+        doctor.args(["--reuid", &ALICE.to_string(), "--clear-groups", PROGRAM, "doctor"]);
+        let doctor = doctor.arg("--runtime-dir").arg(machine.path("run")).output().unwrap();
+        let told = String::from_utf8(doctor.stdout).unwrap();
+        assert!(!told.contains("no master key") && told.contains("is valid, and in force"), "{told}");
+        // A file that the daemon cannot read at its next start.
+        chown(file, Some(0), None).unwrap();
+        let told = remarks(&machine);
+        assert!(told.contains("but the daemon runs as user id 7002, who must be able to read it"), "{told}");
+        chown(file, Some(ALICE), None).unwrap();
         assert_eq!(machine.outcome(), Outcome::Done);
         machine.daemon.end(Signal::TERM);
         start(&mut machine);
