@@ -300,7 +300,7 @@ mod tests {
             let custodian = Custodian::open(Arc::clone(&unit), None, Box::new(Nowhere)).unwrap();
             custodian.unseal_by_file(key).unwrap();
             custodian.keep_by(&[KeepingSecret::random(Self::SECRET.as_bytes()).unwrap()]).unwrap();
-            Self::new(unit, Arc::new(custodian), Opening::Unprotected).unwrap()
+            Self::new(unit, Arc::new(custodian), String::new()).unwrap()
         }
     }
 
