@@ -140,7 +140,7 @@ fn the_refusal_of_a_key_store_of_root_says_how_to_give_it_to_the_daemon() {
     // The sockets of the daemon of root would prevent the start.
     fs::remove_dir_all(&run).unwrap();
     fs::create_dir(&run).unwrap();
-    for path in ["state", "run", "master.key", "state/unit", "state/unit/state"] {
+    for path in ["state", "run", "master.key", "state/unit", "state/unit/state", "state/unit.known"] {
         chown(daemon.path(path), Some(ALICE), Some(ALICE)).unwrap();
     }
     let alice = |daemon: &Daemon| {
@@ -180,7 +180,7 @@ fn refusals_of_files_of_root_name_the_commands_that_give_them_to_the_daemon() {
     fs::set_permissions(daemon.path("notify"), Permissions::from_mode(0o777)).unwrap();
     chown(daemon.path("master.key"), Some(ALICE), Some(ALICE)).unwrap();
     for (told_of, removes) in [
-        (&["state", "state/keys.redb", "state/unit", "run", "run/admin.sock"][..], false),
+        (&["state", "state/keys.redb", "state/unit", "state/unit.known", "run", "run/admin.sock"][..], false),
         (&["state", "run"], true),
     ] {
         if removes {
