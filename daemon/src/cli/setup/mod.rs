@@ -159,6 +159,7 @@ impl Setup {
                 return usage("--passphrase-file names another file than the one in force");
             }
             secret::check(way, named, found.owner_of_secret(place))?;
+            secret::warn_of_short(named);
         }
         let apart_from = [place.dir.as_path(), &place.state_dir];
         self.recovery.as_ref().map(|copy| secret::check_place(copy, &apart_from)).transpose()
@@ -204,7 +205,7 @@ impl Setup {
         recovery: Option<&Path>,
         report: &mut Report,
     ) -> Result<(), Failure> {
-        let made = if way == Way::Passphrase { secret::passphrase()? } else { secret::unseal_key()? };
+        let made = if way == Way::Passphrase { secret::new_passphrase()? } else { secret::unseal_key()? };
         report.made.push(file.to_owned());
         if way != Way::Credential {
             files::make(file, &secret::line(&made), 0o600, owner)?;

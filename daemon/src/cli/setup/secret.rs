@@ -11,9 +11,11 @@ use zeroize::Zeroizing;
 use super::choice::Way;
 use super::files;
 use crate::cli::failure::Failure;
+use crate::cli::output;
 use crate::ground::exit;
 use crate::ground::master_key::{self, Patterns};
-use crate::ground::ownership::Name;
+use crate::ground::ownership::{self, Name};
+use crate::ground::passphrase;
 use crate::ground::text::quoted;
 
 /// Makes an unseal key: 32 random bytes in hexadecimal digits.
@@ -28,7 +30,7 @@ pub(super) fn unseal_key() -> Result<Zeroizing<String>, Failure> {
 ///
 /// # Errors
 /// See [`unseal_key`].
-pub(super) fn passphrase() -> Result<Zeroizing<String>, Failure> {
+pub(super) fn new_passphrase() -> Result<Zeroizing<String>, Failure> {
     let mut random = Zeroizing::new([0; GROUPS * GROUP]);
     aws_lc_rs::rand::fill(&mut *random).map_err(no_randomness)?;
     // The full capacity at once: a text that grows leaves copies of itself in memory.
@@ -144,6 +146,14 @@ pub(super) fn check(way: Way, file: &Path, reader: Option<u32>) -> Result<(), Fa
     }
 }
 
+/// Warns of a passphrase that guesses may find.
+pub(super) fn warn_of_short(file: &Path) {
+    let text = File::open(file).and_then(ownership::read_all);
+    if text.is_ok_and(|text| passphrase::is_short(&text)) {
+        output::warn(format_args!("the passphrase in {} is short; {}", file.display(), passphrase::ADVICE));
+    }
+}
+
 fn no_randomness<E>(_: E) -> Failure {
     Failure::new(exit::OS, "cannot make a secret: the system gives no random numbers")
 }
@@ -164,7 +174,7 @@ mod tests {
 
     #[test]
     fn passphrases_are_groups_of_random_characters() {
-        let (one, two) = (passphrase().unwrap(), passphrase().unwrap());
+        let (one, two) = (new_passphrase().unwrap(), new_passphrase().unwrap());
         assert_ne!(*one, *two);
         let groups: Vec<_> = one.split('-').collect();
         assert_eq!(groups.len(), GROUPS);

@@ -196,10 +196,15 @@ fn a_passphrase_file_of_a_person_is_used_where_it_is() {
     let words = ["--unseal", "passphrase", "--passphrase-file", &file];
     let (status, line) = machine.refused(&words);
     assert!(status == 66 && line.contains("cannot read"), "{line}");
-    fs::write(&file, "correct horse battery staple\n").unwrap();
+    fs::write(&file, "short\n").unwrap();
     let (status, line) = machine.refused(&words);
     assert!(status == 78 && line.contains("chmod 600"), "{line}");
     assert!(Command::new("chmod").args(["600", &file]).status().unwrap().success());
+    let short = Machine::new(true);
+    let output = short.setup(&[&words[..], &["--no-start"]].concat()).output().unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && told.contains("is short; take one of at least 16"), "{told}");
+    fs::write(&file, "correct horse battery staple\n").unwrap();
     machine.set_up(&words);
     assert_eq!(machine.drop_in(), format!("[Service]\nLoadCredential=unseal-passphrase:{file}\n"));
     assert!(!machine.daemon.path("etc/unseal.passphrase").exists());
