@@ -113,7 +113,12 @@ fn a_secret_that_does_not_open_the_unit_is_refused() {
     if !has_root() {
         return;
     }
-    for (choice, has_systemd) in [("unprotected", true), ("passphrase", true), ("unprotected", false)] {
+    for (choice, has_systemd) in
+        [("unprotected", true), ("passphrase", true), ("credential", true), ("unprotected", false)]
+    {
+        if choice == "credential" && !has_systemd_creds() {
+            continue;
+        }
         let mut machine = Machine::new(has_systemd);
         let file = machine.set_up(&["--unseal", choice])["secret"].as_str().unwrap().to_owned();
         machine.grant();
@@ -130,8 +135,11 @@ fn a_secret_that_does_not_open_the_unit_is_refused() {
         let gone = format!("{file}, which ");
         assert!(status == 78 && line.contains(&gone) && line.contains("is not there"), "{line}");
         assert!(line.contains(&format!("restore {file} from its copy")), "{line}");
-        // Another secret of the same form.
+        // Another secret of the same form. Only the key of its host opens a credential.
         let other = Machine::new(true);
+        if choice == "credential" {
+            fs::copy(machine.path("host.secret"), other.path("host.secret")).unwrap();
+        }
         let another = other.set_up(&["--unseal", choice])["secret"].as_str().unwrap().to_owned();
         fs::copy(&another, &file).unwrap();
         let (status, line) = machine.refused(&["--yes"]);
