@@ -120,6 +120,11 @@ impl Daemon {
         note_problem(&self.next_start, problem);
     }
 
+    /// True if the next start cannot open the embedded unit.
+    pub(crate) fn next_start_fails(&self) -> bool {
+        self.next_start.load().is_some()
+    }
+
     /// Sets the reason why the file with the state of the embedded unit is not right.
     pub(crate) fn set_unit_state(&self, problem: Option<String>) {
         note_problem(&self.unit_state, problem);

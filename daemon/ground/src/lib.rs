@@ -22,6 +22,7 @@ pub mod master_key;
 pub mod opening;
 pub mod ownership;
 pub mod panics;
+pub mod passphrase;
 pub mod renewed;
 pub mod replace;
 pub mod service_manager;

@@ -89,18 +89,27 @@ impl KnownUnit {
     /// Reads the note of a state directory. `None` if there is none.
     ///
     /// # Errors
-    /// [`UnitStateError::Note`] if another user can change the note, or it cannot be read.
+    /// [`UnitStateError::Note`] if another user can change the note, or it is damaged.
+    /// [`UnitStateError::Read`] if this user may not read it.
     pub fn read(state_dir: &Path) -> Result<Option<Self>, UnitStateError> {
         let path = Self::path(state_dir);
         if path.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
             return Ok(None);
         }
+        let failed = |reason: io::Error| match reason.kind() {
+            io::ErrorKind::PermissionDenied => UnitStateError::Read(path.clone(), reason),
+            _ => UnitStateError::Note(path.clone(), reason.to_string()),
+        };
+        let file = ownership::open(&path).map_err(|error| match error.into_io() {
+            Ok(reason) => failed(reason),
+            Err(error) => UnitStateError::Note(path.clone(), error.to_string()),
+        })?;
         let mut text = String::new();
-        let read = ownership::open(&path).map_err(|error| error.to_string()).and_then(|file| {
-            file.take(MAX_NOTE).read_to_string(&mut text).map_err(|error| error.to_string())
-        });
-        let note = read.and_then(|_| Self::parse(&text).ok_or_else(|| "it is damaged".to_owned()));
-        note.map(Some).map_err(|reason| UnitStateError::Note(path, reason))
+        file.take(MAX_NOTE).read_to_string(&mut text).map_err(failed)?;
+        match Self::parse(&text) {
+            Some(note) => Ok(Some(note)),
+            None => Err(UnitStateError::Note(path, "it is damaged".into())),
+        }
     }
 
     fn parse(text: &str) -> Option<Self> {
@@ -169,15 +178,17 @@ pub enum UnitStateError {
     Refused(PathBuf, #[source] OwnershipError),
 }
 
-/// Advice for a directory that the user of the daemon may not use.
+/// Advice for a file that the user of the daemon may not use.
 fn advice(file: &Path, reason: &io::Error) -> String {
     if reason.kind() != io::ErrorKind::PermissionDenied {
         return String::new();
     }
     let (user, group) = ownership::own_names();
+    let directory = file.parent().filter(|directory| directory.ends_with(DIRECTORY));
+    let (what, place) = directory.map_or(("the file", file), |directory| ("its directory", directory));
     format!(
-        "; its directory must belong to user {user}, who runs this program: as root, run: chown -hR {user}:{group} {}",
-        quoted(file.parent().unwrap_or(Path::new("/")))
+        "; {what} must belong to user {user}, who runs this program: as root, run: chown -hR {user}:{group} {}",
+        quoted(place)
     )
 }
 

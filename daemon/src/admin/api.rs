@@ -394,6 +394,9 @@ pub(crate) struct BackendView {
     /// `credential`, `passphrase`, `unprotected` or `dev`. None for remote units.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) opening: Option<String>,
+    /// True if the next start cannot open the embedded unit in that way.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub(crate) next_start_fails: bool,
 }
 
 /// A unit of a backend.

@@ -55,6 +55,7 @@ fn view(daemon: &Daemon, custody: &Custody) -> OwnedUnitView {
         owned: !state.is_unowned(),
         sealed: custody.is_sealed,
         opening: opening.unwrap_or_default().into(),
+        next_start_fails: daemon.next_start_fails(),
         next_counter: state.next_counter(),
         signature_threshold: thresholds.signature,
         revocation_threshold: thresholds.revocation,

@@ -20,6 +20,9 @@ pub(crate) struct OwnedUnitView {
     /// `passphrase`, `unprotected` or `dev`.
     #[serde(default)]
     pub(crate) opening: String,
+    /// True if the next start cannot open the unit in that way.
+    #[serde(default)]
+    pub(crate) next_start_fails: bool,
     /// Counter of the next command.
     pub(crate) next_counter: u64,
     pub(crate) signature_threshold: u8,

@@ -16,7 +16,8 @@ use crate::keys::StoreError;
 /// 200 if every backend could sign now.
 pub(super) async fn ready(State(admin): State<Admin>) -> (StatusCode, String) {
     let problems = admin.daemon.problems().await;
-    let opening = admin.daemon.backends.embedded().map(|embedded| embedded.opening().name());
+    let embedded = admin.daemon.backends.embedded().filter(|_| !admin.daemon.next_start_fails());
+    let opening = embedded.map(|embedded| embedded.opening().name());
     let opening = opening.map(|name| format!("the embedded unit is opened {}\n", described(name)));
     let (status, text) = match problems.is_empty() {
         true => (StatusCode::OK, "ready\n".into()),
@@ -39,6 +40,7 @@ pub(super) async fn backends(daemon: &Daemon) -> Result<Vec<BackendView>, StoreE
             .map(|wkid| wkid.to_string()),
             ready: daemon.is_ready(backend).await,
             opening: backend.opening().map(|opening| opening.name().into()),
+            next_start_fails: backend.opening().is_some() && daemon.next_start_fails(),
         });
     }
     Ok(views)

@@ -8,7 +8,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use keyward_proto::{KeyType, Scheme};
 use keyward_unit::administration::Custodian;
 use keyward_unit::{Header, NewKey, Unit, UnitError, Wkid};
@@ -24,7 +24,9 @@ use crate::ground::opening::Opening;
 pub(crate) struct Embedded {
     unit: Arc<Unit>,
     custodian: Arc<Custodian>,
-    opening: Opening,
+    opening: ArcSwap<Opening>,
+    /// Advice for the unit before its first master key.
+    first_step: String,
     /// Reason why the unit has no master key, or not the one of the key store, besides that its
     /// owners have not brought their parts.
     problem: ArcSwapOption<Unusable>,
@@ -144,14 +146,16 @@ impl Operations for Embedded {
 }
 
 impl Embedded {
-    /// A unit. The custodian gives the unit its master key.
+    /// A unit. The custodian gives the unit its master key. `first_step` is the advice before the
+    /// first master key.
     ///
     /// # Errors
     /// The system has no more threads.
-    pub(crate) fn new(unit: Arc<Unit>, custodian: Arc<Custodian>, opening: Opening) -> io::Result<Self> {
+    pub(crate) fn new(unit: Arc<Unit>, custodian: Arc<Custodian>, first_step: String) -> io::Result<Self> {
         let long_work = LongWork::start()?;
         let (problem, needed) = (ArcSwapOption::empty(), ArcSwapOption::empty());
-        Ok(Self { unit, custodian, opening, problem, needed, long_work })
+        let opening = ArcSwap::from_pointee(Opening::Owners);
+        Ok(Self { unit, custodian, opening, first_step, problem, needed, long_work })
     }
 
     /// The unit, which may be sealed.
@@ -166,7 +170,12 @@ impl Embedded {
 
     /// The way in which the unit gets its master key after a start.
     pub(crate) fn opening(&self) -> Opening {
-        self.opening
+        **self.opening.load()
+    }
+
+    /// Sets the way in which the unit gets its master key after a start.
+    pub(crate) fn set_opening(&self, opening: Opening) {
+        self.opening.store(Arc::new(opening));
     }
 
     /// True if owners give the unit its master key, which they can do while the daemon runs.
@@ -215,7 +224,10 @@ impl Embedded {
             return (**problem).clone();
         }
         match self.custodian.custody().state.current().contents() {
-            None => Unusable::Empty { needed: self.needed() },
+            None => match self.needed() {
+                Some(needed) => Unusable::Emptied { needed },
+                None => Unusable::Empty { first_step: self.first_step.clone() },
+            },
             Some(contents) => Unusable::Sealed { needed: Some(contents.wkid) },
         }
     }
@@ -293,7 +305,7 @@ mod tests {
             let custodian = Custodian::open(Arc::clone(&unit), None, Box::new(Nowhere)).unwrap();
             custodian.unseal_by_file(key).unwrap();
             custodian.keep_by(&[KeepingSecret::random(Self::SECRET.as_bytes()).unwrap()]).unwrap();
-            Self::new(unit, Arc::new(custodian), Opening::Unprotected).unwrap()
+            Self::new(unit, Arc::new(custodian), String::new()).unwrap()
         }
     }
 

@@ -9,8 +9,13 @@ use thiserror::Error;
 /// key store was made with, or no master key yet.
 #[derive(Clone, Debug, Error)]
 pub(crate) enum Unusable {
-    #[error("the embedded unit has no master key{}", of_empty(*needed))]
-    Empty { needed: Option<Wkid> },
+    #[error("the embedded unit has no master key yet: {first_step}")]
+    Empty { first_step: String },
+    // A new master key would open none of the keys in the store.
+    #[error(
+        "the embedded unit has no master key, and the key store was made with {needed}: if that master key is in a file, name the file as master-key in section [embedded] of the configuration; if it has owners, they load the same parts or shares again, as docs/ceremony.md describes: keyward unit status"
+    )]
+    Emptied { needed: Wkid },
     #[error(
         "the state of the embedded unit, which had owners, is lost: restore {}/unit from a backup, and restart the daemon; without a backup, its owners claim the unit again, and load the same parts; to go on without these owners, remove {}/unit.known, and restart the daemon",
         state_dir.display(), state_dir.display()
@@ -34,9 +39,11 @@ impl Unusable {
     /// Master key that the unit needs, if it is known.
     pub(crate) fn needed(&self) -> Option<Wkid> {
         match self {
-            Self::Other { needed, .. } | Self::Missing { needed, .. } => Some(*needed),
-            Self::Empty { needed } | Self::Sealed { needed } => *needed,
-            Self::Lost { .. } => None,
+            Self::Emptied { needed } | Self::Missing { needed, .. } | Self::Other { needed, .. } => {
+                Some(*needed)
+            }
+            Self::Sealed { needed } => *needed,
+            Self::Empty { .. } | Self::Lost { .. } => None,
         }
     }
 
@@ -44,17 +51,11 @@ impl Unusable {
     pub(crate) fn has(&self) -> Option<Wkid> {
         match self {
             Self::Other { has, .. } => Some(*has),
-            Self::Empty { .. } | Self::Lost { .. } | Self::Missing { .. } | Self::Sealed { .. } => None,
+            Self::Empty { .. }
+            | Self::Emptied { .. }
+            | Self::Lost { .. }
+            | Self::Missing { .. }
+            | Self::Sealed { .. } => None,
         }
-    }
-}
-
-/// Advice for a unit without a master key. A new master key would open none of the keys in a store.
-fn of_empty(needed: Option<Wkid>) -> String {
-    match needed {
-        None => " yet: if it has owners, they load their parts, as docs/ceremony.md describes: keyward unit status; otherwise run keyward setup, which asks how the unit gets a master key".into(),
-        Some(needed) => format!(
-            ", and the key store was made with {needed}: if that master key is in a file, name the file as master-key in section [embedded] of the configuration; if it has owners, they load the same parts or shares again, as docs/ceremony.md describes: keyward unit status"
-        ),
     }
 }

@@ -133,16 +133,26 @@ fn check_keys(
     let owner = migration::other_owner(&options.state_dir);
     let file = UnitStateFile::of(&options.state_dir);
     let by_service = unseal_secret_of_service(config, owner, remarks);
-    let is_of_owners =
-        config.embedded.master_key.is_none() && file.exists() && !Path::new(MASTER_KEY.1).exists();
-    let has_master_key = match is_of_owners {
+    let has_key_file = config.embedded.master_key.is_some() || Path::new(MASTER_KEY.1).exists();
+    let has_secret = config.embedded.unseal_key.is_some() || config.embedded.unseal_passphrase.is_some();
+    let has_master_key = match has_key_file {
         _ if by_service => true,
-        true => {
+        false if file.exists() => {
             check_unit(config, &file, owner, remarks)?;
             true
         }
-        false => check_master_key(config, fresh, needed, &file, owner, remarks)?,
+        // The unit makes its master key at its first start.
+        false if has_secret && fresh && needed.is_none() => {
+            if secrets(config, owner, remarks).is_some_and(|secrets| !secrets.is_empty()) {
+                remarks.note(
+                    "the embedded unit makes its master key at its first start, and the unseal secret keeps the key",
+                );
+            }
+            true
+        }
+        _ => check_master_key(config, fresh, needed, &file, owner, remarks)?,
     };
+    host_secrets::warnings(config, &options.state_dir).into_iter().for_each(|warning| remarks.warn(warning));
     match store_key::load(config.store_key.as_deref(), &options.state_dir, fresh) {
         Ok(None) if has_master_key || is_passed(STORE_KEY, owner, remarks) => {}
         Ok(None) => remarks.warn(match fresh {
@@ -162,6 +172,7 @@ fn check_unit(
     owner: Option<u32>,
     remarks: &mut Remarks,
 ) -> Result<(), Failure> {
+    let secrets = secrets(config, owner, remarks);
     let text = match file.read() {
         Ok(text) => text,
         Err(error) if owner.is_some() => {
@@ -171,13 +182,7 @@ fn check_unit(
         Err(error) => return Err(wrong(error)),
     };
     let custodian = looked_at(text.as_deref().map(String::as_str))?;
-    let mut secrets = Vec::new();
-    for secret in host_secrets::read(config) {
-        match secret {
-            Ok(secret) => secrets.push(secret),
-            Err(error) => remarks.warn(error),
-        }
-    }
+    let Some(secrets) = secrets else { return Ok(()) };
     let has_secret = !secrets.is_empty();
     match custodian.keep_by(&secrets) {
         Ok(true) => remarks.note("the unseal secret unseals the embedded unit at each start"),
@@ -191,6 +196,39 @@ fn check_unit(
         Err(error) => remarks.warn(error),
     }
     Ok(())
+}
+
+/// The secrets of the configuration. `owner` is the user of the daemon, if that is another one than
+/// the user who runs this. `None` if a file belongs to that user: this process does not read it.
+fn secrets(config: &Config, owner: Option<u32>, remarks: &mut Remarks) -> Option<Vec<KeepingSecret>> {
+    let files = [&config.embedded.unseal_key, &config.embedded.unseal_passphrase];
+    let files = || files.into_iter().filter_map(|file| file.as_deref());
+    let is_of_daemon =
+        |file: &Path| fs::metadata(file).is_ok_and(|found| owner.is_some_and(|owner| found.uid() == owner));
+    // This process refuses a file of that user, and the daemon does not.
+    for file in files().filter(|file| is_of_daemon(file)) {
+        remarks.note(of_daemon(file, owner.unwrap_or_default()));
+    }
+    let can_read_all = !files().any(is_of_daemon);
+    let mut secrets = Vec::new();
+    for secret in host_secrets::read(config) {
+        match secret {
+            Ok(secret) => secrets.push(secret),
+            Err(error) if can_read_all => remarks.warn(error),
+            Err(_) => {}
+        }
+    }
+    files().filter(|file| !is_of_daemon(file)).for_each(|file| warn_of_reader(Some(file), owner, remarks));
+    can_read_all.then_some(secrets)
+}
+
+/// The note about a file of the daemon's user that this process does not read.
+fn of_daemon(file: &Path, user: u32) -> String {
+    format!(
+        "{} belongs to {}, the user of the daemon: to check the file, run this command as that user",
+        file.display(),
+        Name(user)
+    )
 }
 
 /// A custodian that changes nothing, for the state in a text.
@@ -266,11 +304,7 @@ fn check_master_key(
         Err(MasterKeyError::Refused(OwnershipError::Owner { path, uid, is_directory: false }))
             if Some(uid) == owner =>
         {
-            remarks.note(format_args!(
-                "{} belongs to {}, the user of the daemon: to check the file, run this command as that user",
-                path.display(),
-                Name(uid)
-            ));
+            remarks.note(of_daemon(&path, uid));
         }
         Err(error) => return Err(wrong(of_store(error))),
     }

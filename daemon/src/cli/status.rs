@@ -9,7 +9,7 @@ use super::failure::Failure;
 use super::output::{print, print_json};
 use crate::admin::api::StatusView;
 use crate::admin::client::AdminClient;
-use crate::ground::opening::described;
+use crate::ground::opening::{Opening, described};
 
 /// Exits with 1 if there is a problem.
 #[derive(Args, Debug)]
@@ -43,7 +43,8 @@ fn text(status: &StatusView) -> String {
         let ready = if backend.ready { "ready" } else { "not ready" };
         text += &format!("backend     {} ({}): {ready}\n", backend.name, backend.unit);
         if let Some(opening) = &backend.opening {
-            text += &format!("            opened {}\n", described(opening));
+            text +=
+                &format!("            opened {}\n", opened(opening, backend.ready, backend.next_start_fails));
         }
     }
     if let Some(audit) = &status.audit {
@@ -69,6 +70,15 @@ fn text(status: &StatusView) -> String {
         text += &format!("problem     {problem}\n");
     }
     text
+}
+
+/// The words for the way in which the embedded unit is opened at a start, if the way works.
+pub(super) fn opened(opening: &str, is_open: bool, next_start_fails: bool) -> &str {
+    match (is_open, next_start_fails) {
+        (_, true) => "not at the next start",
+        (false, _) if opening != Opening::Owners.name() => "not at this start",
+        _ => described(opening),
+    }
 }
 
 /// Everything that an administrator must know of.

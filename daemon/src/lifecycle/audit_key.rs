@@ -5,7 +5,7 @@ use keyward_unit::Wkid;
 
 use super::Error;
 use super::placement::Placement;
-use crate::backend::Backend;
+use crate::backend::{Backend, BackendError, Unusable};
 use crate::daemon::Daemon;
 use crate::keys::{AuditKey, KeyStore, StoreError};
 
@@ -18,7 +18,7 @@ use crate::keys::{AuditKey, KeyStore, StoreError};
 pub(crate) async fn audit_key(daemon: &Daemon) -> Result<Option<AuditKey>, Error> {
     if daemon.keys.is_locked() {
         // Another program may have written the key that the store names.
-        return Err(StoreError::Locked(daemon.keys.state_dir().join(KeyStore::FILE)).into());
+        return Err(locked(daemon));
     }
     if let Some(key) = daemon.keys.audit_key().await? {
         return Ok(Some(key));
@@ -34,6 +34,15 @@ pub(crate) async fn audit_key(daemon: &Daemon) -> Result<Option<AuditKey>, Error
     let key = AuditKey { backend, spki: made.spki, blob: made.blob, next_blob: None };
     daemon.keys.set_audit_key(key.clone()).await?;
     Ok(Some(key))
+}
+
+/// Reason why the key store is locked. A unit that never had a master key says how it gets one.
+pub(super) fn locked(daemon: &Daemon) -> Error {
+    let usable = daemon.backends.embedded().map_or(Ok(()), |embedded| embedded.usable_unit().map(drop));
+    match usable {
+        Err(empty @ Unusable::Empty { .. }) => BackendError::from(empty).into(),
+        _ => StoreError::Locked(daemon.keys.state_dir().join(KeyStore::FILE)).into(),
+    }
 }
 
 /// Wraps the key by the next master key too, if it is a key of this backend. `None` stands for the

@@ -150,8 +150,8 @@ pub(super) struct Begun<'a> {
     actor: Actor,
     /// True if the act has a record that it begins.
     on_record: bool,
-    /// True if the act is carried out even if it cannot be recorded: who must stop a key or seal the
-    /// unit must be able to. An act that changes nothing is not urgent.
+    /// True if the act is carried out even if it cannot be recorded: who must stop a key or seal
+    /// the unit must be able to. An act that changes nothing is not urgent.
     is_urgent: bool,
     /// True if this is the act of the user that stops the key now. Of many at the same time, only
     /// one is urgent: the others would use up the room of the trail for acts of other users.

@@ -13,12 +13,12 @@ use keyward_unit::administration::{
 use serde_json::{Map, Value, json};
 
 use super::event::{Act, Action, Actor, begin};
-use super::{Error, next_start, rewrap};
+use super::{Error, audit_key, next_start, rewrap};
 use crate::backend::{BackendError, Embedded, Unusable};
 use crate::config::EMBEDDED;
 use crate::daemon::Daemon;
 use crate::ground::unit_state::KnownUnit;
-use crate::keys::{KeyStore, StoreError, now};
+use crate::keys::now;
 
 /// A command that the unit has carried out.
 #[derive(Debug)]
@@ -208,7 +208,7 @@ pub(crate) async fn prepare_rotation(daemon: &Daemon, actor: Actor) -> Result<Ar
         };
     }
     if daemon.keys.is_locked() {
-        return Err(StoreError::Locked(daemon.keys.state_dir().join(KeyStore::FILE)).into());
+        return Err(audit_key::locked(daemon));
     }
     let begun = begin(daemon, actor, Action::LoadMasterKey, None).await?;
     begun.result(next_start::refuse_to_lose(daemon).await).await?;
@@ -247,6 +247,7 @@ async fn settle(daemon: &Daemon) {
     note_unit(daemon, embedded);
     if unit.is_sealed() {
         embedded.set_problem(None);
+        daemon.set_next_start(None);
         return;
     }
     if daemon.keys.is_locked() {
@@ -259,6 +260,8 @@ async fn settle(daemon: &Daemon) {
     let wkids = [unit.wkid(), unit.other_wkid()].into_iter().flatten().collect();
     let left = daemon.keys.left_behind(wkids).await.unwrap_or_default();
     daemon.set_unusable_keys(left_behind(&left));
+    // Parts of owners open a unit whose secret does not.
+    next_start::look(daemon).await;
 }
 
 /// Message about keys that the embedded unit cannot unwrap with its master keys. `None` without

@@ -396,9 +396,10 @@ async fn look_up(shared: &Shared, account: &Account, label: &Label, find: Find) 
 fn not_found(shared: &Shared, error: StoreError) -> Failure {
     let unusable = shared.daemon.backends.embedded().and_then(|embedded| embedded.usable_unit().err());
     match (error, unusable) {
-        (StoreError::Locked(_), Some(sealed @ (Unusable::Empty { .. } | Unusable::Sealed { .. }))) => {
-            Failure::Backend(sealed.into())
-        }
+        (
+            StoreError::Locked(_),
+            Some(sealed @ (Unusable::Empty { .. } | Unusable::Emptied { .. } | Unusable::Sealed { .. })),
+        ) => Failure::Backend(sealed.into()),
         // The unit has its master key just now, and the store is not open yet.
         (StoreError::Locked(_), None) => Failure::Backend(Unusable::Sealed { needed: None }.into()),
         (error, _) => Failure::LookUp(error),

@@ -12,6 +12,7 @@ use crate::backend::{Embedded, Unusable, host_secrets};
 use crate::config::Config;
 use crate::ground::master_key::{self, MasterKeyError};
 use crate::ground::opening::Opening;
+use crate::ground::text::quoted;
 use crate::ground::unit_state::{KnownUnit, Nowhere, UnitStateFile};
 use crate::keys::KeyStore;
 use crate::serve::error::ServeError;
@@ -52,6 +53,7 @@ pub(super) fn backend(
         Purpose::Lost => Some(Unusable::Lost { state_dir: options.state_dir.clone() }),
         _ => opened.problem,
     };
+    warn_of_secrets(options, config);
     note(&opened.custodian, options, purpose);
     let file = UnitStateFile::of(&options.state_dir);
     if !file.exists() {
@@ -60,11 +62,32 @@ pub(super) fn backend(
             file.path().display()
         );
     }
-    let embedded = Embedded::new(opened.unit, opened.custodian, host_secrets::opening(options.dev, config))
-        .map_err(ServeError::Runtime)?;
+    let embedded =
+        Embedded::new(opened.unit, opened.custodian, next_step(options)).map_err(ServeError::Runtime)?;
+    embedded.set_opening(host_secrets::opening(options.dev, config));
     embedded.set_needed(store.master_key()?);
     embedded.set_problem(problem);
     Ok(Some(embedded))
+}
+
+/// Advice for a unit that has never had a master key.
+fn next_step(options: &Options) -> String {
+    match options.unit {
+        None => "its owners make one with: keyward unit ceremony; for a unit without owners, run keyward setup, which asks how the unit gets a master key".into(),
+        Some(_) => format!(
+            "its owners make one with: keyward unit ceremony --runtime-dir {}; for a unit without owners, name a file with --master-key FILE: docs/grep11.md",
+            quoted(&options.runtime_dir)
+        ),
+    }
+}
+
+/// Logs the warnings about the secrets of this host.
+fn warn_of_secrets(options: &Options, config: &Config) {
+    if !options.dev {
+        host_secrets::warnings(config, &options.state_dir)
+            .iter()
+            .for_each(|warning| tracing::warn!("{warning}"));
+    }
 }
 
 /// True if the state in a text is not the one of the unit with owners that belongs here.
@@ -275,6 +298,7 @@ pub(super) async fn keep_again(
     options: &Options,
     config: &Config,
 ) -> Vec<String> {
+    warn_of_secrets(options, config);
     let mut secrets = Vec::new();
     for secret in host_secrets::read(config) {
         match secret {

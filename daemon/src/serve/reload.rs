@@ -8,6 +8,7 @@ use super::audit;
 use super::configuration::load_config;
 use super::embedded_unit;
 use super::options::Options;
+use crate::backend::host_secrets;
 use crate::config::{self, Config};
 use crate::daemon::{Daemon, Reload};
 use crate::ground::log::Log;
@@ -44,6 +45,7 @@ pub(super) async fn reload(
     let waiting = waiting_for_restart(at_start, &config);
     if let Some(embedded) = daemon.backends.embedded() {
         problems.extend(embedded_unit::keep_again(embedded.custodian(), &options, &config).await);
+        embedded.set_opening(host_secrets::opening(options.dev, &config));
     }
     log.set_level(config.log);
     daemon.set_config(config);

@@ -51,7 +51,7 @@ pub enum StoreError {
     Io(PathBuf, #[source] io::Error),
     /// The store was not unlocked yet.
     #[error(
-        "the key store {} is locked, because the embedded unit is sealed or has another master key; the reason is in: keyward unit list; its owners, if it has any, bring their parts: keyward unit unseal FILE --unit-key FINGERPRINT; until then only keyward key disable and keyward key compromise act", .0.display()
+        "the key store {} is locked, because the embedded unit is sealed, has another master key, or has none yet; the reason is in: keyward unit list; its owners, if it has any, bring their parts: keyward unit unseal FILE --unit-key FINGERPRINT; until then only keyward key disable and keyward key compromise act", .0.display()
     )]
     Locked(PathBuf),
     /// A key is disabled or deleted in memory only, because the change could not be written.

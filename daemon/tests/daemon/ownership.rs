@@ -2,13 +2,14 @@
 //! on.
 
 use std::fs::{self, Permissions};
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use rustix::fs::CWD;
-use rustix::process::{Signal, Uid};
+use rustix::process::{Pid, Signal, Uid, kill_process};
 
 use crate::fixture::{Daemon, PROGRAM, failure_of, has_root};
 use crate::users::{ALICE, MALLORY, identity, in_time, timeout};
@@ -139,7 +140,7 @@ fn the_refusal_of_a_key_store_of_root_says_how_to_give_it_to_the_daemon() {
     // The sockets of the daemon of root would prevent the start.
     fs::remove_dir_all(&run).unwrap();
     fs::create_dir(&run).unwrap();
-    for path in ["state", "run", "master.key", "state/unit", "state/unit/state"] {
+    for path in ["state", "run", "master.key", "state/unit", "state/unit/state", "state/unit.known"] {
         chown(daemon.path(path), Some(ALICE), Some(ALICE)).unwrap();
     }
     let alice = |daemon: &Daemon| {
@@ -179,7 +180,7 @@ fn refusals_of_files_of_root_name_the_commands_that_give_them_to_the_daemon() {
     fs::set_permissions(daemon.path("notify"), Permissions::from_mode(0o777)).unwrap();
     chown(daemon.path("master.key"), Some(ALICE), Some(ALICE)).unwrap();
     for (told_of, removes) in [
-        (&["state", "state/keys.redb", "state/unit", "run", "run/admin.sock"][..], false),
+        (&["state", "state/keys.redb", "state/unit", "state/unit.known", "run", "run/admin.sock"][..], false),
         (&["state", "run"], true),
     ] {
         if removes {
@@ -400,4 +401,55 @@ fn files_that_decide_about_units_are_checked_like_the_configuration() {
     for line in [check(), unit()] {
         assert!(line.contains("others can read it; run: chmod o="), "{line}");
     }
+}
+
+/// The commands of the pages that try the GREP11 server out, as a user who is not root.
+#[test]
+fn the_command_of_the_pages_tries_the_grep11_server_as_any_user() {
+    for page in ["README.md", "docs/grep11.md"] {
+        let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(page)).unwrap();
+        let line = text.lines().find(|line| line.contains("unit serve") && line.contains("--dev")).unwrap();
+        let home = tempfile::tempdir().unwrap();
+        fs::set_permissions(home.path(), Permissions::from_mode(0o1777)).unwrap();
+        let line = line.trim().replace("/tmp/unit", home.path().join("unit").to_str().unwrap());
+        let words = line.replace("127.0.0.1:9876", "127.0.0.1:0");
+        let mut serve = Command::new(PROGRAM);
+        serve.args(words.split(' ').skip(1)).stdin(Stdio::null()).stderr(Stdio::piped());
+        if has_root() {
+            serve.uid(ALICE).gid(ALICE);
+        }
+        let mut child = serve.spawn().unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+        let listens = log.any(|line| line.contains("listen="));
+        kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+        assert!(child.wait().unwrap().success() && listens, "{page}: {words}");
+    }
+}
+
+/// `keyward setup` sets up the daemon, and not such a unit.
+#[test]
+fn a_grep11_server_without_a_master_key_says_how_its_unit_gets_one() {
+    let daemon = Daemon::prepare("");
+    let run = daemon.path("unit.run");
+    let mut serve = Command::new(PROGRAM);
+    serve.args(["unit", "serve", "--plaintext", "--listen", "127.0.0.1:0", "--state-dir"]);
+    serve.arg(daemon.path("unit")).arg("--runtime-dir").arg(&run).env_remove("CREDENTIALS_DIRECTORY");
+    let mut child = serve.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let line = log.find(|line| line.contains("no master key")).unwrap();
+    let ceremony = format!("keyward unit ceremony --runtime-dir {};", run.display());
+    assert!(line.contains(&ceremony) && line.contains("--master-key FILE: docs/grep11.md"), "{line}");
+    assert!(!line.contains("keyward setup"), "{line}");
+    assert!(log.any(|line| line.contains("ready")));
+    let keyward = |words: &[&str]| {
+        let output = Command::new(PROGRAM).args(words).arg("--runtime-dir").arg(&run).output().unwrap();
+        String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
+    };
+    for words in [&["status"][..], &["unit", "rotate"]] {
+        let told = keyward(words);
+        assert!(told.contains(&ceremony) && !told.contains("keyward setup"), "{words:?}: {told}");
+        assert!(!told.contains("was made with"), "{words:?}: {told}");
+    }
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    assert!(child.wait().unwrap().success());
 }

@@ -2,12 +2,14 @@
 //! damaged.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use keyward_proto::Outcome;
 use rustix::process::Signal;
 
 use crate::ceremony::Ceremony;
-use crate::fixture::has_root;
+use crate::fixture::{Daemon, has_root};
 
 #[test]
 fn an_unseal_key_lets_the_unit_start_without_people() {
@@ -42,6 +44,107 @@ fn an_unseal_key_lets_the_unit_start_without_people() {
     ceremony.unseal("erin").unwrap();
     ceremony.restart();
     assert_eq!(ceremony.outcome(), Outcome::Done, "the new secret has replaced the old one");
+    let told = ceremony.daemon.succeed(&["unit", "status"]);
+    assert!(told.contains("opened           by a plain file at each start: unprotected"), "{told}");
+
+    // The next start would not open the unit.
+    let unsafe_start = |ceremony: &Ceremony, why: &str| {
+        ceremony.daemon.keyward(&["reload"]);
+        ceremony.daemon.await_ready();
+        assert_fails_next_start(ceremony, why);
+    };
+    fs::rename(&file, ceremony.daemon.path("away.key")).unwrap();
+    unsafe_start(&ceremony, "there is no such file");
+    ceremony.daemon.new_key("unseal.key");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    unsafe_start(&ceremony, "run: chmod 600");
+    fs::write(&file, "a passphrase").unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    unsafe_start(&ceremony, "cannot use the unseal key");
+    // Parts open a unit whose secret keeps nothing.
+    fs::remove_file(&file).unwrap();
+    ceremony.restart();
+    let told = ceremony.daemon.succeed(&["unit", "status"]);
+    assert!(told.contains("opened           not at this start"), "{told}");
+    ceremony.unseal("dave").unwrap();
+    ceremony.unseal("erin").unwrap();
+    assert_eq!(ceremony.outcome(), Outcome::Done);
+    assert_fails_next_start(&ceremony, "there is no such file");
+    // Another secret is one that keeps nothing yet, until the reload.
+    ceremony.daemon.new_key("unseal.key");
+    ceremony.daemon.succeed(&["reload"]);
+    ceremony.daemon.await_ready();
+    let status = String::from_utf8(ceremony.daemon.keyward(&["status"]).stdout).unwrap();
+    assert!(
+        !status.contains("next start")
+            && status.contains("opened by a plain file at each start: unprotected"),
+        "{status}"
+    );
+    // Without the setting, the unit is again one of its owners.
+    ceremony.daemon.configure(&configuration);
+    ceremony.daemon.succeed(&["reload"]);
+    ceremony.daemon.await_ready();
+    let status = String::from_utf8(ceremony.daemon.keyward(&["status"]).stdout).unwrap();
+    assert!(
+        !status.contains("next start") && status.contains("opened by its owners after each start"),
+        "{status}"
+    );
+    assert!(ceremony.daemon.http("GET", "/ready", "").unwrap().1.contains("by its owners"));
+}
+
+/// Status and doctor say that the next start would leave the unit sealed, and nothing else.
+#[track_caller]
+fn assert_fails_next_start(ceremony: &Ceremony, why: &str) {
+    let words = "the next start cannot open the embedded unit";
+    for command in ["status", "doctor"] {
+        let output = ceremony.daemon.keyward(&[command]);
+        let told = String::from_utf8(output.stdout).unwrap();
+        assert!(!output.status.success() && told.contains(words) && told.contains(why), "{command}: {told}");
+        assert!(!told.contains("by a plain file at each start"), "{command}: {told}");
+    }
+    let told = ceremony.daemon.succeed(&["unit", "status"]);
+    assert!(told.contains("opened           not at the next start"), "{told}");
+    let (_, ready) = ceremony.daemon.http("GET", "/ready", "").unwrap();
+    assert!(!ready.contains("by a plain file at each start"), "{ready}");
+}
+
+#[test]
+fn a_weak_passphrase_and_a_secret_beside_the_keys_are_named() {
+    let mut daemon = Daemon::prepare("");
+    fs::create_dir(daemon.path("state")).unwrap();
+    let file = daemon.path("state/passphrase");
+    fs::write(&file, "fifteen chars..\n").unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    let configure = |daemon: &Daemon, file: &Path| {
+        daemon.configure(&format!("[embedded]\nunseal-passphrase = {file:?}\n"));
+    };
+    configure(&daemon, &file);
+    let warnings = |daemon: &Daemon| {
+        let output = daemon.serve(&["--check-config"]).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let told = String::from_utf8(output.stderr).unwrap();
+        told.lines().filter(|line| line.contains("warning: ")).collect::<Vec<_>>().join("\n")
+    };
+    let expected = ["the unseal passphrase is short", "one backup has both", "at least 16 characters"];
+    let told = warnings(&daemon);
+    assert!(expected.iter().all(|words| told.contains(words)) && told.lines().count() == 2, "{told}");
+    let mut serve = daemon.serve(&[]);
+    daemon.start_as(serve.env_remove("CREDENTIALS_DIRECTORY"));
+    assert!(expected.iter().all(|words| daemon.log().contains(words)), "{}", daemon.log());
+    let doctor = String::from_utf8(daemon.keyward(&["doctor"]).stdout).unwrap();
+    assert!(expected.iter().all(|words| doctor.contains(words)), "{doctor}");
+    // As the warnings advise.
+    let file = daemon.path("passphrase");
+    fs::write(&file, "sixteen chars...\n").unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    configure(&daemon, &file);
+    daemon.succeed(&["reload"]);
+    daemon.await_ready();
+    assert_eq!(warnings(&daemon), "");
+    daemon.end(Signal::TERM);
+    let mut serve = daemon.serve(&[]);
+    daemon.start_as(serve.env_remove("CREDENTIALS_DIRECTORY"));
+    assert_eq!(daemon.http("GET", "/ready", "").unwrap().0, 200);
 }
 
 /// A unit whose master key has no owners asks nobody for parts, and says why it is sealed.

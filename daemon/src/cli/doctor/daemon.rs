@@ -105,7 +105,7 @@ pub(super) fn check(
 /// Says how the embedded unit gets its master key after a start.
 fn opening(backend: &BackendView) -> Option<Finding> {
     // The status of the daemon has the reason why the unit is not open.
-    let opening = backend.opening.as_deref().filter(|_| backend.ready)?;
+    let opening = backend.opening.as_deref().filter(|_| backend.ready && !backend.next_start_fails)?;
     Some(Finding::ok("master key", format!("the embedded unit is opened {}", described(opening))))
 }
 

@@ -148,8 +148,8 @@ owners       People who each have a part. After a reboot, they must come.
 credential   A secret that systemd encrypts, with the TPM if there is one.
              After a reboot, nobody must come.
              A stolen disk: no keys with a TPM. Without a TPM: all keys.
-             A stolen backup: no keys, unless it has /var/lib/systemd and there
-             is no TPM. Root: all keys.
+             A stolen backup: no keys. Without a TPM, all keys if it has
+             /var/lib/systemd/credential.secret. Root: all keys.
 passphrase   A passphrase in a file, if you like on another medium.
              After a reboot, nobody must come if the file is there.
              A stolen disk, a stolen backup: all keys if the file is in it.
@@ -174,5 +174,9 @@ mod tests {
             let name = choice.to_possible_value().unwrap().get_name().to_owned();
             assert!(EXPLANATION.contains(&format!("\n{name} ")), "{name}");
         }
+        // The page names the same file.
+        let page = include_str!("../../../../docs/setup.md");
+        let host_key = "/var/lib/systemd/credential.secret";
+        assert!(EXPLANATION.contains(host_key) && page.contains(host_key));
     }
 }

@@ -63,7 +63,19 @@ pub(super) fn make(file: &Path, secret: &str, without_tpm: bool) -> Result<Bindi
 /// # Errors
 /// [`Failure`] if this machine cannot decrypt it.
 pub(super) fn decrypt(encrypted: &[u8]) -> Result<Zeroizing<String>, Failure> {
-    let output = program::run(CREDS, &["decrypt", NAME, "-", "-"], encrypted);
+    decrypt_as(NAME, encrypted)
+}
+
+/// Decrypts the credential of an earlier version, which has a master key.
+///
+/// # Errors
+/// See [`decrypt`].
+pub(super) fn decrypt_master_key(encrypted: &[u8]) -> Result<Zeroizing<String>, Failure> {
+    decrypt_as("--name=master-key", encrypted)
+}
+
+fn decrypt_as(name: &str, encrypted: &[u8]) -> Result<Zeroizing<String>, Failure> {
+    let output = program::run(CREDS, &["decrypt", name, "-", "-"], encrypted);
     let output = output.map_err(|error| failed("decrypt", &error, ""))?;
     let text = str::from_utf8(&output).unwrap_or_default().trim();
     Ok(Zeroizing::new(text.to_owned()))

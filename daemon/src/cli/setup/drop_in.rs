@@ -19,6 +19,8 @@ pub(super) struct Configured {
     pub(super) way: Way,
     /// The file with the secret, if there is one.
     pub(super) secret: Option<PathBuf>,
+    /// True if the secret is the master key itself.
+    pub(super) is_master_key: bool,
     /// The file that says so.
     pub(super) by: PathBuf,
 }
@@ -32,13 +34,13 @@ pub(super) fn configured(root: &Path) -> Option<Configured> {
         // The unit file of earlier versions passes a master key, and will be replaced.
         let counts = way != Way::MasterKey || by.parent().is_some_and(|parent| parent.ends_with(DIRECTORY));
         let secret = Some(file).filter(|file| file.is_absolute());
-        counts.then_some(Configured { way, secret, by })
+        counts.then_some(Configured { way, secret, is_master_key: name == "master-key", by })
     };
     let last = service_files::credentials(root).into_iter().filter_map(of).next_back();
     last.or_else(|| {
         // The drop-in for owners passes nothing.
         let own = root.join(UNITS).join(DIRECTORY).join(FILE);
-        own.exists().then_some(Configured { way: Way::Owners, secret: None, by: own })
+        own.exists().then_some(Configured { way: Way::Owners, secret: None, is_master_key: false, by: own })
     })
 }
 

@@ -1,24 +1,19 @@
 //! The state of this machine before the setup: a new installation, an existing one, or the rest of
 //! a setup that was interrupted.
 
-use core::num::NonZeroUsize;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use keyward_unit::Unit;
-use keyward_unit::administration::{Custodian, MAX_STATE, Register};
-use zeroize::Zeroizing;
+use keyward_unit::Wkid;
 
 use super::choice::{Choice, Way};
 use super::configuration;
 use super::drop_in::{self, Configured};
+use super::opens::{self, InForce};
 use super::place::Place;
 use crate::cli::failure::Failure;
 use crate::config::Config;
 use crate::ground::exit;
-use crate::ground::unit_state::{Nowhere, UnitStateFile};
 use crate::keys::{self, Look, Witness};
 
 /// The state of this machine before the setup.
@@ -29,6 +24,8 @@ pub(super) struct Found {
     present: Vec<Way>,
     /// True if the key store was made with a master key, or may have been.
     needs_master_key: bool,
+    /// The master key that the key store was made with, if it is known.
+    needed: Option<Wkid>,
 }
 
 impl Found {
@@ -45,6 +42,7 @@ impl Found {
         let by_config = configuration::way_of(&config.embedded).map(|(way, secret)| Configured {
             way,
             secret: Some(secret.to_owned()),
+            is_master_key: way == Way::MasterKey,
             by: place.config.clone(),
         });
         let has_file = |way: &Way| way.file(&place.dir).is_some_and(|file| file.symlink_metadata().is_ok());
@@ -57,6 +55,7 @@ impl Found {
             configured,
             present: Way::WITH_FILE.into_iter().filter(has_file).collect(),
             needs_master_key: needs_master_key(&place.state_dir, &config),
+            needed: needed(&place.state_dir),
         })
     }
 
@@ -80,7 +79,7 @@ impl Found {
         };
         if let Some((way, by)) = there {
             return match chosen.filter(|chosen| !way.is(*chosen)) {
-                Some(_) => Err(self.refused(way, &by)),
+                Some(_) => Err(self.refused(place, way, &by)),
                 None => Ok(way),
             };
         }
@@ -93,6 +92,36 @@ impl Found {
         };
         let has_secret = way == Way::Owners || self.has(way) || named.is_some();
         if self.needs_master_key && !has_secret { Err(lost(place)) } else { Ok(way) }
+    }
+
+    /// Checks that the secret in force is there, and opens the unit. `file` is its file. Returns
+    /// false if there is none yet, and the unit has no master key that it would have to open.
+    ///
+    /// # Errors
+    /// [`Failure`] if a start of the service would leave the unit sealed.
+    pub(super) fn check(&self, place: &Place, way: Way, file: &Path) -> Result<bool, Failure> {
+        let configured = self.configured.as_ref();
+        let is_missing = file.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+        match (is_missing, configured) {
+            (true, Some(configured)) if self.needs_master_key => {
+                return Err(gone(place, file, &configured.by));
+            }
+            (true, _) => return Ok(false),
+            (false, _) => {}
+        }
+        let is_of_daemon = match configured {
+            Some(configured) => configured.by == place.config,
+            None => !place.has_systemd,
+        };
+        let is_master_key = configured.map_or(way == Way::MasterKey, |configured| configured.is_master_key);
+        let secret = InForce { way, file, is_master_key, is_of_daemon };
+        opens::check(&secret, &place.state_dir, self.needed, place.daemon()).map(|()| true)
+    }
+
+    /// The user who gets a new secret, if that is another one than the user who runs this: the user
+    /// of the daemon, unless systemd reads the secret.
+    pub(super) fn owner_of_secret(&self, place: &Place) -> Option<u32> {
+        if self.is_in_config(place) { place.daemon() } else { place.user() }
     }
 
     /// True if the file of a way is there.
@@ -110,20 +139,28 @@ impl Found {
         Way::MasterKey.file(&place.dir).filter(|_| self.has(Way::MasterKey))
     }
 
-    fn refused(&self, way: Way, by: &Path) -> Failure {
+    fn refused(&self, place: &Place, way: Way, by: &Path) -> Failure {
+        let by = by.display();
         // Nothing depends on a choice without a master key.
-        let again = match self.needs_master_key {
-            true => "docs/ceremony.md and docs/key-store.md describe the change to another way".into(),
-            false => format!("to choose again, remove {} first", by.display()),
+        let again = match (self.needs_master_key, way.setting()) {
+            (true, _) => "docs/ceremony.md and docs/key-store.md describe the change to another way".into(),
+            // The file has the grants and roles, too.
+            (false, Some(setting)) if self.is_in_config(place) => format!(
+                "to choose again, remove the line {setting} = ... from section [embedded] of {by}, and run keyward setup again"
+            ),
+            (false, _) => format!("to choose again, remove {by} first"),
         };
         Failure::new(
             exit::CANNOT_CREATE,
             format_args!(
-                "refused to change how the unit gets its master key: {} says {}; {again}",
-                by.display(),
+                "refused to change how the unit gets its master key: because of {by}, the unit gets the key {}; {again}",
                 way.described()
             ),
         )
+    }
+
+    fn is_in_config(&self, place: &Place) -> bool {
+        self.configured.as_ref().is_some_and(|configured| configured.by == place.config)
     }
 }
 
@@ -134,18 +171,38 @@ fn needs_master_key(state_dir: &Path, config: &Config) -> bool {
         Look::New => is_noted,
         Look::Old | Look::Used(Some(_)) => true,
         // A store that a daemon has open, or one for keys at remote units.
-        Look::Used(None) => is_noted || (config.grep11.is_empty() && !is_empty(state_dir)),
+        Look::Used(None) => is_noted || (config.grep11.is_empty() && opens::has_had_master_key(state_dir)),
     }
 }
 
-/// True if the unit has had no master key yet. Its state is not trusted for more than that.
-fn is_empty(state_dir: &Path) -> bool {
-    let mut text = Zeroizing::new(String::with_capacity(MAX_STATE));
-    let read = File::open(UnitStateFile::of(state_dir).path())
-        .and_then(|file| file.take(MAX_STATE as u64).read_to_string(&mut text));
-    let unit = Arc::new(Unit::sealed(NonZeroUsize::MIN));
-    let custodian = read.ok().and_then(|_| Custodian::open(unit, Some(&text), Box::new(Nowhere)).ok());
-    custodian.is_some_and(|custodian| *custodian.custody().state.current() == Register::Empty)
+/// The master key that the key store was made with, if it is known.
+fn needed(state_dir: &Path) -> Option<Wkid> {
+    let name = match keys::look(state_dir) {
+        Look::Used(Some(name)) => Some(name),
+        Look::New | Look::Old | Look::Used(None) => {
+            Witness::read(state_dir).and_then(|noted| noted.master_key)
+        }
+    };
+    name.and_then(|name| name.parse().ok())
+}
+
+/// The failure for a secret that is configured, and is gone.
+fn gone(place: &Place, file: &Path, by: &Path) -> Failure {
+    let advice = match opens::is_of_owners(&place.state_dir) {
+        true => {
+            "; or, since the master key has owners, make another secret, which keeps the key when they have brought their parts: docs/ceremony.md"
+        }
+        false => "",
+    };
+    Failure::new(
+        exit::CONFIG,
+        format_args!(
+            "cannot set up the unit: {file}, which {} names, is not there, and the key store in {} was made with a master key, which a new secret would not open; restore {file} from its copy, and run keyward setup again{advice}",
+            by.display(),
+            place.state_dir.display(),
+            file = file.display(),
+        ),
+    )
 }
 
 /// The failure for a key store whose secret is not there: a new one would open none of its keys.

@@ -11,6 +11,7 @@ mod credential;
 mod drop_in;
 mod files;
 mod found;
+mod opens;
 mod place;
 mod program;
 mod report;
@@ -25,6 +26,7 @@ use zeroize::Zeroizing;
 
 use super::client::{Client, STATE_DIR};
 use super::failure::Failure;
+use super::key::for_daemon;
 use super::output;
 use crate::ground::exit;
 use crate::ground::hardening;
@@ -80,19 +82,29 @@ impl Setup {
         }
         let found = Found::look(&place)?;
         let way = found.decide(&place, self.unseal, self.passphrase_file.as_deref(), || self.ask())?;
+        let file = match &found.configured {
+            Some(configured) => configured.secret.clone(),
+            None => self.passphrase_file.as_deref().and_then(absolute).or_else(|| way.file(&place.dir)),
+        };
         let recovery = self.check(&place, &found, way)?;
+        let is_there = file.as_deref().map(|file| found.check(&place, way, file)).transpose()?;
         place.prepare()?;
         let mut report = Report::new(way);
         match &found.configured {
             Some(configured) => {
                 report.secret = configured.secret.clone();
                 report.configured_by = Some(configured.by.clone());
-                if let (Some(copy), Some(file)) = (&recovery, &configured.secret) {
-                    let secret = decrypted(file)?;
-                    keep_copy(copy, &secret, &mut report)?;
+                match (&file, &recovery) {
+                    // As after an installation by a program that copies the configuration only.
+                    (Some(file), _) if is_there == Some(false) => {
+                        let owner = found.owner_of_secret(&place);
+                        self.make_secret(owner, way, file, recovery.as_deref(), &mut report)?;
+                    }
+                    (Some(file), Some(copy)) => keep_copy(copy, &decrypted(file)?, &mut report)?,
+                    _ => {}
                 }
             }
-            None => self.configure(&place, &found, way, recovery.as_deref(), &mut report)?,
+            None => self.configure(&place, &found, way, file, recovery.as_deref(), &mut report)?,
         }
         if let (Some(copy), Some(file)) = (&report.recovery, &report.secret) {
             report.restore = Some(credential::restoring(copy, file, report.bound_to));
@@ -146,7 +158,8 @@ impl Setup {
             if in_force.is_some_and(|in_force| Some(in_force) != absolute(named).as_deref()) {
                 return usage("--passphrase-file names another file than the one in force");
             }
-            secret::check_passphrase(named, place.user())?;
+            secret::check(way, named, found.owner_of_secret(place))?;
+            secret::warn_of_short(named);
         }
         let apart_from = [place.dir.as_path(), &place.state_dir];
         self.recovery.as_ref().map(|copy| secret::check_place(copy, &apart_from)).transpose()
@@ -158,15 +171,15 @@ impl Setup {
         place: &Place,
         found: &Found,
         way: Way,
+        file: Option<PathBuf>,
         recovery: Option<&Path>,
         report: &mut Report,
     ) -> Result<(), Failure> {
-        let file = self.passphrase_file.as_deref().and_then(absolute).or_else(|| way.file(&place.dir));
         if let Some(file) = &file
             && !found.has(way)
             && self.passphrase_file.is_none()
         {
-            self.make_secret(place, way, file, recovery, report)?;
+            self.make_secret(found.owner_of_secret(place), way, file, recovery, report)?;
         } else if let (Some(copy), Some(file)) = (recovery, &file) {
             keep_copy(copy, &decrypted(file)?, report)?;
         }
@@ -186,16 +199,16 @@ impl Setup {
 
     fn make_secret(
         &self,
-        place: &Place,
+        owner: Option<u32>,
         way: Way,
         file: &Path,
         recovery: Option<&Path>,
         report: &mut Report,
     ) -> Result<(), Failure> {
-        let made = if way == Way::Passphrase { secret::passphrase()? } else { secret::unseal_key()? };
+        let made = if way == Way::Passphrase { secret::new_passphrase()? } else { secret::unseal_key()? };
         report.made.push(file.to_owned());
         if way != Way::Credential {
-            files::make(file, &secret::line(&made), 0o600, place.user())?;
+            files::make(file, &secret::line(&made), 0o600, owner)?;
             output::note(format_args!(
                 "keep a copy of {} in another place: it opens the keys",
                 file.display()
@@ -234,7 +247,12 @@ impl Setup {
             (false, _) => report.next.push(place.command()),
         }
         if way == Way::Owners {
-            report.next.extend(["keyward unit claim --show", "keyward unit ceremony"].map(str::to_owned));
+            // A unit that has owners already waits for their parts.
+            let next = match opens::is_claimed(&place.state_dir) {
+                true => "keyward unit unseal FILE --unit-key FINGERPRINT",
+                false => "keyward unit ceremony",
+            };
+            report.next.push(for_daemon(next.into(), &place.runtime_dir));
         }
         Ok(())
     }

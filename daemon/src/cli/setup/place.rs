@@ -66,7 +66,12 @@ impl Place {
     /// The user of the daemon, who must own the secret. `None` if that is the user who runs this,
     /// or if systemd reads the secret.
     pub(super) fn user(&self) -> Option<u32> {
-        if self.has_systemd { None } else { migration::other_owner(&self.state_dir) }
+        if self.has_systemd { None } else { self.daemon() }
+    }
+
+    /// The user of the daemon, if that is another one than the user who runs this.
+    pub(super) fn daemon(&self) -> Option<u32> {
+        migration::other_owner(&self.state_dir)
     }
 
     /// The command that starts the daemon without systemd.

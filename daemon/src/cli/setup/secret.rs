@@ -8,11 +8,14 @@ use std::path::{Path, PathBuf};
 use keyward_unit::MasterKey;
 use zeroize::Zeroizing;
 
+use super::choice::Way;
 use super::files;
 use crate::cli::failure::Failure;
+use crate::cli::output;
 use crate::ground::exit;
-use crate::ground::master_key;
-use crate::ground::ownership::Name;
+use crate::ground::master_key::{self, Patterns};
+use crate::ground::ownership::{self, Name};
+use crate::ground::passphrase;
 use crate::ground::text::quoted;
 
 /// Makes an unseal key: 32 random bytes in hexadecimal digits.
@@ -27,7 +30,7 @@ pub(super) fn unseal_key() -> Result<Zeroizing<String>, Failure> {
 ///
 /// # Errors
 /// See [`unseal_key`].
-pub(super) fn passphrase() -> Result<Zeroizing<String>, Failure> {
+pub(super) fn new_passphrase() -> Result<Zeroizing<String>, Failure> {
     let mut random = Zeroizing::new([0; GROUPS * GROUP]);
     aws_lc_rs::rand::fill(&mut *random).map_err(no_randomness)?;
     // The full capacity at once: a text that grows leaves copies of itself in memory.
@@ -104,13 +107,18 @@ pub(super) fn write_copy(copy: &Path, secret: &str) -> Result<bool, Failure> {
     }
 }
 
-/// Checks a file with a passphrase. `reader` is the user of the daemon, if that user reads the file
-/// and is another one than the user who runs this.
+/// Checks the file of a secret that the daemon reads. `reader` is the user of the daemon, if that
+/// is another one than the user who runs this.
 ///
 /// # Errors
 /// [`Failure`] if the daemon would not accept the file.
-pub(super) fn check_passphrase(file: &Path, reader: Option<u32>) -> Result<(), Failure> {
+pub(super) fn check(way: Way, file: &Path, reader: Option<u32>) -> Result<(), Failure> {
     let found = fs::metadata(file).map_err(|reason| Failure::reading(file, &reason))?;
+    let name = match way {
+        Way::Passphrase => "passphrase",
+        Way::MasterKey => "master key",
+        _ => "unseal key",
+    };
     match reader {
         Some(reader) if found.uid() != reader => Err(Failure::new(
             exit::NO_PERMISSION,
@@ -124,13 +132,25 @@ pub(super) fn check_passphrase(file: &Path, reader: Option<u32>) -> Result<(), F
         )),
         Some(_) if found.mode() & 0o077 != 0 => {
             let error = master_key::MasterKeyError::Open(file.to_owned());
-            Err(Failure::new(exit::CONFIG, error.to_string().replace("master key", "passphrase")))
+            Err(Failure::new(exit::CONFIG, error.to_string().replace("master key", name)))
         }
         Some(_) => Ok(()),
         None => {
-            let loaded = master_key::load_unseal_passphrase(Some(file));
-            loaded.map(drop).map_err(|error| Failure::new(exit::CONFIG, error))
+            let loaded = match way {
+                Way::Passphrase => master_key::load_unseal_passphrase(Some(file)).map(drop),
+                Way::MasterKey => master_key::load(Some(file), Patterns::Accepted).map(drop),
+                _ => master_key::load_unseal_key(Some(file)).map(drop),
+            };
+            loaded.map_err(|error| Failure::new(exit::CONFIG, error))
         }
+    }
+}
+
+/// Warns of a passphrase that guesses may find.
+pub(super) fn warn_of_short(file: &Path) {
+    let text = File::open(file).and_then(ownership::read_all);
+    if text.is_ok_and(|text| passphrase::is_short(&text)) {
+        output::warn(format_args!("the passphrase in {} is short; {}", file.display(), passphrase::ADVICE));
     }
 }
 
@@ -154,7 +174,7 @@ mod tests {
 
     #[test]
     fn passphrases_are_groups_of_random_characters() {
-        let (one, two) = (passphrase().unwrap(), passphrase().unwrap());
+        let (one, two) = (new_passphrase().unwrap(), new_passphrase().unwrap());
         assert_ne!(*one, *two);
         let groups: Vec<_> = one.split('-').collect();
         assert_eq!(groups.len(), GROUPS);

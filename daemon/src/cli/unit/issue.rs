@@ -23,6 +23,7 @@ use crate::cli::key::for_daemon;
 use crate::cli::output::{print, print_json, warn};
 use crate::cli::passphrase;
 use crate::ground::exit;
+use crate::ground::passphrase as strength;
 use crate::ground::replace::replace;
 use crate::ground::text::quoted;
 use crate::keys::now;
@@ -136,10 +137,8 @@ pub(super) fn new_passphrase_of(
     source: &passphrase::Source,
 ) -> Result<Zeroizing<Vec<u8>>, Failure> {
     let passphrase = source.read_new(path)?.ok_or_else(|| no_passphrase(path))?;
-    if passphrase.len() < SHORT {
-        warn(format_args!(
-            "the passphrase is short; take one of at least {SHORT} characters, such as six random words"
-        ));
+    if strength::is_short(&passphrase) {
+        warn(format_args!("the passphrase is short; {}", strength::ADVICE));
     }
     Ok(passphrase)
 }
@@ -261,9 +260,6 @@ pub(super) fn person(path: &Path) -> Result<Person, Failure> {
 pub(super) fn public_path(path: &Path) -> PathBuf {
     path.with_added_extension("pub")
 }
-
-/// Length of a passphrase below which guesses may find it.
-const SHORT: usize = 16;
 
 #[cfg(test)]
 mod tests {

@@ -5,8 +5,8 @@ use crate::admin::unit_view::{AwaitedView, OwnedUnitView, RegisterView};
 use crate::cli::client::Client;
 use crate::cli::failure::Failure;
 use crate::cli::output::{print, print_json};
+use crate::cli::status::opened;
 use crate::config::EMBEDDED;
-use crate::ground::opening::described;
 
 pub(super) fn show(client: &Client) -> Result<(), Failure> {
     let failed = |error| Failure::from(error).while_trying("cannot show the unit").at(&client.runtime_dir);
@@ -42,7 +42,8 @@ fn text(unit: &OwnedUnitView, problem: Option<&str>) -> String {
     };
     problem.iter().for_each(|problem| text += &wrapped("reason           ", problem));
     if !unit.opening.is_empty() {
-        text += &format!("opened           {}\n", described(&unit.opening));
+        let opened = opened(&unit.opening, !unit.sealed, unit.next_start_fails);
+        text += &format!("opened           {opened}\n");
     }
     text += &format!("next command     {}\n", unit.next_counter);
     if unit.owned {
@@ -62,7 +63,8 @@ fn text(unit: &OwnedUnitView, problem: Option<&str>) -> String {
 
 fn register(name: &str, register: &RegisterView) -> String {
     let pattern = register.pattern.as_ref().map(|pattern| format!("  {pattern}\n")).unwrap_or_default();
-    format!("{name:16} {}\n{pattern}", register.state)
+    let wkid = register.wkid.as_ref().map(|wkid| format!(", in backups {wkid}")).unwrap_or_default();
+    format!("{name:16} {}{wkid}\n{pattern}", register.state)
 }
 
 fn awaited_text(awaited: &AwaitedView) -> String {
@@ -108,7 +110,7 @@ mod tests {
         let register = |state: &str, needed| RegisterView {
             state: state.into(),
             pattern: Some(digits()),
-            wkid: None,
+            wkid: Some("0".repeat(32)),
             needed: Some(needed),
             parts: Vec::new(),
             shares: Vec::new(),
@@ -120,12 +122,14 @@ mod tests {
             owned: true,
             sealed: true,
             opening: "unprotected".into(),
+            next_start_fails: true,
             next_counter: 1000,
             signature_threshold: 8,
             revocation_threshold: 8,
             administrators: vec![PersonView { name: "x".repeat(30), ski: digits() }],
             current: register("valid", needed),
             new: register("uncommitted", 16),
+            store_needs: None,
             awaited: vec![AwaitedView {
                 register: "current".into(),
                 needed: 16,

@@ -61,18 +61,32 @@ fn owners_get_a_unit_without_a_secret_of_the_host() {
         "{report}"
     );
     assert_eq!(machine.set_up(&[])["made"], json!([]));
-    // A secret that the configuration names is in force beside that drop-in.
-    let config = fs::read_to_string(machine.path("etc/keyward.toml")).unwrap();
-    let named = "[embedded]\nunseal-key = \"/etc/keyward/unseal.key\"";
-    fs::write(machine.path("etc/keyward.toml"), config.replace("[embedded]", named)).unwrap();
-    assert_eq!(machine.set_up(&[])["unseal"], "unprotected");
+    // A secret that the configuration names is in force beside that drop-in. A new unit gets one.
+    let (config, secret) =
+        (fs::read_to_string(machine.path("etc/keyward.toml")).unwrap(), machine.path("away/unseal"));
+    let named = format!("[embedded]\nunseal-key = {secret:?}");
+    fs::write(machine.path("etc/keyward.toml"), config.replace("[embedded]", &named)).unwrap();
+    let with_secret = machine.set_up(&[]);
+    assert_eq!((&with_secret["unseal"], &with_secret["made"]), (&json!("unprotected"), &json!([secret])));
+    assert_eq!(fs::read_to_string(&secret).unwrap().trim().len(), 64);
+    assert_eq!(machine.set_up(&[])["made"], json!([]));
+    // The file has the grants, too: only the line is to be removed.
+    let (_, line) = machine.refused(&["--unseal", "owners"]);
+    let toml = machine.path("etc/keyward.toml");
+    let advice = format!(
+        "; to choose again, remove the line unseal-key = ... from section [embedded] of {toml}, and run keyward setup again"
+    );
+    assert!(line.trim_end().ends_with(&advice), "{line}");
+    assert!(
+        line.contains(&format!("because of {toml}, the unit gets the key by a secret in a plain file")),
+        "{line}"
+    );
     fs::write(machine.path("etc/keyward.toml"), config).unwrap();
     machine.boot();
     assert_eq!(machine.opening(), "owners");
-    let next = report["next"].as_array().unwrap().iter().map(|next| next.as_str().unwrap());
-    let claim = next.clone().find(|next| next.contains("claim")).unwrap();
-    let words: Vec<_> = claim.split_whitespace().skip(1).collect();
-    assert!(machine.daemon.succeed(&words).trim().len() > 30, "{claim}");
+    // The ceremony takes the claim secret itself, and does not show it.
+    let ceremony = format!("keyward unit ceremony --runtime-dir {}", machine.path("run"));
+    assert_eq!(report["next"].as_array().unwrap()[1..], [json!(ceremony)]);
     let (_, line) = machine.refused(&["--unseal", "unprotected"]);
     assert!(line.ends_with("remove /etc/systemd/system/keyward.service.d/unseal.conf first\n"), "{line}");
     fs::remove_file(machine.path("systemd/keyward.service.d/unseal.conf")).unwrap();
@@ -81,6 +95,22 @@ fn owners_get_a_unit_without_a_secret_of_the_host() {
     machine.grant();
     machine.boot();
     machine.assert_starts_alone(Machine::boot);
+
+    // A unit that has its owners needs no ceremony.
+    let mut machine = Machine::new(true);
+    machine.set_up(&["--unseal", "owners"]);
+    machine.boot();
+    fs::write(machine.path("passphrase"), "six random words are long enough").unwrap();
+    let (alice, passphrase) = (machine.path("alice"), machine.path("passphrase"));
+    let new = ["unit", "admin", "new", &alice, "--name", "alice", "--passphrase-file", &passphrase];
+    assert!(Command::new(PROGRAM).args(new).output().unwrap().status.success());
+    let [signed, public] = [
+        ["--key", &alice, "--passphrase-file", &passphrase],
+        ["--admin", &(alice.clone() + ".pub"), "--signatures", "1"],
+    ];
+    machine.daemon.succeed(&[&["unit", "claim", "--revocation", "1"], &public[..], &signed].concat());
+    let next = machine.set_up(&[])["next"][1].as_str().unwrap().to_owned();
+    assert!(next.starts_with("keyward unit unseal FILE --unit-key FINGERPRINT --runtime-dir /"), "{next}");
 }
 
 /// Without systemd, the configuration names the secret, and the printed command starts the daemon
@@ -107,6 +137,17 @@ fn without_systemd_the_printed_command_starts_the_daemon() {
         machine.grant();
         let next = report["next"][0].as_str().unwrap().to_owned();
         chown(machine.path("notify"), Some(ALICE), None).unwrap();
+        let remarks = |machine: &Machine| {
+            let output = machine.serve().arg("--check-config").output().unwrap();
+            assert!(output.status.success(), "{output:?}");
+            String::from_utf8(output.stderr).unwrap()
+        };
+        // Before the first start, which makes the master key.
+        let told = remarks(&machine);
+        assert!(
+            !told.contains("no master key") && told.contains("the user of the daemon: to check"),
+            "{told}"
+        );
         let start = |machine: &mut Machine| {
             let mut shell = Command::new("sh");
             machine.at(shell.args(["-c", &format!("exec {next}")]));
@@ -122,6 +163,16 @@ fn without_systemd_the_printed_command_starts_the_daemon() {
         };
         assert!(by_alice("unit status --json").contains(&format!("\"opening\": {choice:?}")));
         by_alice("key generate shop --type p256");
+        let mut doctor = Command::new("setpriv");
+        doctor.args(["--reuid", &ALICE.to_string(), "--clear-groups", PROGRAM, "doctor"]);
+        let doctor = doctor.arg("--runtime-dir").arg(machine.path("run")).output().unwrap();
+        let told = String::from_utf8(doctor.stdout).unwrap();
+        assert!(!told.contains("no master key") && told.contains("is valid, and in force"), "{told}");
+        // A file that the daemon cannot read at its next start.
+        chown(file, Some(0), None).unwrap();
+        let told = remarks(&machine);
+        assert!(told.contains("but the daemon runs as user id 7002, who must be able to read it"), "{told}");
+        chown(file, Some(ALICE), None).unwrap();
         assert_eq!(machine.outcome(), Outcome::Done);
         machine.daemon.end(Signal::TERM);
         start(&mut machine);
@@ -145,10 +196,15 @@ fn a_passphrase_file_of_a_person_is_used_where_it_is() {
     let words = ["--unseal", "passphrase", "--passphrase-file", &file];
     let (status, line) = machine.refused(&words);
     assert!(status == 66 && line.contains("cannot read"), "{line}");
-    fs::write(&file, "correct horse battery staple\n").unwrap();
+    fs::write(&file, "short\n").unwrap();
     let (status, line) = machine.refused(&words);
     assert!(status == 78 && line.contains("chmod 600"), "{line}");
     assert!(Command::new("chmod").args(["600", &file]).status().unwrap().success());
+    let short = Machine::new(true);
+    let output = short.setup(&[&words[..], &["--no-start"]].concat()).output().unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && told.contains("is short; take one of at least 16"), "{told}");
+    fs::write(&file, "correct horse battery staple\n").unwrap();
     machine.set_up(&words);
     assert_eq!(machine.drop_in(), format!("[Service]\nLoadCredential=unseal-passphrase:{file}\n"));
     assert!(!machine.daemon.path("etc/unseal.passphrase").exists());

@@ -1,6 +1,7 @@
 //! Installations of earlier versions, lost secrets, and setups that were interrupted.
 
 use std::fs;
+use std::os::unix::fs::chown;
 use std::process::Command;
 
 use keyward_proto::Outcome;
@@ -56,9 +57,14 @@ fn an_existing_installation_keeps_its_key_file() {
     let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/setup.md")).unwrap();
     let by_hand = page.split("\n\n").find(|block| block.contains("printf")).unwrap();
     text_of(&machine.inside(&["sh", "-euc", by_hand]).output().unwrap());
-    let by_hand = "[Service]\nLoadCredential=master-key:/etc/keyward/master.key\n".to_owned();
-    assert_eq!(machine.drop_in(), by_hand + PLAIN);
+    let named = "[Service]\nLoadCredential=master-key:/etc/keyward/master.key\n".to_owned();
+    assert_eq!(machine.drop_in(), named + PLAIN);
     assert!(machine.calls().contains("restart keyward"));
+    // This machine has the file in another place.
+    let (status, line) = machine.refused(&[]);
+    assert!(status == 78 && line.contains("/etc/keyward/master.key, which /etc/systemd/"), "{line}");
+    let by_hand = by_hand.replace("/etc/keyward/master.key", &machine.path("etc/master.key"));
+    text_of(&machine.inside(&["sh", "-euc", &by_hand]).output().unwrap());
     assert_eq!(machine.set_up(&[])["made"], json!([]));
 }
 
@@ -99,6 +105,66 @@ fn no_secret_is_made_beside_a_store_with_keys() {
     machine.set_up(&[]);
     machine.boot();
     assert_eq!(machine.outcome(), Outcome::Done);
+}
+
+/// A configured secret that would leave the unit sealed at the next start.
+#[test]
+fn a_secret_that_does_not_open_the_unit_is_refused() {
+    if !has_root() {
+        return;
+    }
+    for (choice, has_systemd) in
+        [("unprotected", true), ("passphrase", true), ("credential", true), ("unprotected", false)]
+    {
+        if choice == "credential" && !has_systemd_creds() {
+            continue;
+        }
+        let mut machine = Machine::new(has_systemd);
+        let file = machine.set_up(&["--unseal", choice])["secret"].as_str().unwrap().to_owned();
+        machine.grant();
+        match has_systemd {
+            true => machine.boot(),
+            false => machine.daemon.start_as(&mut machine.serve()),
+        }
+        machine.daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
+        machine.daemon.end(Signal::TERM);
+        assert_eq!(machine.set_up(&[])["made"], json!([]));
+        let away = machine.path("away/secret");
+        fs::rename(&file, &away).unwrap();
+        let (status, line) = machine.refused(&["--yes"]);
+        let gone = format!("{file}, which ");
+        assert!(status == 78 && line.contains(&gone) && line.contains("is not there"), "{line}");
+        assert!(line.contains(&format!("restore {file} from its copy")), "{line}");
+        // Another secret of the same form. Only the key of its host opens a credential.
+        let other = Machine::new(true);
+        if choice == "credential" {
+            fs::copy(machine.path("host.secret"), other.path("host.secret")).unwrap();
+        }
+        let another = other.set_up(&["--unseal", choice])["secret"].as_str().unwrap().to_owned();
+        fs::copy(&another, &file).unwrap();
+        let (status, line) = machine.refused(&["--yes"]);
+        let does_not = format!("the secret in {file} does not open the master key of the unit");
+        assert!(status == 78 && line.contains(&does_not), "{line}");
+        fs::rename(&away, &file).unwrap();
+        assert_eq!(machine.set_up(&[])["made"], json!([]));
+        if has_systemd {
+            // Without the state of the unit, no secret has anything to open.
+            let unit = machine.path("state/unit");
+            fs::rename(&unit, machine.path("away/unit")).unwrap();
+            let (status, line) = machine.refused(&[]);
+            assert!(status == 78 && line.contains(&format!("{unit} does not have that key")), "{line}");
+            continue;
+        }
+        // A file that the user of the daemon cannot read.
+        for path in ["state", "state/keys.redb", "state/unit", "state/unit/state"] {
+            chown(machine.path(path), Some(7002), Some(7002)).unwrap();
+        }
+        let (status, line) = machine.refused(&[]);
+        let advice = format!("run: chown 7002 {file}\n");
+        assert!(status == 77 && line.ends_with(&advice), "{line}");
+        chown(&file, Some(7002), None).unwrap();
+        assert_eq!(machine.set_up(&[])["made"], json!([]));
+    }
 }
 
 /// A setup stops between two steps: the next one uses the same secret.

@@ -79,8 +79,8 @@ impl Session {
     }
 }
 
-/// Number of administrators who sign an activation. It destroys the master key in force: one without
-/// parts is gone for good.
+/// Number of administrators who sign an activation. It destroys the master key in force: one
+/// without parts is gone for good.
 pub(super) fn needed_to_activate(unit: &OwnedUnitView) -> u8 {
     if unit.current.needed == Some(0) { unit.signature_threshold } else { 1 }
 }
