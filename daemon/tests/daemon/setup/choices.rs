@@ -1,7 +1,7 @@
 //! The choices without a credential, on machines with and without systemd.
 
-use std::fs;
-use std::os::unix::fs::{MetadataExt, chown};
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::process::Command;
 
 use keyward_proto::Outcome;
@@ -102,6 +102,7 @@ fn owners_get_a_unit_without_a_secret_of_the_host() {
     machine.boot();
     fs::write(machine.path("passphrase"), "six random words are long enough").unwrap();
     let (alice, passphrase) = (machine.path("alice"), machine.path("passphrase"));
+    fs::set_permissions(&passphrase, Permissions::from_mode(0o600)).unwrap();
     let new = ["unit", "admin", "new", &alice, "--name", "alice", "--passphrase-file", &passphrase];
     assert!(Command::new(PROGRAM).args(new).output().unwrap().status.success());
     let [signed, public] = [
