@@ -24,6 +24,11 @@ impl Chain {
     /// # Errors
     /// [`InvalidChain`] says why the file cannot be used, or which other kind of file it is.
     pub fn read(file: &[u8]) -> Result<Self, InvalidChain> {
+        Self::read_inside(file, FORMS)
+    }
+
+    /// Reads a file that has at most `forms` other forms around its certificates.
+    fn read_inside(file: &[u8], forms: u32) -> Result<Self, InvalidChain> {
         // Any kind of private key, encrypted or truncated: the file should not have been sent.
         if file.windows(PRIVATE_KEY.len()).any(|part| part == PRIVATE_KEY) {
             return Err(InvalidChain::PrivateKey);
@@ -41,7 +46,9 @@ impl Chain {
             return Err(InvalidChain::Before1970(1));
         }
         match unfolded(file) {
-            Some(inside) if pem::blocks(&inside).next().is_none() => Self::read(&inside),
+            Some(inside) if forms > 1 && pem::blocks(&inside).next().is_none() => {
+                Self::read_inside(&inside, forms - 1)
+            }
             Some(inside) if inside.windows(PRIVATE_KEY.len()).any(|part| part == PRIVATE_KEY) => {
                 Err(InvalidChain::PrivateKey)
             }
@@ -226,6 +233,8 @@ pub enum InvalidChain {
 /// The end of the first line of a private key in PEM.
 const PRIVATE_KEY: &[u8] = b"PRIVATE KEY-----";
 
+/// Maximum number of forms around certificates: base64 around PEM in one line has two.
+const FORMS: u32 = 2;
 /// Maximum number of certificates of one key. Real chains have two to four.
 pub const MAX_CHAIN: usize = 10;
 
@@ -360,6 +369,14 @@ mod tests {
             pki.openssl(&command.replace("-nokeys", "-nokeys -passin pass:x"));
             assert_eq!(Chain::read(&fs::read(pki.0.path().join("NEW")).unwrap()), Ok(read(&text)), "{kind}");
         }
+
+        // A boundary that begins no block, which no other form makes plainer.
+        for hollow in ["-----BEGIN ", "-----BEGIN X", "-----BEGIN -----BEGIN X-----"] {
+            assert_eq!(Chain::read(hollow.as_bytes()), Err(InvalidChain::Empty), "{hollow}");
+        }
+        // Base64 around PEM in one line.
+        let line = STANDARD.encode(text.replace('\n', "\\n"));
+        assert_eq!(Chain::read(line.as_bytes()), Ok(read(&text)));
 
         let utf16: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
         let utf16 = [b"\xff\xfe", utf16.as_slice()].concat();
