@@ -85,7 +85,8 @@ soak: install-test
 		echo "soak: $$test, since $$(date +%H:%M)"; \
 		KEYWARD_SOAK=1 $(CARGO) test --release --workspace --test $${test%/*} -- $${test#*/}:: --nocapture --test-threads=1; \
 	done
-	KEYWARD_SOAK=1 $(CARGO) test --release --workspace --test daemon -- real_key_exchanges kill_9_under_load a_killed_unit --nocapture
+	KEYWARD_SOAK=1 $(CARGO) test --release --workspace --test daemon -- real_key_exchanges a_killed_unit --nocapture
+	KEYWARD_SOAK=1 $(CARGO) test --release --workspace --test daemon -- kill_9_under_load --nocapture
 	KEYWARD_SOAK=1 $(CARGO) test --release --workspace --test soak -- --nocapture
 	@$(LEFT_OUT)
 	CARGO="$(CARGO)" .ci/fuzz $(FUZZ_SECONDS)
