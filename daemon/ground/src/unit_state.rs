@@ -1,10 +1,11 @@
 //! The file with the state of a software crypto unit, in a directory of its own in the state
 //! directory.
 
+use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use keyward_unit::administration::{MAX_STATE, State, StateFile};
+use keyward_unit::administration::{MAX_STATE, Register, State, StateFile};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
@@ -68,6 +69,12 @@ impl StateFile for UnitStateFile {
     fn read(&self) -> io::Result<Option<Zeroizing<String>>> {
         Self::read(self).map_err(io::Error::other)
     }
+
+    fn set_aside(&self) -> io::Result<()> {
+        let mut names = (1_u32..).map(|number| self.0.with_added_extension(format!("found-{number}")));
+        let free = names.find(|path| path.symlink_metadata().is_err());
+        fs::rename(&self.0, free.unwrap_or_else(|| self.0.with_added_extension("found")))
+    }
 }
 
 /// A note beside the directory of the unit: the unit that belongs to the state directory. The note
@@ -78,12 +85,14 @@ pub struct KnownUnit {
     pub unit: String,
     /// True if the unit has owners.
     pub owned: bool,
+    /// True if the unit has a master key, which authenticates its state.
+    pub has_key: bool,
 }
 
 impl KnownUnit {
     /// The note of a unit in this state.
     pub fn of(state: &State) -> Self {
-        Self { unit: state.unit().to_string(), owned: !state.is_unowned() }
+        Self { unit: state.unit().to_string(), owned: !state.is_unowned(), has_key: has_key(state) }
     }
 
     /// Reads the note of a state directory. `None` if there is none.
@@ -113,17 +122,21 @@ impl KnownUnit {
     }
 
     fn parse(text: &str) -> Option<Self> {
-        let (unit, word) = text.trim_end().split_once(' ')?;
+        let (unit, words) = text.trim_end().split_once(' ')?;
+        let (word, has_key) = words.strip_suffix(KEY).map_or((words, false), |word| (word, true));
         let owned = [OWNED, UNOWNED].into_iter().position(|one| one == word)? == 0;
-        Some(Self { unit: unit.to_owned(), owned })
+        Some(Self { unit: unit.to_owned(), owned, has_key })
     }
 
     /// True if the unit of the note had owners, and a unit with this state cannot be the one that
     /// they have now. Without a state there is none.
     pub fn is_lost(&self, state: Option<&State>) -> bool {
-        // Owners can zeroize a unit, which gets another identity then.
-        let is_theirs =
-            |state: &State| !state.is_unowned() || state.is_erased() && state.unit().to_string() != self.unit;
+        // Owners can zeroize a unit, which gets another identity then. Without a master key,
+        // nothing authenticates a state.
+        let is_theirs = |state: &State| match state.is_unowned() {
+            true => state.is_erased() && state.unit().to_string() != self.unit,
+            false => has_key(state) || !self.has_key,
+        };
         self.owned && !state.is_some_and(is_theirs)
     }
 
@@ -136,7 +149,8 @@ impl KnownUnit {
             true => Ok(()),
             false => {
                 let word = if self.owned { OWNED } else { UNOWNED };
-                replace(&Self::path(state_dir), format!("{} {word}\n", self.unit).as_bytes(), 0o600)
+                let key = if self.has_key { KEY } else { "" };
+                replace(&Self::path(state_dir), format!("{} {word}{key}\n", self.unit).as_bytes(), 0o600)
             }
         }
     }
@@ -145,6 +159,10 @@ impl KnownUnit {
     pub fn path(state_dir: &Path) -> PathBuf {
         state_dir.join(NOTE)
     }
+}
+
+fn has_key(state: &State) -> bool {
+    [state.current(), state.new_register()].into_iter().any(|register| *register != Register::Empty)
 }
 
 /// No place: a unit that is only looked at keeps no state.
@@ -158,6 +176,10 @@ impl StateFile for Nowhere {
 
     fn read(&self) -> io::Result<Option<Zeroizing<String>>> {
         Ok(None)
+    }
+
+    fn set_aside(&self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -196,6 +218,8 @@ const DIRECTORY: &str = "unit";
 const NOTE: &str = "unit.known";
 const OWNED: &str = "owned";
 const UNOWNED: &str = "unowned";
+/// Ends the note of a unit with a master key.
+const KEY: &str = " key";
 /// Longest note, in bytes. An identity has 32 digits.
 const MAX_NOTE: u64 = 1024;
 const FILE: &str = "state";

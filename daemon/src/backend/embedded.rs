@@ -199,6 +199,11 @@ impl Embedded {
         self.needed.load().as_deref().copied()
     }
 
+    /// True if the state that the unit was started with is not the one of its owners.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.problem.load().as_deref().is_some_and(|problem| matches!(problem, Unusable::Lost { .. }))
+    }
+
     /// Sets the reason why the unit cannot be used with the key store, if there is one.
     pub(crate) fn set_problem(&self, problem: Option<Unusable>) {
         self.problem.store(problem.map(Arc::new));

@@ -17,7 +17,7 @@ pub(crate) enum Unusable {
     )]
     Emptied { needed: Wkid },
     #[error(
-        "the state of the embedded unit, which had owners, is lost: restore {}/unit from a backup, and restart the daemon; without a backup, its owners claim the unit again, and load the same parts; to go on without these owners, remove {}/unit.known, and restart the daemon",
+        "the state of the embedded unit, which had owners, is lost or an old one: stop the daemon, restore {}/unit from a backup, and start the daemon; without a backup, move that directory away before the start: then its owners claim the unit again, and load the same parts; to go on without these owners, remove {}/unit.known, too",
         state_dir.display(), state_dir.display()
     )]
     Lost { state_dir: PathBuf },

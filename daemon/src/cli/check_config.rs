@@ -18,19 +18,18 @@ use keyward_unit::{MasterKey, Unit, Wkid};
 use super::failure::Failure;
 use super::remarks::Remarks;
 use super::{output, private_network, service_files};
-use crate::backend::host_secrets;
-use crate::backend::{Backend, Unusable};
+use crate::backend::{Backend, Unusable, host_secrets};
 use crate::config::Config;
 use crate::ground::exit;
 use crate::ground::master_key::{self, MasterKeyError, Patterns};
 use crate::ground::ownership::{self, Name, Owners, OwnershipError};
-use crate::ground::unit_state::{Nowhere, UnitStateFile};
+use crate::ground::unit_state::{KnownUnit, Nowhere, UnitStateFile};
 use crate::keys::{self, KeyStore, Look, StoreError, StoreKeyError, Witness};
 use crate::serve::migration::{self, MASTER_KEY, STORE_KEY};
 use crate::serve::sockets::check_extra;
-use crate::serve::store_key;
 use crate::serve::upgrade::RUNNING_FORMAT;
 use crate::serve::{self, Options};
+use crate::serve::{embedded_unit, store_key};
 
 /// Checks the configuration and its files, and prints the configuration with all defaults.
 pub(super) fn run(options: &Options) -> Result<(), Failure> {
@@ -132,6 +131,7 @@ fn check_keys(
 ) -> Result<(), Failure> {
     let owner = migration::other_owner(&options.state_dir);
     let file = UnitStateFile::of(&options.state_dir);
+    check_note(&options.state_dir, &file, owner, remarks)?;
     let by_service = unseal_secret_of_service(config, owner, remarks);
     let has_key_file = config.embedded.master_key.is_some() || Path::new(MASTER_KEY.1).exists();
     let has_secret = config.embedded.unseal_key.is_some() || config.embedded.unseal_passphrase.is_some();
@@ -194,6 +194,25 @@ fn check_unit(
             .warn("the unseal secret keeps no master key yet: the owners must bring their parts once more"),
         Ok(false) => remarks.note("the owners of the embedded unit bring their parts after each start"),
         Err(error) => remarks.warn(error),
+    }
+    Ok(())
+}
+
+/// Checks the note about the owners of the unit, without which the daemon does not start.
+fn check_note(
+    state_dir: &Path,
+    file: &UnitStateFile,
+    owner: Option<u32>,
+    remarks: &mut Remarks,
+) -> Result<(), Failure> {
+    // The files belong to the user of the daemon.
+    if owner.is_some() {
+        return Ok(());
+    }
+    let Some(known) = KnownUnit::read(state_dir).map_err(wrong)? else { return Ok(()) };
+    let text = if file.exists() { file.read().map_err(wrong)? } else { None };
+    if embedded_unit::is_lost(text.as_deref().map(String::as_str), &known) {
+        remarks.warn(Unusable::Lost { state_dir: state_dir.to_owned() });
     }
     Ok(())
 }

@@ -46,7 +46,8 @@ pub(crate) async fn mend_state(daemon: &Daemon) {
     let problem = match mended {
         Ok(Ok(true)) => {
             tracing::error!(
-                "another program had removed or changed {} while the unit runs: the unit has written its state again",
+                "another program had removed or changed {} while the unit runs: the unit has written its state again; if there was another file, it is {}.found-1, or has the next number: to go back to it, stop the daemon, rename the file, and start the daemon",
+                file.path().display(),
                 file.path().display()
             );
             None

@@ -128,7 +128,9 @@ async fn carry_out(
         (Instruction::Activate(_) | Instruction::Commit(_), Some(new)) if !has_current => {
             refuse_other(daemon, new).await?;
         }
-        (Instruction::Clear(RegisterName::New, _), Some(new)) if has_current => {
+        // Without a master key in force, the owners can load the same one again.
+        (Instruction::Clear(RegisterName::New, _), Some(_)) if !has_current => {}
+        (Instruction::Clear(RegisterName::New, _), Some(new)) if !daemon.keys.is_locked() => {
             rewrap::refuse_to_give_up(daemon, new, &locked).await?;
         }
         (Instruction::Clear(..), Some(new)) => rewrap::refuse_to_cut_off(daemon, new, &locked).await?,

@@ -44,11 +44,20 @@ pub(super) fn backend(
     }
     let text = file.read()?;
     let text = text.as_deref().map(String::as_str);
-    let purpose = match KnownUnit::read(&options.state_dir)? {
-        Some(known) if is_lost(text, &known) => Purpose::Lost,
+    let known = KnownUnit::read(&options.state_dir)?;
+    let purpose = match &known {
+        Some(known) if is_lost(text, known) => Purpose::Lost,
         _ => Purpose::Serve,
     };
     let opened = sources.open(config, text, Box::new(file), purpose)?;
+    if purpose == Purpose::Serve
+        && known.is_some_and(|known| known.owned)
+        && opened.custodian.custody().state.is_unowned()
+    {
+        tracing::warn!(
+            "the embedded unit, which had owners, was zeroized: if none of its administrators has done that, another program has replaced its state"
+        );
+    }
     let problem = match purpose {
         Purpose::Lost => Some(Unusable::Lost { state_dir: options.state_dir.clone() }),
         _ => opened.problem,
@@ -91,7 +100,7 @@ fn warn_of_secrets(options: &Options, config: &Config) {
 }
 
 /// True if the state in a text is not the one of the unit with owners that belongs here.
-fn is_lost(text: Option<&str>, known: &KnownUnit) -> bool {
+pub(crate) fn is_lost(text: Option<&str>, known: &KnownUnit) -> bool {
     let state = text.map(|text| State::from_json(text.lines().next().unwrap_or_default()));
     match state {
         // A damaged state is refused by itself.

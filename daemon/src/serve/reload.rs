@@ -43,7 +43,8 @@ pub(super) async fn reload(
         )));
     }
     let waiting = waiting_for_restart(at_start, &config);
-    if let Some(embedded) = daemon.backends.embedded() {
+    // A state that is not the one of the owners is not opened by a secret of the host.
+    if let Some(embedded) = daemon.backends.embedded().filter(|embedded| !embedded.is_lost()) {
         problems.extend(embedded_unit::keep_again(embedded.custodian(), &options, &config).await);
         embedded.set_opening(host_secrets::opening(options.dev, &config));
     }

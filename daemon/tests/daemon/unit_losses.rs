@@ -77,6 +77,18 @@ fn a_state_that_is_gone_is_written_again() {
     // An old state of the same unit does not have the master key in force.
     fs::write(unit.join("state"), &old).unwrap();
     daemon.end(Signal::TERM);
+    assert_eq!(fs::read(unit.join("state.found-1")).unwrap(), old, "nothing is lost");
+    daemon.start(&[]);
+    assert_eq!(daemon.outcome("shop", &certificate_verify()), Outcome::Done);
+    // A state that is restored while the daemon runs without one stays as it is.
+    daemon.end(Signal::TERM);
+    let state = fs::read(unit.join("state")).unwrap();
+    fs::remove_dir_all(&unit).unwrap();
+    daemon.start(&[]);
+    assert_ne!(daemon.outcome("shop", &certificate_verify()), Outcome::Done);
+    fs::write(unit.join("state"), &state).unwrap();
+    daemon.end(Signal::TERM);
+    assert_eq!(fs::read(unit.join("state")).unwrap(), state);
     daemon.start(&[]);
     assert_eq!(daemon.outcome("shop", &certificate_verify()), Outcome::Done);
 }
@@ -105,6 +117,8 @@ fn a_secret_that_is_back_opens_the_unit_again() {
         return;
     }
     let mut ceremony = Ceremony::owned();
+    let state = ceremony.daemon.path("state/unit/state");
+    let without_key = fs::read(&state).unwrap();
     ceremony.daemon.new_key("unseal.key");
     let configuration = fs::read_to_string(ceremony.daemon.path("keyward.toml")).unwrap();
     let secret = ceremony.daemon.path("unseal.key");
@@ -129,7 +143,24 @@ fn a_secret_that_is_back_opens_the_unit_again() {
     let (status, line) =
         crate::fixture::failure_of(&serve.env_remove("CREDENTIALS_DIRECTORY").output().unwrap());
     assert!(status != 0 && line.contains("unit.known"), "{line}");
+    // An upgrade asks the new program first.
+    let mut check = ceremony.daemon.serve(&["--check-config"]);
+    let checked = check.env_remove("CREDENTIALS_DIRECTORY").output().unwrap();
+    assert!(!checked.status.success(), "{checked:?}");
     fs::set_permissions(&note, Permissions::from_mode(0o600)).unwrap();
+    ceremony.start();
+    assert_eq!(ceremony.outcome(), Outcome::Done);
+    // A state of before the first master key, which no master key authenticates.
+    ceremony.daemon.end(Signal::TERM);
+    let kept = fs::read(&state).unwrap();
+    fs::write(&state, &without_key).unwrap();
+    let noted = fs::read_to_string(&note).unwrap();
+    assert!(noted.ends_with(" owned key\n"), "{noted}");
+    ceremony.start();
+    let (_, ready) = ceremony.daemon.http("GET", "/ready", "").unwrap();
+    assert!(ready.contains("is lost or an old one"), "{ready}");
+    ceremony.daemon.end(Signal::TERM);
+    fs::write(&state, &kept).unwrap();
     ceremony.start();
     assert_eq!(ceremony.outcome(), Outcome::Done);
 }

@@ -42,6 +42,12 @@ pub trait StateFile: Send {
     /// # Errors
     /// The error of the system, or a reason why the file must not be used.
     fn read(&self) -> io::Result<Option<Zeroizing<String>>>;
+
+    /// Gives the file another name, which no other file has.
+    ///
+    /// # Errors
+    /// The error of the system; the file stays.
+    fn set_aside(&self) -> io::Result<()>;
 }
 
 /// The custodian of a unit. Threads share it by reference.
@@ -112,6 +118,7 @@ impl Custodian {
             unsealing: Vec::new(),
             importer: None,
             keeper: None,
+            is_put_away: false,
             forgets_kept: false,
         };
         if text.is_none() {
@@ -128,7 +135,8 @@ impl Custodian {
 
     /// Unseals the unit by the first of some secrets that opens the master keys in the state. From
     /// now on, the first secret keeps the master keys. Waits for the disk. Returns false if the
-    /// state keeps no master key: the unit stays sealed, if it was.
+    /// state keeps no master key, or somebody has sealed the unit since its start: the unit stays
+    /// sealed, if it was.
     ///
     /// # Errors
     /// [`CustodyError::OtherKeeper`] if none of these secrets keeps the master keys. The first one
@@ -152,22 +160,26 @@ impl Custodian {
     }
 
     /// Writes the state again if another program has removed or changed the file while the unit
-    /// runs: without the file, the next start would not have the master keys. Waits for the disk.
-    /// Returns true if the state was written.
+    /// runs: without the file, the next start would not have the master keys. Another file that is
+    /// there is kept beside it. Waits for the disk. Returns true if the state was written.
     ///
     /// # Errors
-    /// [`CustodyError::Removed`] if a master key is not in memory, and so the state cannot be
-    /// written, and [`CustodyError::Write`] if the disk does not take it.
+    /// [`CustodyError::Removed`] if a master key is not in memory, or the unit has none: then the
+    /// file may be the better one. [`CustodyError::Write`] if the disk does not take the state.
     pub fn mend(&self) -> Result<bool, CustodyError> {
         let mut inner = self.lock();
         if inner.is_in_file() {
             return Ok(false);
         }
-        match inner.write_again() {
-            Ok(()) => Ok(true),
-            Err(CustodyError::Refused(_)) => Err(CustodyError::Removed),
-            Err(error) => Err(error),
+        let is_there = !matches!(inner.file.read(), Ok(None));
+        if !inner.has_all() && (is_there || !inner.is_empty()) {
+            return Err(CustodyError::Removed);
         }
+        if is_there {
+            inner.file.set_aside().map_err(CustodyError::Write)?;
+        }
+        inner.write_again()?;
+        Ok(true)
     }
 
     /// True if one of some secrets opens the master keys that the state keeps. Stretches a
@@ -350,6 +362,7 @@ impl Custodian {
     pub fn seal(&self) {
         let mut inner = self.lock();
         inner.forget();
+        inner.is_put_away = true;
         self.follow(&mut inner);
     }
 
@@ -468,7 +481,7 @@ pub enum CustodyError {
     OtherSum,
     /// Another program has removed or changed the file.
     #[error(
-        "the state of the unit was removed or changed by another program while the unit runs; restore it from a backup, or have the owners bring their parts: then the unit writes its state again"
+        "the state of the unit was removed or changed by another program while the unit runs; if somebody has restored it, restart the daemon; otherwise restore it from a backup, or have the owners bring their parts: then the unit writes its state again"
     )]
     Removed,
     /// The command breaks a rule.

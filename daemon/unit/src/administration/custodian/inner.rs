@@ -29,6 +29,8 @@ pub(super) struct Inner {
     pub(super) unsealing: Vec<(RegisterName, Collection)>,
     pub(super) importer: Option<OwnImporter>,
     pub(super) keeper: Option<Keeper>,
+    /// True if somebody has sealed the unit: only its owners open it again before the next start.
+    pub(super) is_put_away: bool,
     /// True if no secret of the host is to keep master keys any more.
     pub(super) forgets_kept: bool,
 }
@@ -161,6 +163,7 @@ impl Inner {
             (_, Aim::Unseal) => self.unsealing.retain(|(waiting, _)| *waiting != register),
         }
         put?;
+        self.is_put_away = false;
         self.await_pieces();
         if self.unsealing.is_empty() && self.loading.is_none() {
             self.importer = None;
@@ -268,6 +271,11 @@ impl Inner {
     pub(super) fn adopt(&mut self, state: State) {
         self.state = state;
         self.read = None;
+    }
+
+    /// True if no register has a master key.
+    pub(super) fn is_empty(&self) -> bool {
+        self.state.current == Register::Empty && self.state.new == Register::Empty
     }
 
     /// True if the file has the present state. Without the master keys, the MACs are not compared.

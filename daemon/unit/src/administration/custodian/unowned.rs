@@ -14,7 +14,7 @@ impl Inner {
     /// Unseals by the first secret that opens the kept master keys, and keeps them by the first
     /// one.
     pub(super) fn keep_by(&mut self, secrets: &[KeepingSecret]) -> Result<bool, CustodyError> {
-        let Some(first) = secrets.first() else { return Ok(false) };
+        let Some(first) = secrets.first().filter(|_| !self.is_put_away) else { return Ok(false) };
         self.forgets_kept = false;
         let Some(kept) = self.state.kept.clone() else {
             return self.keep_anew(first);

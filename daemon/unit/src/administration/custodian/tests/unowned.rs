@@ -177,6 +177,47 @@ fn a_state_is_written_with_the_master_key_that_authenticates_it() {
     assert!(!house.unit.is_sealed());
 }
 
+/// Who has sealed a unit does not want a reload to open it.
+#[test]
+fn a_secret_does_not_open_a_unit_that_somebody_has_sealed() {
+    let mut house = House::new();
+    let mine = parts::<2>();
+    let secret = || KeepingSecret::random(&[b'1'; 32]).unwrap();
+    house.custodian.keep_by(&[secret()]).unwrap();
+    house.put_in_force(&mine);
+    house.custodian.seal();
+    assert!(!house.custodian.keep_by(&[secret()]).unwrap() && house.unit.is_sealed());
+    for part in &mine {
+        house.bring(&again(part)).unwrap();
+    }
+    assert!(house.custodian.keep_by(&[secret()]).unwrap() && !house.unit.is_sealed());
+    house.custodian.seal();
+    house.restart();
+    assert!(house.custodian.keep_by(&[secret()]).unwrap() && !house.unit.is_sealed());
+}
+
+/// A unit without a master key in memory leaves the file of another program as it is.
+#[test]
+fn only_a_unit_with_its_master_key_writes_over_another_file() {
+    let house = House::new();
+    let mine = parts::<2>();
+    house.put_in_force(&mine);
+    let restored = house.disk.texts().pop().unwrap();
+    let old = house.disk.texts().swap_remove(0);
+    house.disk.replace(&old).unwrap();
+    assert!(house.custodian.mend().unwrap() && !house.custodian.mend().unwrap());
+    assert_eq!(house.disk.texts().pop().unwrap(), restored);
+    house.custodian.seal();
+    assert!(!house.custodian.mend().unwrap());
+    house.disk.replace(&old).unwrap();
+    assert!(matches!(house.custodian.mend(), Err(CustodyError::Removed)));
+    // A unit that was started without its state, which somebody restores.
+    let house = House::unowned();
+    house.disk.replace(&restored).unwrap();
+    assert!(matches!(house.custodian.mend(), Err(CustodyError::Removed)));
+    assert_eq!(house.disk.texts().pop().unwrap(), restored);
+}
+
 /// A host that no longer starts alone forgets the master key.
 #[test]
 fn without_a_secret_the_state_forgets_what_it_kept() {
