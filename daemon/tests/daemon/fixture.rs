@@ -93,7 +93,8 @@ impl Daemon {
         self.on_disk(&self.serve(&["--dev"]), directory, size)
     }
 
-    /// The same for a start of the daemon.
+    /// Command that runs `serve` with a directory on a disk of some size, as
+    /// [`Self::serve_on_disk`] does.
     pub(crate) fn on_disk(&self, serve: &Command, directory: &str, size: &str) -> Command {
         let mut shell = Command::new("unshare");
         let script = format!("mount -t tmpfs -o size={size},mode=700 none \"$0\" && exec \"$@\"");

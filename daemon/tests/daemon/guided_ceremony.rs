@@ -52,6 +52,13 @@ impl Table {
         self.compare(&format!("your {fingerprint}"))
     }
 
+    /// A person takes a part that is there.
+    fn take(&mut self, name: &str, place: &str) {
+        self.answer(&format!("Directory or file of {name}"), place);
+        self.answer("Use it? (yes or no):", "yes");
+        self.compare("your pattern");
+    }
+
     fn passphrase(&mut self, question: &str, name: &str) {
         self.terminal.await_words(question);
         self.answer(": ", &passphrase_of(name));
@@ -263,24 +270,16 @@ fn lost_unit(mut ceremony: Ceremony, wkid: &str) {
     table.terminal.type_keys("dave grace\n");
     table.answer("Directory or file of dave", "./nobody");
     table.terminal.await_words("./nobody is not a part of dave");
-    table.answer("Directory or file of dave", "./dave/dave.part");
-    table.answer("Use it? (yes or no):", "yes");
-    table.compare("your pattern");
-    table.answer("Directory or file of grace", "");
-    table.answer("Use it? (yes or no):", "yes");
-    table.compare("your pattern");
+    table.take("dave", "./dave/dave.part");
+    table.take("grace", "");
     table.sign("Who signs, 1 of 3", &["bob"]);
     table.bring("grace");
     table.bring("dave");
     table.answer("Clear the new register, and bring the former parts?", "yes");
     table.sign("Who signs, 1 of 3", &["bob"]);
     table.answer("Names of the owners of the parts", "dave grace");
-    table.answer("Directory or file of dave", "./dave/dave-2.part");
-    table.answer("Use it? (yes or no):", "yes");
-    table.compare("your pattern");
-    table.answer("Directory or file of grace", "");
-    table.answer("Use it? (yes or no):", "yes");
-    table.compare("your pattern");
+    table.take("dave", "./dave/dave-2.part");
+    table.take("grace", "");
     table.sign("Who signs, 1 of 3", &["bob"]);
     table.bring("grace");
     table.bring("dave");
@@ -324,11 +323,7 @@ fn an_interrupted_ceremony_goes_on_where_it_was() {
     table.compare_unit_key();
     table.answer("Parts or shares [parts]:", "");
     table.answer("Names of the owners of the parts", "dave erin");
-    for name in ["dave", "erin"] {
-        table.answer(&format!("Directory or file of {name}"), "");
-        table.answer("Use it? (yes or no):", "yes");
-        table.compare("your pattern");
-    }
+    ["dave", "erin"].iter().for_each(|name| table.take(name, ""));
     table.sign("Who signs, 1 of 3", &["carol"]);
     table.bring("erin");
     table.bring("dave");
