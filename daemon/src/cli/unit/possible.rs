@@ -1,10 +1,8 @@
 //! Commands that a unit would never carry out. They are refused where they are made, before people
 //! sign them in different places.
 
-use std::collections::BTreeSet;
-
 use keyward_unit::administration::{
-    Instruction, MAX_ADMINISTRATORS, Pattern, Person, Refusal, RegisterName, Thresholds,
+    Instruction, MAX_ADMINISTRATORS, Pattern, Refusal, RegisterName, Thresholds, can_own,
 };
 
 use crate::admin::unit_view::{OwnedUnitView, RegisterView};
@@ -24,10 +22,7 @@ fn refusal(unit: &OwnedUnitView, instruction: &Instruction) -> Option<Refusal> {
         Thresholds { signature: unit.signature_threshold, revocation: unit.revocation_threshold };
     match (unit.owned, instruction) {
         (false, Instruction::Claim { administrators, thresholds }) => {
-            let are_sound = (1..=MAX_ADMINISTRATORS).contains(&administrators.len())
-                && are_different(administrators)
-                && can_reach(*thresholds, administrators.len());
-            return (!are_sound).then_some(Refusal::Owners);
+            return (!can_own(administrators, *thresholds)).then_some(Refusal::Owners);
         }
         (true, Instruction::Claim { .. }) => return Some(Refusal::Owned),
         (false, _) => return Some(Refusal::Unowned),
@@ -87,10 +82,4 @@ fn has(register: &RegisterView) -> Option<Pattern> {
 fn can_reach(thresholds: Thresholds, administrators: usize) -> bool {
     let reach = |threshold: u8| (1..=administrators).contains(&usize::from(threshold));
     reach(thresholds.signature) && reach(thresholds.revocation)
-}
-
-fn are_different(people: &[Person]) -> bool {
-    let names: BTreeSet<_> = people.iter().map(|person| person.name.as_str()).collect();
-    let keys: BTreeSet<_> = people.iter().map(|person| person.key.ski()).collect();
-    names.len() == people.len() && keys.len() == people.len()
 }

@@ -42,4 +42,4 @@ pub use register::{Contents, Origin, Register, SealedShare};
 pub use rules::{Effect, LONGEST_LIFE, Refusal, Surroundings};
 pub use shares::{MAX_SHARES, Share};
 pub use signed::{ClaimSecret, InvalidSigned, MAX_BUNDLE, SignatureFault, SignedCommand};
-pub use state::{InvalidState, MAX_STATE, State};
+pub use state::{InvalidState, MAX_STATE, State, can_own};

@@ -373,7 +373,7 @@ impl StoredRegister {
 }
 
 /// True if these administrators and thresholds can own a unit.
-pub(crate) fn can_own(administrators: &[Person], thresholds: Thresholds) -> bool {
+pub fn can_own(administrators: &[Person], thresholds: Thresholds) -> bool {
     let number = administrators.len();
     let in_reach = |threshold: u8| (1..=number).contains(&usize::from(threshold));
     let are_different = administrators.iter().enumerate().all(|(place, person)| {
