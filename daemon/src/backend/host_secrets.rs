@@ -23,7 +23,7 @@ pub(crate) fn opening(dev: bool, config: &Config) -> Opening {
 /// passphrase, if there are any.
 pub(crate) fn read(config: &Config) -> Vec<Result<KeepingSecret, MasterKeyError>> {
     let key = master_key::load_unseal_key(config.embedded.unseal_key.as_deref());
-    let key = key.map(|key| key.and_then(|key| KeepingSecret::random(key.to_hex().as_bytes())));
+    let key = key.map(|key| key.map(|key| KeepingSecret::of_key(&key)));
     let passphrase = master_key::load_unseal_passphrase(config.embedded.unseal_passphrase.as_deref());
     let passphrase = passphrase.map(|text| text.and_then(|text| KeepingSecret::passphrase(&text)));
     [key, passphrase].into_iter().filter_map(Result::transpose).collect()

@@ -267,12 +267,11 @@ fn has_owners(custodian: &Custodian) -> bool {
 fn is_kept_by(key: &MasterKey, file: &UnitStateFile, needed: Wkid) -> bool {
     let text = file.read().ok().flatten();
     let custodian = text.and_then(|text| looked_at(Some(text.as_str())).ok());
-    let secret = KeepingSecret::random(key.to_hex().as_bytes());
-    let (Some(custodian), Some(secret)) = (custodian, secret) else { return false };
+    let Some(custodian) = custodian else { return false };
     if has_owners(&custodian) {
         return true;
     }
-    let opened = custodian.keep_by(&[secret]).is_ok_and(|opened| opened);
+    let opened = custodian.keep_by(&[KeepingSecret::of_key(key)]).is_ok_and(|opened| opened);
     let custody = custodian.custody();
     let registers = [custody.state.current(), custody.state.new_register()];
     opened && registers.iter().filter_map(|register| register.contents()).any(|key| key.wkid == needed)

@@ -89,7 +89,7 @@ fn problem(custodian: &Custodian, config: &Config, dev: bool, state_dir: &Path) 
         Ok(Some(key)) if key.wkid() == current.wkid && *custody.state.new_register() == Register::Empty => {
             return None;
         }
-        Ok(Some(key)) => secrets.extend(KeepingSecret::random(key.to_hex().as_bytes())),
+        Ok(Some(key)) => secrets.push(KeepingSecret::of_key(&key)),
         Err(error) if config.embedded.master_key.is_some() || dev => reasons.push(error.to_string()),
         // No file is configured.
         Ok(None) | Err(_) => {}

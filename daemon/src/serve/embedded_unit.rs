@@ -182,7 +182,7 @@ impl Sources {
             if let Some(warning) = master_key::warning(key) {
                 tracing::error!("{warning}");
             }
-            secrets.extend(KeepingSecret::random(key.to_hex().as_bytes()));
+            secrets.push(KeepingSecret::of_key(key));
         }
         Ok(Self { file, secrets, has_secret, needed, is_new })
     }
@@ -316,7 +316,7 @@ pub(super) async fn keep_again(
         }
     }
     if let Ok(Some(key)) = host_secrets::master_key(options.dev, &options.state_dir, config, false) {
-        secrets.extend(KeepingSecret::random(key.to_hex().as_bytes()));
+        secrets.push(KeepingSecret::of_key(&key));
     }
     let custodian = Arc::clone(custodian);
     // A passphrase is stretched, and the disk may be slow.

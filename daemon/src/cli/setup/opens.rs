@@ -143,7 +143,7 @@ fn is_the_key(text: &str, custodian: Option<&Custodian>, needed: Option<Wkid>) -
 fn opens(custodian: &Custodian, way: Way, text: &str) -> Result<bool, CustodyError> {
     let secret = match way {
         Way::Passphrase => KeepingSecret::passphrase(text.as_bytes()),
-        _ => MasterKey::from_hex(text).ok().and_then(|key| KeepingSecret::random(key.to_hex().as_bytes())),
+        _ => MasterKey::from_hex(text).ok().map(|key| KeepingSecret::of_key(&key)),
     };
     match secret {
         Some(secret) => custodian.keep_by(&[secret]),

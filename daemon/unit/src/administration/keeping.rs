@@ -43,6 +43,11 @@ impl KeepingSecret {
         (secret.len() >= 32).then(|| Self { secret: Zeroizing::new(secret.to_vec()), kind: Kind::Random })
     }
 
+    /// The secret in a file that has the form of a master key: its hexadecimal digits.
+    pub fn of_key(key: &MasterKey) -> Self {
+        Self { secret: Zeroizing::new(key.to_hex().as_bytes().to_vec()), kind: Kind::Random }
+    }
+
     /// A passphrase, without the white space around it. `None` if it is empty.
     pub fn passphrase(passphrase: &[u8]) -> Option<Self> {
         let secret = passphrase.trim_ascii();
