@@ -53,16 +53,11 @@ impl Attributes {
     pub(crate) const NONE: Self = Self(0);
 
     /// A private key that the unit generated: it signs, and cannot be extracted.
-    pub(crate) const GENERATED: Self = Self(
-        Self::NEVER_EXTRACTABLE
-            | Self::MODIFIABLE
-            | Self::LOCAL
-            | Self::SIGN
-            | Self::PROTECTED_KEY_NEVER_EXTRACTABLE,
-    );
+    pub(crate) const GENERATED: Self =
+        Self(Self::NEVER_EXTRACTABLE | Self::LOCAL | Self::SIGN | Self::PROTECTED_KEY_NEVER_EXTRACTABLE);
 
     /// A private key from a file: it signs, and cannot be extracted.
-    pub(crate) const IMPORTED: Self = Self(Self::MODIFIABLE | Self::SIGN);
+    pub(crate) const IMPORTED: Self = Self(Self::SIGN);
 
     pub(crate) const fn from_bits(bits: u64) -> Self {
         Self(bits)
@@ -75,6 +70,11 @@ impl Attributes {
     /// True if all of `bits` are set.
     pub(crate) const fn has(self, bits: u64) -> bool {
         self.0 & bits == bits
+    }
+
+    /// True if at least one of `bits` is set.
+    pub(crate) const fn has_any(self, bits: u64) -> bool {
+        self.0 & bits != 0
     }
 
     /// These attributes with `bits` set or cleared.
@@ -286,12 +286,12 @@ mod tests {
         let blob = wrap(&keys, Attributes::GENERATED, &[1; 100]).unwrap();
         assert_eq!(blob[..32], [0; 32]);
         assert_eq!(&blob[32..48], keys.wkid.as_bytes());
-        assert_eq!(blob[48..56], 0x40_0126_u64.to_be_bytes());
+        assert_eq!(blob[48..56], 0x40_0122_u64.to_be_bytes());
         assert_eq!(blob[56..64], [0; 8]);
         assert_eq!(blob[64..66], [0x12, 0x34]);
         assert_eq!(blob.len(), 80 + 112 + 32);
         let imported = wrap(&keys, Attributes::IMPORTED, &[1; 100]).unwrap();
-        assert_eq!(imported[48..56], 0x104_u64.to_be_bytes());
+        assert_eq!(imported[48..56], 0x100_u64.to_be_bytes());
         assert_ne!(imported[66..], blob[66..], "the IV is fresh, so the same key never encrypts alike");
     }
 

@@ -20,6 +20,7 @@ mod object;
 mod pem;
 mod pkcs8;
 mod premaster;
+mod profile;
 mod rsa_numbers;
 #[cfg(test)]
 mod test_openssl;
@@ -36,6 +37,7 @@ pub use key::SigningInput;
 pub use master_key::{InvalidMasterKey, MasterKey};
 pub use pem::public_key_of_file;
 pub use premaster::PREMASTER;
+pub use profile::{Profile, UnknownProfile};
 pub use transport::{Transported, transport};
 pub use unfold::unfolded;
 pub use unit::{NewKey, Unit};

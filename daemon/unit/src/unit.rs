@@ -14,6 +14,7 @@ use crate::import::{self, ImportError};
 use crate::key::{Key, SigningInput};
 use crate::master_key::{MasterKey, WrappingKeys};
 use crate::object::{Material, Object};
+use crate::profile::{Profile, ProfileInForce};
 use crate::wkid::Wkid;
 
 /// The software crypto unit. Threads share it by reference; each thread makes its own signatures.
@@ -22,6 +23,7 @@ use crate::wkid::Wkid;
 pub struct Unit {
     master_keys: RwLock<MasterKeys>,
     cache: Mutex<Cache>,
+    profile: ProfileInForce,
 }
 
 /// The master keys that a unit has now.
@@ -47,9 +49,20 @@ impl Unit {
         unit
     }
 
-    /// Creates a unit without a master key.
+    /// Creates a unit without a master key, with the control points of [`Profile::Tls`].
     pub fn sealed(cached_keys: NonZeroUsize) -> Self {
-        Self { master_keys: RwLock::default(), cache: Mutex::new(Cache::new(cached_keys)) }
+        let cache = Mutex::new(Cache::new(cached_keys));
+        Self { master_keys: RwLock::default(), cache, profile: ProfileInForce::new(Profile::Tls) }
+    }
+
+    /// The control points for clients of GREP11.
+    pub fn profile(&self) -> Profile {
+        self.profile.get()
+    }
+
+    /// Sets the control points. Calls under way end with those before.
+    pub fn set_profile(&self, profile: Profile) {
+        self.profile.set(profile);
     }
 
     /// Simulates a unit of another maker, whose next master key is committed: GREP11's

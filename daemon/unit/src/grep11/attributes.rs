@@ -66,12 +66,12 @@ impl Crypto {
         if is_public(&request.object) {
             let key = self.public_key(&request.object)?;
             let attributes = key.attributes.ok_or_else(bare)?;
-            let attributes = changed(attributes, &changes)?;
+            let attributes = self.changed(attributes, &changes)?;
             return Ok(SetAttributeValueResponse { object: self.wrap_public(&key.spki, attributes)? });
         }
         let keys = self.unit.keys()?;
         let (attributes, plain) = blob::unwrap(&keys, &request.object)?;
-        let object = blob::wrap(&keys, changed(attributes, &changes)?, &plain)?;
+        let object = blob::wrap(&keys, self.changed(attributes, &changes)?, &plain)?;
         Ok(SetAttributeValueResponse { object })
     }
 
@@ -172,6 +172,43 @@ fn public_number(material: &PublicMaterial, number: u64) -> Option<OneAttr> {
     }
 }
 
+impl Crypto {
+    /// The attributes of a key after changes.
+    fn changed(&self, from: Attributes, changes: &Template) -> Result<Attributes, Error> {
+        changes.agrees(from)?;
+        let mut to = from;
+        for (number, value) in changes.booleans() {
+            let after = apply(to, number, value)?;
+            if after == to {
+                continue;
+            }
+            let refuse = |why: &str| {
+                let detail = format!("{} cannot be changed to {value}: {why}", name(number));
+                Err(Error::new(ckr::CKR_ATTRIBUTE_READ_ONLY, detail))
+            };
+            // A restrictable key can lose permissions even if it is not modifiable.
+            let modifiable =
+                from.has(Attributes::MODIFIABLE) || (from.has(Attributes::RESTRICTABLE) && !value);
+            if !modifiable {
+                return refuse("the key is not modifiable");
+            }
+            let profile = self.unit.profile();
+            if value && !profile.adds_uses() && number != cka::CKA_WRAP_WITH_TRUSTED {
+                return refuse(&format!(
+                    "a client can only take attributes away; control points of the unit, profile {profile}"
+                ));
+            }
+            // PKCS #11 2.40, table 27: these attributes change in one direction only.
+            match (number, value) {
+                (cka::CKA_EXTRACTABLE, true) => return refuse("a key that may not leave the unit never may"),
+                (cka::CKA_WRAP_WITH_TRUSTED, false) => return refuse("it changes in one direction only"),
+                _ => to = after,
+            }
+        }
+        Ok(to)
+    }
+}
+
 /// The attributes of a key, ready to be returned.
 struct Described {
     class: u64,
@@ -190,33 +227,6 @@ fn is_public(object: &[u8]) -> bool {
 fn bare() -> Error {
     let detail = "a bare public key has no attributes; UnwrapKey with CKM_IBM_TRANSPORTKEY takes it in";
     Error::new(ckr::CKR_OBJECT_HANDLE_INVALID, detail)
-}
-
-fn changed(from: Attributes, changes: &Template) -> Result<Attributes, Error> {
-    changes.agrees(from)?;
-    let mut to = from;
-    for (number, value) in changes.booleans() {
-        let after = apply(to, number, value)?;
-        if after == to {
-            continue;
-        }
-        let refuse = |why: &str| {
-            let detail = format!("{} cannot be changed to {value}: {why}", name(number));
-            Err(Error::new(ckr::CKR_ATTRIBUTE_READ_ONLY, detail))
-        };
-        // A restrictable key can lose permissions even if it is not modifiable.
-        let modifiable = from.has(Attributes::MODIFIABLE) || (from.has(Attributes::RESTRICTABLE) && !value);
-        if !modifiable {
-            return refuse("the key is not modifiable");
-        }
-        // PKCS #11 2.40, table 27: these attributes change in one direction only.
-        match (number, value) {
-            (cka::CKA_EXTRACTABLE, true) => return refuse("a key that may not leave the unit never may"),
-            (cka::CKA_WRAP_WITH_TRUSTED, false) => return refuse("it changes in one direction only"),
-            _ => to = after,
-        }
-    }
-    Ok(to)
 }
 
 const MAX_ATTRIBUTES: usize = 64;

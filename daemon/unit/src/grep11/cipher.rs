@@ -13,9 +13,9 @@ use zeroize::{Zeroize, Zeroizing};
 use super::aes::{BLOCK, Blocks, Mode};
 use super::crypto::Crypto;
 use super::error::Error;
-use super::mechanism::{iv, no_parameter, not_offered, oaep, offered};
+use super::mechanism::{iv, no_parameter, not_offered, oaep};
 use super::public_material::PublicMaterial;
-use super::request_key::{key_argument, permitted, wrong_type};
+use super::request_key::{key_argument, wrong_type};
 use super::rsa::{self, Padding};
 use super::state::{Operation, State, damaged};
 use crate::blob::Attributes;
@@ -28,7 +28,7 @@ impl Crypto {
     /// # Errors
     /// See [`Error`].
     pub fn encrypt_init(&self, request: EncryptInitRequest) -> Result<EncryptInitResponse, Error> {
-        let mechanism = offered(request.mech, ckf::CKF_ENCRYPT)?;
+        let mechanism = self.offered(request.mech, ckf::CKF_ENCRYPT)?;
         let key = key_argument(request.key, request.key_bytes)?;
         Ok(EncryptInitResponse { state: self.begin(Operation::Encrypt, mechanism, key)? })
     }
@@ -66,7 +66,7 @@ impl Crypto {
     /// # Errors
     /// See [`Error`].
     pub fn encrypt_single(&self, request: EncryptSingleRequest) -> Result<EncryptSingleResponse, Error> {
-        let mechanism = offered(request.mech, ckf::CKF_ENCRYPT)?;
+        let mechanism = self.offered(request.mech, ckf::CKF_ENCRYPT)?;
         let key = key_argument(request.key, request.key_bytes)?;
         Ok(EncryptSingleResponse { ciphered: self.encrypt_whole(&mechanism, &key, &request.plain, USE)? })
     }
@@ -76,7 +76,7 @@ impl Crypto {
     /// # Errors
     /// See [`Error`].
     pub fn decrypt_init(&self, request: DecryptInitRequest) -> Result<DecryptInitResponse, Error> {
-        let mechanism = offered(request.mech, ckf::CKF_DECRYPT)?;
+        let mechanism = self.offered(request.mech, ckf::CKF_DECRYPT)?;
         let key = key_argument(request.key, request.key_bytes)?;
         Ok(DecryptInitResponse { state: self.begin(Operation::Decrypt, mechanism, key)? })
     }
@@ -114,7 +114,7 @@ impl Crypto {
     /// # Errors
     /// See [`Error`].
     pub fn decrypt_single(&self, request: DecryptSingleRequest) -> Result<DecryptSingleResponse, Error> {
-        let mechanism = offered(request.mech, ckf::CKF_DECRYPT)?;
+        let mechanism = self.offered(request.mech, ckf::CKF_DECRYPT)?;
         let key = key_argument(request.key, request.key_bytes)?;
         let mut plain = self.decrypt_whole(&mechanism, &key, &request.ciphered, USE)?;
         Ok(DecryptSingleResponse { plain: core::mem::take(&mut *plain) })
@@ -128,8 +128,8 @@ impl Crypto {
         &self,
         request: ReencryptSingleRequest,
     ) -> Result<ReencryptSingleResponse, Error> {
-        let decryption = offered(request.dec_mech, ckf::CKF_DECRYPT)?;
-        let encryption = offered(request.enc_mech, ckf::CKF_ENCRYPT)?;
+        let decryption = self.offered(request.dec_mech, ckf::CKF_DECRYPT)?;
+        let encryption = self.offered(request.enc_mech, ckf::CKF_ENCRYPT)?;
         let from = key_argument(request.dec_key, request.dec_key_bytes)?;
         let to = key_argument(request.enc_key, request.enc_key_bytes)?;
         let plain = self.decrypt_whole(&decryption, &from, &request.ciphered, USE)?;
@@ -148,7 +148,7 @@ impl Crypto {
             Cipher::Rsa(padding) => rsa::encrypt(&self.public_encryption_key(key, uses)?, &padding, plain),
             Cipher::Aes(mode, iv) => {
                 let object = self.unit.unwrapped(key)?;
-                let key = aes_key(&object, uses.encryption)?;
+                let key = self.aes_key(&object, uses.encryption)?;
                 let mut blocks = Blocks::new(mode, key, iv);
                 let mut encrypted = blocks.encrypt(plain)?;
                 encrypted.extend_from_slice(&blocks.finish_encryption()?);
@@ -168,13 +168,13 @@ impl Crypto {
         let object = self.unit.unwrapped(key)?;
         match Cipher::from_mechanism(mechanism)? {
             Cipher::Rsa(padding) => {
-                let pkcs8 = rsa_key(&object, uses.decryption)?;
+                let pkcs8 = self.rsa_key(&object, uses.decryption)?;
                 // A made-up plaintext in the place of a wrapped key would be useless.
                 let reports_padding = self.padding_errors || uses.decryption != USE.decryption;
                 rsa::decrypt(&pkcs8, &padding, encrypted, reports_padding)
             }
             Cipher::Aes(mode, iv) => {
-                let key = aes_key(&object, uses.decryption)?;
+                let key = self.aes_key(&object, uses.decryption)?;
                 let mut blocks = Blocks::new(mode, key, iv);
                 let mut plain = Zeroizing::new(blocks.decrypt(encrypted)?);
                 let last = blocks.finish_decryption()?;
@@ -197,11 +197,11 @@ impl Crypto {
                 self.public_encryption_key(&state.key, USE)?;
             }
             (Cipher::Rsa(_), _) => {
-                rsa_key(&*self.unit.unwrapped(&state.key)?, USE.decryption)?;
+                self.rsa_key(&*self.unit.unwrapped(&state.key)?, USE.decryption)?;
             }
             (Cipher::Aes(_, iv), _) => {
                 let needed = if operation == Operation::Encrypt { USE.encryption } else { USE.decryption };
-                aes_key(&*self.unit.unwrapped(&state.key)?, needed)?;
+                self.aes_key(&*self.unit.unwrapped(&state.key)?, needed)?;
                 state.chain = iv.to_vec();
             }
         }
@@ -218,7 +218,7 @@ impl Crypto {
         let mut state = self.state(state, operation)?;
         let mode = block_mode(&state)?;
         let object = self.unit.unwrapped(&state.key)?;
-        let mut blocks = resumed(mode, &state, operation, &object)?;
+        let mut blocks = self.resumed(mode, &state, operation, &object)?;
         let out = match operation {
             Operation::Encrypt => blocks.encrypt(data)?,
             _ => blocks.decrypt(data)?,
@@ -235,7 +235,7 @@ impl Crypto {
         let state = self.state(state, operation)?;
         let mode = block_mode(&state)?;
         let object = self.unit.unwrapped(&state.key)?;
-        let mut blocks = resumed(mode, &state, operation, &object)?;
+        let mut blocks = self.resumed(mode, &state, operation, &object)?;
         match operation {
             Operation::Encrypt => blocks.finish_encryption(),
             _ => blocks.finish_decryption(),
@@ -252,8 +252,42 @@ impl Crypto {
                           UnwrapKey with CKM_IBM_TRANSPORTKEY takes a bare one in";
             Error::new(ckr::CKR_PUBLIC_KEY_INVALID, detail)
         })?;
-        permitted(attributes, uses.encryption.0, uses.encryption.1)?;
+        self.permitted(attributes, uses.encryption.0, uses.encryption.1)?;
         Ok(key.spki)
+    }
+}
+
+impl Crypto {
+    /// The value of an AES key that has the attribute of its use: bit and name.
+    fn aes_key<'o>(&self, object: &'o Object, (bit, attribute): (u64, &str)) -> Result<&'o [u8], Error> {
+        let Material::Secret(Secret { kind: SecretKind::Aes, value }) = &object.material else {
+            return Err(wrong_type("an AES key"));
+        };
+        self.permitted(object.attributes, bit, attribute)?;
+        Ok(value)
+    }
+
+    /// A private RSA key as PKCS#8, if the key has the attribute of its use: bit and name.
+    fn rsa_key(&self, object: &Object, (bit, attribute): (u64, &str)) -> Result<Zeroizing<Vec<u8>>, Error> {
+        let needed = || wrong_type("a private RSA key");
+        let Material::Key(key) = &object.material else { return Err(needed()) };
+        let Pair::Rsa(_) = key.pair() else { return Err(needed()) };
+        self.permitted(object.attributes, bit, attribute)?;
+        Ok(key.to_pkcs8()?)
+    }
+
+    /// Continues an operation from its state.
+    fn resumed<'k>(
+        &self,
+        mode: Mode,
+        state: &State,
+        operation: Operation,
+        object: &'k Object,
+    ) -> Result<Blocks<'k>, Error> {
+        let needed = if operation == Operation::Encrypt { USE.encryption } else { USE.decryption };
+        let chain = state.chain.as_slice().try_into().map_err(|_| damaged())?;
+        let key = self.aes_key(object, needed)?;
+        Ok(Blocks { mode, key, chain, rest: Zeroizing::new(state.rest.clone()) })
     }
 }
 
@@ -300,22 +334,6 @@ impl Cipher {
     }
 }
 
-fn aes_key<'o>(object: &'o Object, (bit, attribute): (u64, &str)) -> Result<&'o [u8], Error> {
-    let Material::Secret(Secret { kind: SecretKind::Aes, value }) = &object.material else {
-        return Err(wrong_type("an AES key"));
-    };
-    permitted(object.attributes, bit, attribute)?;
-    Ok(value)
-}
-
-fn rsa_key(object: &Object, (bit, attribute): (u64, &str)) -> Result<Zeroizing<Vec<u8>>, Error> {
-    let needed = || wrong_type("a private RSA key");
-    let Material::Key(key) = &object.material else { return Err(needed()) };
-    let Pair::Rsa(_) = key.pair() else { return Err(needed()) };
-    permitted(object.attributes, bit, attribute)?;
-    Ok(key.to_pkcs8()?)
-}
-
 /// The block mode of an operation in parts.
 fn block_mode(state: &State) -> Result<Mode, Error> {
     match Cipher::from_mechanism(&state.mechanism()?)? {
@@ -325,16 +343,4 @@ fn block_mode(state: &State) -> Result<Mode, Error> {
             "RSA takes its data in one piece: use Single, or Init and the call without Update",
         )),
     }
-}
-
-/// Continues an operation from its state.
-fn resumed<'k>(
-    mode: Mode,
-    state: &State,
-    operation: Operation,
-    object: &'k Object,
-) -> Result<Blocks<'k>, Error> {
-    let needed = if operation == Operation::Encrypt { USE.encryption } else { USE.decryption };
-    let chain = state.chain.as_slice().try_into().map_err(|_| damaged())?;
-    Ok(Blocks { mode, key: aes_key(object, needed)?, chain, rest: Zeroizing::new(state.rest.clone()) })
 }

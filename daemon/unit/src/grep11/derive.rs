@@ -13,13 +13,14 @@ use super::crypto::Crypto;
 use super::error::Error;
 use super::generate::SECRET_DEFAULTS;
 use super::hash::{HashFunction, Hashing};
-use super::mechanism::{bad_parameter, offered};
+use super::mechanism::bad_parameter;
 use super::public_material::PublicMaterial;
-use super::request_key::{key_argument, key_blob, permitted, wrong_type};
+use super::request_key::{key_argument, key_blob, wrong_type};
 use super::template::Template;
 use crate::blob::Attributes;
 use crate::key::Pair;
 use crate::object::{Material, Object, Secret, SecretKind};
+use crate::profile::{Class, Origin};
 
 impl Crypto {
     /// Derives a secret key from a private key and the public key of a peer.
@@ -27,7 +28,7 @@ impl Crypto {
     /// # Errors
     /// See [`Error`].
     pub fn derive_key(&self, request: DeriveKeyRequest) -> Result<DeriveKeyResponse, Error> {
-        let mechanism = offered(request.mech, ckf::CKF_DERIVE)?;
+        let mechanism = self.offered(request.mech, ckf::CKF_DERIVE)?;
         let template = Template::read(request.template, request.template_bytes)?;
         let (kind, key_type) = match template.integer(cka::CKA_KEY_TYPE) {
             Some(ckk::CKK_AES) => (SecretKind::Aes, ckk::CKK_AES),
@@ -39,11 +40,15 @@ impl Crypto {
             }
         };
         template.expect(cko::CKO_SECRET_KEY, key_type)?;
-        let attributes = template.attributes(SECRET_DEFAULTS)?;
+        let class = match kind {
+            SecretKind::Aes => Class::Aes,
+            SecretKind::Generic => Class::Generic,
+        };
+        let attributes = self.attributes_of_new(&template, SECRET_DEFAULTS, Origin::Derived, class)?;
 
         let base = self.unit.unwrapped(&key_argument(request.base_key, request.base_key_bytes)?)?;
         let private = private_key(&mechanism, &base)?;
-        permitted(base.attributes, Attributes::DERIVE, "CKA_DERIVE")?;
+        self.permitted(base.attributes, Attributes::DERIVE, "CKA_DERIVE")?;
         let never =
             base.attributes.has(Attributes::NEVER_EXTRACTABLE) && !attributes.has(Attributes::EXTRACTABLE);
         let attributes = attributes.with(Attributes::NEVER_EXTRACTABLE, never);
@@ -68,6 +73,7 @@ impl Crypto {
         if length > longest {
             return Err(too_long());
         }
+        self.check_length(length)?;
         let value = match parameter.function {
             // A secret that is too long loses its first bytes (PKCS #11 2.40, 2.3.6).
             None => shared[shared.len() - length..].to_vec(),

@@ -11,7 +11,7 @@ use keyward_grep11::{
 use super::crypto::Crypto;
 use super::error::Error;
 use super::hash::HashFunction;
-use super::mechanism::{no_parameter, not_offered, offered};
+use super::mechanism::{no_parameter, not_offered};
 use super::request_key::key_argument;
 use super::state::{Operation, State};
 use crate::blob::Attributes;
@@ -40,7 +40,7 @@ impl Crypto {
     /// # Errors
     /// See [`Error`].
     pub fn digest_init(&self, request: DigestInitRequest) -> Result<DigestInitResponse, Error> {
-        let mechanism = offered(request.mech, ckf::CKF_DIGEST)?;
+        let mechanism = self.offered(request.mech, ckf::CKF_DIGEST)?;
         function(&mechanism)?;
         let state = State::new(Operation::Digest, mechanism, Vec::new());
         Ok(DigestInitResponse { state: self.wrap_state(&state)? })
@@ -98,7 +98,7 @@ impl Crypto {
     /// # Errors
     /// See [`Error`].
     pub fn digest_single(&self, request: DigestSingleRequest) -> Result<DigestSingleResponse, Error> {
-        let mechanism = offered(request.mech, ckf::CKF_DIGEST)?;
+        let mechanism = self.offered(request.mech, ckf::CKF_DIGEST)?;
         Ok(DigestSingleResponse { digest: function(&mechanism)?.digest(&request.data) })
     }
 

@@ -17,12 +17,13 @@ use keyward_proto::{KeyType, MlDsa};
 use super::crypto::Crypto;
 use super::error::Error;
 use super::key_type::parameter_set;
-use super::mechanism::{no_parameter, not_offered, offered};
+use super::mechanism::{no_parameter, not_offered};
 use super::request_key::key_blob;
 use super::template::{Template, missing};
 use crate::blob::Attributes;
 use crate::key::Key;
 use crate::object::{Koblitz, Material, Object, SECP256K1, Secret, SecretKind, X25519, X25519_OID};
+use crate::profile::{Class, Origin};
 use crate::rsa_numbers::with_exponent;
 
 impl Crypto {
@@ -31,18 +32,20 @@ impl Crypto {
     /// # Errors
     /// See [`Error`].
     pub fn generate_key(&self, request: GenerateKeyRequest) -> Result<GenerateKeyResponse, Error> {
-        let mechanism = offered(request.mech, ckf::CKF_GENERATE)?;
+        let mechanism = self.offered(request.mech, ckf::CKF_GENERATE)?;
         no_parameter(&mechanism)?;
         let template = Template::read(request.template, request.template_bytes)?;
-        let (kind, key_type) = match mechanism.mechanism {
-            ckm::CKM_AES_KEY_GEN => (SecretKind::Aes, ckk::CKK_AES),
-            ckm::CKM_GENERIC_SECRET_KEY_GEN => (SecretKind::Generic, ckk::CKK_GENERIC_SECRET),
+        let (kind, class, key_type) = match mechanism.mechanism {
+            ckm::CKM_AES_KEY_GEN => (SecretKind::Aes, Class::Aes, ckk::CKK_AES),
+            ckm::CKM_GENERIC_SECRET_KEY_GEN => (SecretKind::Generic, Class::Generic, ckk::CKK_GENERIC_SECRET),
             other => return Err(not_offered(other)),
         };
         template.expect(cko::CKO_SECRET_KEY, key_type)?;
         let length = template.value_length()?.ok_or_else(|| missing(cka::CKA_VALUE_LEN))?;
-        let attributes = generated(template.attributes(SECRET_DEFAULTS)?);
+        let attributes =
+            generated(self.attributes_of_new(&template, SECRET_DEFAULTS, Origin::Generated, class)?);
         template.agrees(attributes)?;
+        self.check_length(length)?;
         let mut value = vec![0; length.min(Secret::MAX_GENERIC + 1)];
         rand::fill(&mut value)?;
         let secret = Secret::new(kind, value).map_err(|_| {
@@ -67,23 +70,26 @@ impl Crypto {
         &self,
         request: GenerateKeyPairRequest,
     ) -> Result<GenerateKeyPairResponse, Error> {
-        let mechanism = offered(request.mech, ckf::CKF_GENERATE_KEY_PAIR)?;
+        let mechanism = self.offered(request.mech, ckf::CKF_GENERATE_KEY_PAIR)?;
         no_parameter(&mechanism)?;
         let public = Template::read(request.pub_key_template, request.pub_key_template_bytes)?;
         let private = Template::read(request.priv_key_template, request.priv_key_template_bytes)?;
         let (key_type, private_defaults, public_defaults) = defaults(&mechanism)?;
         public.expect(cko::CKO_PUBLIC_KEY, key_type)?;
         private.expect(cko::CKO_PRIVATE_KEY, key_type)?;
-        let attributes = generated(private.attributes(private_defaults)?);
+        let class = if key_type == ckk::CKK_RSA { Class::Rsa } else { Class::Private };
+        let attributes =
+            generated(self.attributes_of_new(&private, private_defaults, Origin::Generated, class)?);
         private.agrees(attributes)?;
         // Every client may extract a public key, so the attribute has no meaning there.
-        let public_attributes = public.attributes(public_defaults)?;
+        let public_attributes =
+            self.attributes_of_new(&public, public_defaults, Origin::Generated, Class::Public)?;
         let public_attributes =
             public_attributes.with(Attributes::EXTRACTABLE, false).with(Attributes::LOCAL, true);
         public.agrees(public_attributes)?;
         let material = match mechanism.mechanism {
             ckm::CKM_RSA_PKCS_KEY_PAIR_GEN => rsa(&public)?,
-            ckm::CKM_EC_KEY_PAIR_GEN => ec(&public, &private)?,
+            ckm::CKM_EC_KEY_PAIR_GEN => self.ec(&public, &private)?,
             _ => ml_dsa(&public, &private)?,
         };
         let object = Object { attributes, material };
@@ -161,20 +167,27 @@ fn rsa(public: &Template) -> Result<Material, Error> {
     Ok(Material::Key(Key::from_rsa(pair)?))
 }
 
-fn ec(public: &Template, private: &Template) -> Result<Material, Error> {
-    let parameters = public.bytes(cka::CKA_EC_PARAMS).or_else(|| private.bytes(cka::CKA_EC_PARAMS));
-    let parameters = parameters.ok_or_else(|| missing(cka::CKA_EC_PARAMS))?;
-    let curve = curve(parameters)?;
-    let key = |key_type| Key::generate(key_type).map(Material::Key);
-    Ok(match curve {
-        SECP256R1 => key(KeyType::P256)?,
-        SECP384R1 => key(KeyType::P384)?,
-        SECP521R1 => key(KeyType::P521)?,
-        ED25519 => key(KeyType::Ed25519)?,
-        SECP256K1 => Material::Koblitz(Koblitz::generate()?),
-        X25519_OID => Material::X25519(X25519::generate()?),
-        other => return Err(curve_not_offered(&other.to_string())),
-    })
+impl Crypto {
+    fn ec(&self, public: &Template, private: &Template) -> Result<Material, Error> {
+        let parameters = public.bytes(cka::CKA_EC_PARAMS).or_else(|| private.bytes(cka::CKA_EC_PARAMS));
+        let parameters = parameters.ok_or_else(|| missing(cka::CKA_EC_PARAMS))?;
+        let curve = curve(parameters)?;
+        let key = |key_type| Key::generate(key_type).map(Material::Key);
+        Ok(match curve {
+            SECP256R1 => key(KeyType::P256)?,
+            SECP384R1 => key(KeyType::P384)?,
+            SECP521R1 => key(KeyType::P521)?,
+            ED25519 => key(KeyType::Ed25519)?,
+            SECP256K1 | X25519_OID if !self.unit.profile().makes_keys_beyond_tls() => {
+                let detail = "the control points of the unit, profile tls, admit keys for signatures of TLS: \
+                              P-256, P-384, P-521 and Ed25519";
+                return Err(Error::new(ckr::CKR_CURVE_NOT_SUPPORTED, detail));
+            }
+            SECP256K1 => Material::Koblitz(Koblitz::generate()?),
+            X25519_OID => Material::X25519(X25519::generate()?),
+            other => return Err(curve_not_offered(&other.to_string())),
+        })
+    }
 }
 
 /// The curve in CKA_EC_PARAMS: an object identifier in DER, or a name, which EP11 takes too.

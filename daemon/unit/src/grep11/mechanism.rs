@@ -14,6 +14,7 @@ use super::hash::HashFunction;
 use super::pss::Pss;
 use super::rsa_size::{OFFERED, VERIFIED};
 use crate::object::Secret;
+use crate::profile::Profile;
 
 impl Crypto {
     /// Lists the mechanisms on offer.
@@ -21,7 +22,9 @@ impl Crypto {
     /// # Errors
     /// None.
     pub fn get_mechanism_list(&self, _: GetMechanismListRequest) -> Result<GetMechanismListResponse, Error> {
-        Ok(GetMechanismListResponse { mechs: OFFERS.iter().map(|offer| offer.number).collect() })
+        let profile = self.unit.profile();
+        let offers = OFFERS.iter().filter(|offer| offer.uses_in(profile) != 0);
+        Ok(GetMechanismListResponse { mechs: offers.map(|offer| offer.number).collect() })
     }
 
     /// Returns the key sizes and uses of a mechanism.
@@ -33,11 +36,44 @@ impl Crypto {
         request: GetMechanismInfoRequest,
     ) -> Result<GetMechanismInfoResponse, Error> {
         let number = proto::number(request.mech);
+        let profile = self.unit.profile();
         let offer = OFFERS.iter().find(|offer| offer.number == number);
         let offer = offer.ok_or_else(|| not_offered(number))?;
-        let (min_key_size, max_key_size) = offer.sizes;
-        let info = MechanismInfo { min_key_size, max_key_size, flags: offer.flags };
-        Ok(GetMechanismInfoResponse { mech_info: Some(info) })
+        let flags = offer.uses_in(profile);
+        if flags == 0 {
+            return Err(switched_off(number, profile));
+        }
+        let (mut min_key_size, max_key_size) = offer.sizes;
+        if number == ckm::CKM_GENERIC_SECRET_KEY_GEN {
+            min_key_size = profile.shortest_secret() as u64 * 8;
+        }
+        Ok(GetMechanismInfoResponse { mech_info: Some(MechanismInfo { min_key_size, max_key_size, flags }) })
+    }
+
+    /// The mechanism of a request, if it is on offer for a use, which is a flag of [`ckf`].
+    ///
+    /// # Errors
+    /// `CKR_ARGUMENTS_BAD` without a mechanism, `CKR_MECHANISM_INVALID` if the mechanism is not on
+    /// offer.
+    pub(crate) fn offered(
+        &self,
+        mechanism: Option<proto::Mechanism>,
+        flag: u64,
+    ) -> Result<proto::Mechanism, Error> {
+        let mut mechanism = mechanism.ok_or_else(|| {
+            Error::new(ckr::CKR_ARGUMENTS_BAD, "the request has no mechanism in field Mech")
+        })?;
+        mechanism.mechanism = proto::number(mechanism.mechanism);
+        let (number, profile) = (mechanism.mechanism, self.unit.profile());
+        match OFFERS.iter().find(|offer| offer.number == number) {
+            Some(offer) if offer.uses_in(profile) & flag != 0 => Ok(mechanism),
+            Some(offer) if offer.flags & flag != 0 => Err(switched_off(number, profile)),
+            Some(_) => {
+                let detail = format!("{} is not a mechanism for this call", name(number));
+                Err(Error::new(ckr::CKR_MECHANISM_INVALID, detail))
+            }
+            None => Err(not_offered(number)),
+        }
     }
 }
 
@@ -48,6 +84,13 @@ pub(crate) struct Offer {
     sizes: (u64, u64),
     /// The uses of the mechanism: flags of [`ckf`].
     pub(crate) flags: u64,
+}
+
+impl Offer {
+    /// The uses of the mechanism that a profile leaves.
+    fn uses_in(&self, profile: Profile) -> u64 {
+        profile.uses(self.number, self.flags)
+    }
 }
 
 /// The offers, in the order that clients see. `CKM_RSA_PKCS` is the first, because some clients
@@ -125,24 +168,14 @@ pub(crate) static OFFERS: LazyLock<Vec<Offer>> = LazyLock::new(|| {
     offers
 });
 
-/// The mechanism of a request, if it is on offer for a use, which is a flag of [`ckf`].
-///
-/// # Errors
-/// `CKR_ARGUMENTS_BAD` without a mechanism, `CKR_MECHANISM_INVALID` if the mechanism is not on
-/// offer.
-pub(crate) fn offered(mechanism: Option<proto::Mechanism>, flag: u64) -> Result<proto::Mechanism, Error> {
-    let mut mechanism = mechanism
-        .ok_or_else(|| Error::new(ckr::CKR_ARGUMENTS_BAD, "the request has no mechanism in field Mech"))?;
-    mechanism.mechanism = proto::number(mechanism.mechanism);
-    let found = OFFERS.iter().find(|offer| offer.number == mechanism.mechanism);
-    match found {
-        Some(offer) if offer.flags & flag != 0 => Ok(mechanism),
-        Some(_) => {
-            let name = name(mechanism.mechanism);
-            Err(Error::new(ckr::CKR_MECHANISM_INVALID, format!("{name} is not a mechanism for this call")))
-        }
-        None => Err(not_offered(mechanism.mechanism)),
-    }
+/// Refuses a mechanism, or a use of one, that only another profile has.
+fn switched_off(number: u64, profile: Profile) -> Error {
+    let detail = format!(
+        "{} is switched off for this call by the control points of the unit, profile {profile}; its owner \
+         sees and sets them with: keyward unit control-points",
+        name(number)
+    );
+    Error::new(ckr::CKR_MECHANISM_INVALID, detail)
 }
 
 pub(crate) fn not_offered(number: u64) -> Error {

@@ -32,6 +32,8 @@ mod sign_method;
 mod signer;
 mod state;
 mod template;
+#[cfg(test)]
+mod tests;
 mod verifier;
 mod wrap;
 

@@ -1,9 +1,8 @@
-//! Keys in requests: where a request holds its key, and whether the call may use that key.
+//! Keys in requests and responses: where a message holds its key.
 
 use keyward_grep11::{KeyBlob, ckr};
 
 use super::error::Error;
-use crate::blob::Attributes;
 
 /// The key of a request in either dialect. The newer field counts if both are set.
 ///
@@ -21,20 +20,6 @@ pub(super) fn key_argument(newer: Option<KeyBlob>, older: Vec<u8>) -> Result<Vec
 /// A key in the newer form of a response.
 pub(super) fn key_blob(blob: &[u8]) -> Option<KeyBlob> {
     Some(KeyBlob { key_blobs: vec![blob.to_vec()], ..KeyBlob::default() })
-}
-
-/// Checks that a key has the attribute that its use needs.
-///
-/// # Errors
-/// `CKR_KEY_FUNCTION_NOT_PERMITTED` without the attribute.
-pub(super) fn permitted(attributes: Attributes, bit: u64, attribute: &str) -> Result<(), Error> {
-    match attributes.has(bit) {
-        true => Ok(()),
-        false => {
-            let detail = format!("the key may not be used so: its attribute {attribute} is false");
-            Err(Error::new(ckr::CKR_KEY_FUNCTION_NOT_PERMITTED, detail))
-        }
-    }
 }
 
 /// Refuses a key of the wrong type for the mechanism.

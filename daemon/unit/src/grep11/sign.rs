@@ -9,9 +9,8 @@ use keyward_grep11::{
 
 use super::crypto::Crypto;
 use super::error::Error;
-use super::mechanism::offered;
 use super::public_material::PublicMaterial;
-use super::request_key::{key_argument, permitted, wrong_type};
+use super::request_key::{key_argument, wrong_type};
 use super::sign_method::SignMethod;
 use super::signer::Signer;
 use super::state::{Operation, State};
@@ -26,7 +25,7 @@ impl Crypto {
     /// # Errors
     /// See [`Error`].
     pub fn sign_init(&self, request: SignInitRequest) -> Result<SignInitResponse, Error> {
-        let mechanism = offered(request.mech, ckf::CKF_SIGN)?;
+        let mechanism = self.offered(request.mech, ckf::CKF_SIGN)?;
         let key = key_argument(request.priv_key, request.priv_key_bytes)?;
         self.signer(SignMethod::from_mechanism(&mechanism)?, &key)?;
         let state = State::new(Operation::Sign, mechanism, key);
@@ -74,7 +73,7 @@ impl Crypto {
     /// # Errors
     /// See [`Error`].
     pub fn sign_single(&self, request: SignSingleRequest) -> Result<SignSingleResponse, Error> {
-        let mechanism = offered(request.mech, ckf::CKF_SIGN)?;
+        let mechanism = self.offered(request.mech, ckf::CKF_SIGN)?;
         let key = key_argument(request.priv_key, request.priv_key_bytes)?;
         let signature = self.signer(SignMethod::from_mechanism(&mechanism)?, &key)?.sign(&request.data)?;
         Ok(SignSingleResponse { signature })
@@ -85,7 +84,7 @@ impl Crypto {
     /// # Errors
     /// See [`Error`].
     pub fn verify_init(&self, request: VerifyInitRequest) -> Result<VerifyInitResponse, Error> {
-        let mechanism = offered(request.mech, ckf::CKF_VERIFY)?;
+        let mechanism = self.offered(request.mech, ckf::CKF_VERIFY)?;
         let key = key_argument(request.pub_key, request.pub_key_bytes)?;
         self.verifier(SignMethod::from_mechanism(&mechanism)?, &key)?;
         let state = State::new(Operation::Verify, mechanism, key);
@@ -134,7 +133,7 @@ impl Crypto {
     /// # Errors
     /// `CKR_SIGNATURE_INVALID` and `CKR_SIGNATURE_LEN_RANGE` for a wrong signature.
     pub fn verify_single(&self, request: VerifySingleRequest) -> Result<VerifySingleResponse, Error> {
-        let mechanism = offered(request.mech, ckf::CKF_VERIFY)?;
+        let mechanism = self.offered(request.mech, ckf::CKF_VERIFY)?;
         let key = key_argument(request.pub_key, request.pub_key_bytes)?;
         self.verifier(SignMethod::from_mechanism(&mechanism)?, &key)?
             .verify(&request.data, &request.signature)?;
@@ -157,7 +156,7 @@ impl Crypto {
         if !fits {
             return Err(wrong_type(method.private_key()));
         }
-        permitted(object.attributes, Attributes::SIGN, "CKA_SIGN")?;
+        self.permitted(object.attributes, Attributes::SIGN, "CKA_SIGN")?;
         Ok(Signer { method, object })
     }
 
@@ -168,7 +167,7 @@ impl Crypto {
             if !matches!(object.material, Material::Secret(_)) {
                 return Err(wrong_type(method.private_key()));
             }
-            permitted(object.attributes, Attributes::VERIFY, "CKA_VERIFY")?;
+            self.permitted(object.attributes, Attributes::VERIFY, "CKA_VERIFY")?;
             return Ok(Verifier::Secret(function, object));
         }
         let key = self.public_key(key)?;
@@ -184,7 +183,7 @@ impl Crypto {
             return Err(wrong_type(method.public_key()));
         }
         if let Some(attributes) = key.attributes {
-            permitted(attributes, Attributes::VERIFY, "CKA_VERIFY")?;
+            self.permitted(attributes, Attributes::VERIFY, "CKA_VERIFY")?;
         }
         Ok(Verifier::Public(method, Box::new(key)))
     }

@@ -4,7 +4,7 @@
 //! A state has the layout of a blob, under keys of its own. Any unit with the same master key can
 //! continue the operation.
 
-use keyward_grep11::{self as proto, ckr};
+use keyward_grep11::{self as proto, ckf, ckr};
 use prost::Message;
 use zeroize::{Zeroize, Zeroizing};
 
@@ -50,6 +50,19 @@ pub(crate) enum Operation {
     Decrypt = 3,
     Sign = 4,
     Verify = 5,
+}
+
+impl Operation {
+    /// The use that the mechanism must have: a flag of [`ckf`].
+    fn flag(self) -> u64 {
+        match self {
+            Self::Digest => ckf::CKF_DIGEST,
+            Self::Encrypt => ckf::CKF_ENCRYPT,
+            Self::Decrypt => ckf::CKF_DECRYPT,
+            Self::Sign => ckf::CKF_SIGN,
+            Self::Verify => ckf::CKF_VERIFY,
+        }
+    }
 }
 
 impl State {
@@ -124,7 +137,8 @@ impl Crypto {
     ///
     /// # Errors
     /// `CKR_OPERATION_NOT_INITIALIZED` without a state or for one of another operation,
-    /// `CKR_IBM_WKID_MISMATCH`, and `CKR_SAVED_STATE_INVALID` for an altered state.
+    /// `CKR_IBM_WKID_MISMATCH`, `CKR_SAVED_STATE_INVALID` for an altered state, and
+    /// `CKR_MECHANISM_INVALID` if the mechanism is no longer on offer.
     pub(crate) fn state(&self, state: &[u8], operation: Operation) -> Result<State, Error> {
         if state.is_empty() {
             return Err(Error::new(ckr::CKR_OPERATION_NOT_INITIALIZED, "the request has no state"));
@@ -140,6 +154,8 @@ impl Crypto {
                 "the state is that of another operation",
             ));
         }
+        // The control points may be others than at the beginning of the operation.
+        self.offered(Some(state.mechanism()?), operation.flag())?;
         Ok(state)
     }
 }

@@ -97,6 +97,10 @@ impl Template {
         self.integer(number).ok_or_else(|| missing(number))
     }
 
+    pub(crate) fn boolean(&self, number: u64) -> Option<bool> {
+        self.booleans.get(&number).copied()
+    }
+
     pub(crate) fn bytes(&self, number: u64) -> Option<&[u8]> {
         self.bytes.get(&number).map(Vec::as_slice)
     }

@@ -1,9 +1,10 @@
 //! Wrapping and unwrapping: keys that leave a unit or enter it under another key, and keys that go
 //! to the next master key.
 
+use der::{Reader, SliceReader};
 use keyward_grep11::{
-    RewrapKeyBlobRequest, RewrapKeyBlobResponse, UnwrapKeyRequest, UnwrapKeyResponse, WrapKeyRequest,
-    WrapKeyResponse, cka, ckf, ckk, ckm, cko, ckr,
+    Mechanism, RewrapKeyBlobRequest, RewrapKeyBlobResponse, UnwrapKeyRequest, UnwrapKeyResponse,
+    WrapKeyRequest, WrapKeyResponse, cka, ckf, ckk, ckm, cko, ckr,
 };
 use zeroize::Zeroizing;
 
@@ -11,7 +12,7 @@ use super::cipher::TRANSPORT;
 use super::crypto::Crypto;
 use super::error::Error;
 use super::key_type::key_type;
-use super::mechanism::{no_parameter, offered};
+use super::mechanism::no_parameter;
 use super::public_material::PublicMaterial;
 use super::request_key::{key_argument, key_blob};
 use super::rsa_size::{OFFERED, bit_length, rsa_size};
@@ -20,6 +21,7 @@ use crate::blob::{self, Attributes};
 use crate::error::UnitError;
 use crate::key::Pair;
 use crate::object::{Material, Object, Secret, SecretKind};
+use crate::profile::{Class, Origin};
 use crate::rsa_numbers::{PrivateNumbers, RsaShape};
 
 impl Crypto {
@@ -31,7 +33,7 @@ impl Crypto {
     /// # Errors
     /// See [`Error`].
     pub fn wrap_key(&self, request: WrapKeyRequest) -> Result<WrapKeyResponse, Error> {
-        let mechanism = offered(request.mech, ckf::CKF_WRAP)?;
+        let mechanism = self.offered(request.mech, ckf::CKF_WRAP)?;
         let object = self.unit.unwrapped(&key_argument(request.key, request.key_bytes)?)?;
         let wrapping_key = key_argument(request.ke_k, request.ke_k_bytes)?;
         if !object.attributes.has(Attributes::EXTRACTABLE) {
@@ -80,16 +82,32 @@ impl Crypto {
     /// # Errors
     /// See [`Error`].
     pub fn unwrap_key(&self, request: UnwrapKeyRequest) -> Result<UnwrapKeyResponse, Error> {
-        let mechanism = offered(request.mech, ckf::CKF_UNWRAP)?;
+        let mechanism = self.offered(request.mech, ckf::CKF_UNWRAP)?;
         let template = Template::read(request.template, request.template_bytes)?;
-        let attributes = template.attributes(Attributes::NONE.with(Attributes::MODIFIABLE, true))?;
-        template.agrees(attributes)?;
+        let of_new = |class| {
+            let defaults = Attributes::NONE.with(Attributes::MODIFIABLE, true);
+            let attributes = self.attributes_of_new(&template, defaults, Origin::Unwrapped, class)?;
+            template.agrees(attributes).map(|()| attributes)
+        };
         if mechanism.mechanism == ckm::CKM_IBM_TRANSPORTKEY {
             no_parameter(&mechanism)?;
-            return self.import_public(&request.wrapped, &template, attributes);
+            return self.import_public(&request.wrapped, &template, of_new(Class::Public)?);
         }
         let wrapping_key = key_argument(request.ke_k, request.ke_k_bytes)?;
         let key_type = template.needed_integer(cka::CKA_KEY_TYPE)?;
+        let attributes = of_new(match key_type {
+            ckk::CKK_AES => Class::Aes,
+            ckk::CKK_GENERIC_SECRET => Class::Generic,
+            ckk::CKK_RSA => Class::Rsa,
+            _ => Class::Private,
+        })?;
+        let in_one_form =
+            mechanism.mechanism == ckm::CKM_AES_CBC_PAD && !self.unit.profile().takes_any_form();
+        // The padding is checked after the key: see `in_its_form`.
+        let mechanism = match in_one_form {
+            true => Mechanism { mechanism: ckm::CKM_AES_CBC, ..mechanism },
+            false => mechanism,
+        };
         let plain = self.decrypt_whole(&mechanism, &wrapping_key, &request.wrapped, TRANSPORT);
         let plain = plain.map_err(|error| match error.code() {
             ckr::CKR_KEY_TYPE_INCONSISTENT => recode(&error, ckr::CKR_UNWRAPPING_KEY_TYPE_INCONSISTENT),
@@ -98,13 +116,18 @@ impl Crypto {
             _ => error,
         })?;
         let material = match key_type {
+            _ if in_one_form => in_its_form(key_type, &plain, &template)?,
             ckk::CKK_AES => secret(SecretKind::Aes, &plain, &template)?,
             ckk::CKK_GENERIC_SECRET => secret(SecretKind::Generic, &plain, &template)?,
             _ => private(key_type, &plain, &template)?,
         };
+        if let Material::Secret(secret) = &material {
+            self.check_length(secret.value.len())?;
+        }
         let object = Object { attributes, material };
         let blob = self.unit.wrap(&object).map_err(|error| match error {
             // The parts of the key do not belong together.
+            UnitError::Crypto(_) if in_one_form => not_in_its_form(),
             UnitError::Crypto(_) => invalid(),
             other => other.into(),
         })?;
@@ -195,6 +218,43 @@ fn private(expected: u64, plain: &[u8], template: &Template) -> Result<Material,
         PrivateNumbers::read(plain).map_err(|_| invalid())?;
     }
     Ok(material)
+}
+
+/// The private key in a plaintext with the padding of PKCS #7, if the plaintext is byte for byte
+/// the PKCS#8 that the unit writes for the key.
+///
+/// AES in CBC mode authenticates nothing: a client that has a wrapped key can alter the ciphertext,
+/// and learns from each answer whether the unit took the key. In this form, a public key belongs to
+/// the private key (EC, RSA), or the private key is the input of a hash (Ed25519, ML-DSA), and no
+/// byte is free. So the unit takes an altered plaintext only if the client has guessed a whole
+/// block. The padding comes last, because the time of the answer would tell of a wrong padding. A
+/// key of X25519 has neither, and is refused.
+fn in_its_form(expected: u64, padded: &[u8], template: &Template) -> Result<Material, Error> {
+    if [ckk::CKK_AES, ckk::CKK_GENERIC_SECRET].contains(&expected) {
+        let detail = "CKM_AES_CBC_PAD unwraps private keys only here; CKM_RSA_PKCS_OAEP unwraps secret keys";
+        return Err(Error::new(ckr::CKR_MECHANISM_INVALID, detail));
+    }
+    template.expect(cko::CKO_PRIVATE_KEY, expected)?;
+    let read = || {
+        let pkcs8 = SliceReader::new(padded).ok()?.tlv_bytes().ok()?;
+        let material = private(expected, pkcs8, template).ok()?;
+        let padding = padded.get(pkcs8.len()..)?;
+        let is_padding = (1..=16).contains(&padding.len())
+            && padding.iter().all(|byte| usize::from(*byte) == padding.len());
+        let is_bound = !matches!(material, Material::X25519(_));
+        let is_same = material.to_pkcs8().is_ok_and(|own| *own == *pkcs8);
+        (is_padding && is_bound && is_same).then_some(material)
+    };
+    read().ok_or_else(not_in_its_form)
+}
+
+fn not_in_its_form() -> Error {
+    Error::new(
+        ckr::CKR_WRAPPED_KEY_INVALID,
+        "the unwrapped bytes are not the PKCS#8 of a private key of this type in the form of openssl pkcs8 \
+         -topk8: an EC key with its public key, Ed25519 and ML-DSA as the seed alone; no answer says more \
+         under these control points",
+    )
 }
 
 /// Refuses an RSA key of a size or a form that is not offered.
