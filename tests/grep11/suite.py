@@ -2,7 +2,8 @@
 
 tests/grep11.rs starts the servers and sets the environment: KEYWARD_ADDRESS, KEYWARD_CA, KEYWARD_DIALECT,
 KEYWARD_OTHER_ADDRESS (a second server with the same master key), KEYWARD_NEXT_ADDRESS (a server with the
-next master key of the first) and KEYWARD_TOKEN.
+next master key of the first), KEYWARD_STRICT_ADDRESS and KEYWARD_TLS_ADDRESS (servers with the same master key and
+other control points) and KEYWARD_TOKEN.
 """
 
 import functools
@@ -33,6 +34,16 @@ def c():
 def other():
     """Another server with the same master key."""
     return connect("KEYWARD_OTHER_ADDRESS")
+
+
+def strict():
+    """A server with the same master key, and the control points strict."""
+    return connect("KEYWARD_STRICT_ADDRESS")
+
+
+def tls():
+    """A server with the same master key, and the control points tls."""
+    return connect("KEYWARD_TLS_ADDRESS")
 
 
 def after():

@@ -52,6 +52,7 @@ fn view(daemon: &Daemon, custody: &Custody) -> OwnedUnitView {
         unit: state.unit().to_string(),
         unit_key: state.unit_key().ski().to_string(),
         serves_grep11: daemon.serves_grep11,
+        control_points: custody.profile.to_string(),
         owned: !state.is_unowned(),
         sealed: custody.is_sealed,
         opening: opening.unwrap_or_default().into(),

@@ -12,6 +12,9 @@ pub(crate) struct OwnedUnitView {
     /// True if the unit serves GREP11: its clients have blobs that it does not know of.
     #[serde(default)]
     pub(crate) serves_grep11: bool,
+    /// The control points: `tls`, `strict` or `open`.
+    #[serde(default)]
+    pub(crate) control_points: String,
     /// False until somebody has claimed the unit.
     pub(crate) owned: bool,
     /// True if the current register has a master key that is not in memory.

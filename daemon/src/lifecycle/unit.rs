@@ -331,6 +331,7 @@ fn action_of(instruction: &Instruction) -> Action {
             Action::LoadMasterKey
         }
         Instruction::RemoveAdministrator { .. } => Action::RemoveAdministrator,
+        Instruction::SetControlPoints(_) => Action::SetControlPoints,
         Instruction::SetThresholds(_) => Action::SetThresholds,
         Instruction::Zeroize => Action::ResetUnit,
     }
@@ -382,6 +383,7 @@ fn details(signed: &SignedCommand, custodian: &Custodian) -> Map<String, Value> 
         Instruction::RemoveAdministrator { ski, name } => {
             json!({ "ski": ski.to_string(), "name": name.to_string() })
         }
+        Instruction::SetControlPoints(profile) => json!({ "profile": profile.name() }),
         Instruction::SetThresholds(thresholds) => json!({
             "signature_threshold": thresholds.signature,
             "revocation_threshold": thresholds.revocation,

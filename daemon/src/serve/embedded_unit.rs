@@ -50,6 +50,9 @@ pub(super) fn backend(
         _ => Purpose::Serve,
     };
     let opened = sources.open(config, text, Box::new(file), purpose)?;
+    if let Some(unit) = &options.unit {
+        opened.custodian.serve_grep11(unit.control_points);
+    }
     if purpose == Purpose::Serve
         && known.is_some_and(|known| known.owned)
         && opened.custodian.custody().state.is_unowned()

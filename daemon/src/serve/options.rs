@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use keyward_unit::Profile;
+
 use crate::config::{Config, ConfigError};
 use crate::serve::configuration;
 
@@ -29,6 +31,8 @@ pub struct UnitOptions {
     pub server: keyward_unit_server::Options,
     /// File of the master key, in the place of `master-key` in the configuration.
     pub master_key: Option<PathBuf>,
+    /// Control points of the unit until somebody owns the unit.
+    pub control_points: Profile,
     /// File of the next master key of a simulated unit of another maker.
     pub next_master_key: Option<PathBuf>,
 }

@@ -4,6 +4,7 @@ use core::pin::pin;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use keyward_unit::Profile;
 use keyward_unit_server::UnitServer;
 use sd_notify::NotifyState;
 use tokio::sync::mpsc;
@@ -172,7 +173,13 @@ impl<'a> Server<'a> {
             Some(server) => {
                 let wkid = daemon.backends.embedded_unit().and_then(|unit| unit.wkid());
                 let wkid = wkid.map(|wkid| wkid.to_string()).unwrap_or_default();
-                tracing::info!(version, %wkid, listen = %server.address(), %runtime_dir, "ready");
+                let profile = daemon.backends.embedded_unit().map_or(Profile::Strict, |unit| unit.profile());
+                if profile == Profile::Open {
+                    tracing::warn!(
+                        "control points open: a client that has the blob of a key can get the key out of the unit; see docs/grep11.md"
+                    );
+                }
+                tracing::info!(version, %wkid, control_points = %profile, listen = %server.address(), %runtime_dir, "ready");
             }
         }
     }

@@ -58,6 +58,8 @@ impl Profile {
             Self::Tls => match mechanism {
                 ckm::CKM_RSA_PKCS => offered & (SIGN | ckf::CKF_DECRYPT),
                 ckm::CKM_RSA_PKCS_OAEP | ckm::CKM_AES_CBC_PAD => offered & ckf::CKF_UNWRAP,
+                // Clients make an AES key to learn the name of the master key.
+                ckm::CKM_AES_KEY_GEN => offered,
                 _ if is_hmac(mechanism) => 0,
                 _ => offered & (SIGN | ckf::CKF_GENERATE_KEY_PAIR),
             },
@@ -66,11 +68,12 @@ impl Profile {
 
     /// The attributes of a new key without a template. `unwraps` is true if the template asks for
     /// a key that unwraps: such a key has no further use unless the template asks for it.
-    pub(crate) fn defaults(self, defaults: Attributes, unwraps: bool) -> Attributes {
+    pub(crate) fn defaults(self, defaults: Attributes, class: Class, unwraps: bool) -> Attributes {
+        let has_uses = !unwraps && (self, class) != (Self::Tls, Class::Aes);
         match self {
             Self::Open => defaults,
             Self::Tls | Self::Strict => {
-                defaults.with(Attributes::MODIFIABLE | if unwraps { USES } else { 0 }, false)
+                defaults.with(Attributes::MODIFIABLE | if has_uses { 0 } else { USES }, false)
             }
         }
     }
@@ -99,6 +102,9 @@ impl Profile {
         }
         if self == Self::Tls && attributes.has_any(USES & !(Attributes::SIGN | Attributes::DECRYPT)) {
             return Err("a private key may sign, decrypt or unwrap");
+        }
+        if (self, class) == (Self::Tls, Class::Aes) && attributes.has_any(USES) {
+            return Err("an AES key has no use but to unwrap");
         }
         let unwraps = attributes.has(Attributes::UNWRAP);
         if unwraps && attributes.has_any(USES) {

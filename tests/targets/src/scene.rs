@@ -6,7 +6,7 @@ use keyward_grep11::attribute_value::OneAttr;
 use keyward_grep11::mechanism::Parameter;
 use keyward_grep11::{AttributeValue, GenerateKeyPairRequest, GenerateKeyRequest, Mechanism, cka, ckm, ckr};
 use keyward_unit::grep11::{Crypto, Error};
-use keyward_unit::{MasterKey, Unit};
+use keyward_unit::{MasterKey, Profile, Unit};
 
 /// The unit, with blobs and public keys of its own that allow every operation.
 pub(crate) struct Scene {
@@ -25,6 +25,7 @@ impl Scene {
             NonZeroUsize::new(32).expect("more than 0"),
         );
         unit.simulate_next_master_key(&MasterKey::generate().expect("random bytes"));
+        unit.set_profile(Profile::Open);
         let crypto = Crypto::new(unit);
         let mut objects = Vec::new();
         for mechanism in [ckm::CKM_AES_KEY_GEN, ckm::CKM_GENERIC_SECRET_KEY_GEN] {

@@ -8,7 +8,7 @@ use keyward_unit::administration::{Refusal, SignedCommand, State, Surroundings};
 /// A unit that nobody owns.
 static UNIT: LazyLock<State> = LazyLock::new(|| State::new().expect("random bytes"));
 
-const HERE: Surroundings = Surroundings { now: 0, has_current: true, has_new: true };
+const HERE: Surroundings = Surroundings { now: 0, has_current: true, has_new: true, serves_grep11: true };
 
 /// Feeds an input to the decoder.
 pub fn run(bytes: &[u8]) {

@@ -82,9 +82,14 @@ fn text(path: &Path) -> &str {
 fn suite(dialect: &str) {
     let scene = Scene::new();
     let (current, next) = (scene.master_key("current"), scene.master_key("next"));
-    let server = scene.start_with("server", &["--master-key", &current, "--simulate-next-master-key", &next]);
-    let other = scene.start_with("other", &["--master-key", &current]);
-    let after = scene.start_with("after", &["--master-key", &next]);
+    let open = ["--control-points", "open"];
+    let simulated = ["--master-key", &current, "--simulate-next-master-key", &next];
+    let server = scene.start_with("server", &[&simulated[..], &open].concat());
+    let other = scene.start_with("other", &[&["--master-key", &current], &open[..]].concat());
+    let after = scene.start_with("after", &[&["--master-key", &next], &open[..]].concat());
+    let strict = scene.start_with("strict", &["--master-key", &current]);
+    let tls = scene.start_with("tls", &["--master-key", &current, "--control-points", "tls"]);
+    assert!(server.log().contains("control points open") && !strict.log().contains("control points open"));
     let mut command = scene.python.command();
     command.args(["-m", "unittest", "discover", "-s"]);
     command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("grep11")).arg("--failfast");
@@ -92,6 +97,8 @@ fn suite(dialect: &str) {
     command.env("KEYWARD_ADDRESS", server.address());
     command.env("KEYWARD_OTHER_ADDRESS", other.address());
     command.env("KEYWARD_NEXT_ADDRESS", after.address());
+    command.env("KEYWARD_STRICT_ADDRESS", strict.address());
+    command.env("KEYWARD_TLS_ADDRESS", tls.address());
     let output = run(&mut command);
     let report = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{report}\n{}", server.log());

@@ -72,6 +72,7 @@ struct Compared {
     sealed: bool,
     /// The way in which the unit gets its master key after a start.
     opening: String,
+    control_points: String,
     signature_threshold: u8,
     revocation_threshold: u8,
     /// Names of the administrators by their identities. People may be named differently.
@@ -100,6 +101,7 @@ impl Compared {
             owned: unit.owned,
             sealed: unit.sealed,
             opening: unit.opening,
+            control_points: unit.control_points,
             signature_threshold: unit.signature_threshold,
             revocation_threshold: unit.revocation_threshold,
             administrators: administrators.collect(),
@@ -109,13 +111,14 @@ impl Compared {
     }
 
     /// The facts that interchangeable units have in common, with their names.
-    fn facts(&self) -> [(&'static str, String); 6] {
+    fn facts(&self) -> [(&'static str, String); 7] {
         let owned = if self.owned { "owned" } else { "not owned" };
         let thresholds = format!("{} and {}", self.signature_threshold, self.revocation_threshold);
         let identities = self.administrators.keys().map(String::as_str).collect::<Vec<_>>();
         [
             ("owned", owned.into()),
             ("opened", described(&self.opening).into()),
+            ("control points", self.control_points.clone()),
             ("thresholds", thresholds),
             ("administrators", identities.join(", ")),
             ("current register", self.current.to_text()),

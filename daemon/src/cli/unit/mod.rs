@@ -4,6 +4,7 @@
 mod administrators;
 mod ceremony;
 mod compare;
+mod control_points;
 mod encrypted;
 mod issue;
 mod list;
@@ -42,6 +43,8 @@ pub(super) enum Command {
     Admin(administrators::Command),
     /// Set how many administrators must sign
     Threshold(administrators::SetThresholds),
+    /// Show the control points of a unit that serves GREP11, or set them
+    ControlPoints(control_points::ControlPoints),
     /// Make, show or encrypt a part of a master key; make the key of an owner of shares
     #[command(subcommand)]
     Part(parts::Command),
@@ -82,6 +85,7 @@ impl Command {
             Self::Claim(claim) => claim.run(),
             Self::Admin(command) => command.run(),
             Self::Threshold(set) => set.run(),
+            Self::ControlPoints(control_points) => control_points.run(),
             Self::Part(command) => command.run(),
             Self::Importer(show) => show.run(),
             Self::Load(load) => load.run(),

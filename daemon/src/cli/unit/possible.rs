@@ -46,6 +46,7 @@ fn refusal(unit: &OwnedUnitView, instruction: &Instruction) -> Option<Refusal> {
         Instruction::SetThresholds(asked) if !can_reach(*asked, administrators) => {
             Some(Refusal::Thresholds { asked: *asked, administrators })
         }
+        Instruction::SetControlPoints(_) if !unit.serves_grep11 => Some(Refusal::ServesTls),
         Instruction::Commit(pattern) if unit.new.state == "committed" && has(&unit.new) == Some(*pattern) => {
             Some(Refusal::AlreadyCommitted)
         }

@@ -5,6 +5,7 @@ use core::time::Duration;
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args};
+use keyward_unit::Profile;
 use keyward_unit_server::{Chance, Simulation, Transport};
 
 use crate::cli::failure::Failure;
@@ -34,6 +35,10 @@ pub(in crate::cli) struct Serve {
     /// File of the master key [default: the systemd credential master-key]
     #[arg(long, value_name = "FILE", conflicts_with = "dev")]
     master_key: Option<PathBuf>,
+    /// Control points for clients while nobody owns the unit: tls, strict or open; its owners set
+    /// others with keyward unit control-points
+    #[arg(long, value_name = "PROFILE", default_value_t = Profile::Strict)]
+    control_points: Profile,
     /// Configuration file, with roles and the audit trail [default: /etc/keyward/unit.toml, if
     /// there is one]
     #[arg(long, value_name = "FILE")]
@@ -118,6 +123,7 @@ impl Serve {
         let unit = UnitOptions {
             server,
             master_key: self.master_key,
+            control_points: self.control_points,
             next_master_key: self.simulate_next_master_key,
         };
         let options = Options {

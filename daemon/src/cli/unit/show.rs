@@ -45,6 +45,7 @@ fn text(unit: &OwnedUnitView, problem: Option<&str>) -> String {
         let opened = opened(&unit.opening, !unit.sealed, unit.next_start_fails);
         text += &format!("opened           {opened}\n");
     }
+    text += &format!("control points   {}\n", unit.control_points);
     text += &format!("next command     {}\n", unit.next_counter);
     if unit.owned {
         text += &format!(
@@ -119,6 +120,7 @@ mod tests {
             unit: "0".repeat(32),
             unit_key: digits(),
             serves_grep11: false,
+            control_points: "tls".into(),
             owned: true,
             sealed: true,
             opening: "unprotected".into(),

@@ -25,6 +25,7 @@ use super::part::PARTS;
 use super::pattern::Pattern;
 use super::person::{Person, PersonKey, PersonName, Ski};
 use super::shares::{MAX_SHARES, is_number_of_shares};
+use crate::profile::Profile;
 
 /// The identity of a unit: 16 random bytes.
 #[derive(Clone, Copy, Eq, PartialEq)]
@@ -128,6 +129,8 @@ pub enum Instruction {
         /// The name, which the people who sign know.
         name: PersonName,
     },
+    /// Sets the control points of a unit that serves GREP11.
+    SetControlPoints(Profile),
     /// Sets both thresholds.
     SetThresholds(Thresholds),
     /// Erases the unit.
@@ -147,6 +150,7 @@ impl Instruction {
             Self::LoadParts(_) => "load-parts",
             Self::LoadShares { .. } => "load-shares",
             Self::RemoveAdministrator { .. } => "remove-administrator",
+            Self::SetControlPoints(_) => "set-control-points",
             Self::SetThresholds(_) => "set-thresholds",
             Self::Zeroize => "zeroize",
         }
@@ -223,6 +227,7 @@ impl Command {
             Instruction::RemoveAdministrator { ski, name } => {
                 writeln!(text, "administrator: {name} {ski}")
             }
+            Instruction::SetControlPoints(profile) => writeln!(text, "profile: {profile}"),
             Instruction::SetThresholds(both) => thresholds(text, both),
             Instruction::Zeroize => Ok(()),
         }
@@ -375,6 +380,7 @@ impl<'t> Fields<'t> {
                 let (name, ski) = removed.ok_or(InvalidCommand::Field("administrator"))?;
                 Instruction::RemoveAdministrator { ski, name }
             }
+            "set-control-points" => Instruction::SetControlPoints(self.number("profile")?),
             "set-thresholds" => Instruction::SetThresholds(self.thresholds()?),
             "zeroize" => Instruction::Zeroize,
             _ => return Err(InvalidCommand::Field("command")),

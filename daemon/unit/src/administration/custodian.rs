@@ -24,6 +24,7 @@ use super::signed::SignedCommand;
 use super::state::State;
 use crate::error::UnitError;
 use crate::master_key::MasterKey;
+use crate::profile::Profile;
 use crate::unit::Unit;
 use authenticated::Authenticated;
 use inner::Inner;
@@ -66,6 +67,8 @@ pub struct Custody {
     pub state: State,
     /// True if the current register has a master key that is not in memory.
     pub is_sealed: bool,
+    /// The control points in force.
+    pub profile: Profile,
     /// Parts and shares that the unit waits for: the register, how its master key is put together,
     /// and the patterns of those that have arrived.
     pub awaited: Vec<(RegisterName, Origin, Vec<Pattern>)>,
@@ -120,6 +123,7 @@ impl Custodian {
             keeper: None,
             is_put_away: false,
             forgets_kept: false,
+            host_profile: None,
         };
         if text.is_none() {
             match inner.write(inner.state.clone(), [None, None]) {
@@ -131,6 +135,14 @@ impl Custodian {
         let mut inner = inner;
         let published = RwLock::new(Arc::new(inner.custody()));
         Ok(Self { unit, inner: Mutex::new(inner), published })
+    }
+
+    /// The unit serves GREP11. Until somebody owns the unit, its control points are those of the
+    /// host; then those that the owners set, at first [`Profile::Strict`].
+    pub fn serve_grep11(&self, host: Profile) {
+        let mut inner = self.lock();
+        inner.host_profile = Some(host);
+        self.follow(&mut inner);
     }
 
     /// Unseals the unit by the first of some secrets that opens the master keys in the state. From

@@ -21,6 +21,8 @@ pub struct Surroundings {
     pub has_current: bool,
     /// True if the master key of the new register is in memory.
     pub has_new: bool,
+    /// True if the unit serves GREP11, so that its control points can be set.
+    pub serves_grep11: bool,
 }
 
 /// Work that the unit has to do for a command, once the new state is on the disk.
@@ -131,6 +133,7 @@ impl State {
             Instruction::AddAdministrator(_)
             | Instruction::Commit(_)
             | Instruction::GenerateShares { .. }
+            | Instruction::SetControlPoints(_)
             | Instruction::SetThresholds(_) => self.thresholds.signature,
             Instruction::RemoveAdministrator { .. } => self.thresholds.revocation,
             Instruction::Claim { thresholds, .. } => thresholds.signature,
@@ -186,6 +189,12 @@ impl State {
                 return Ok(Effect::Expect(Origin::Shares { needed: *needed, shares: shares.clone() }));
             }
             Instruction::RemoveAdministrator { ski, name } => self.remove_administrator(*ski, name)?,
+            Instruction::SetControlPoints(profile) => {
+                if !here.serves_grep11 {
+                    return Err(Refusal::ServesTls);
+                }
+                self.profile = Some(*profile);
+            }
             Instruction::SetThresholds(thresholds) => {
                 if !can_own(&self.administrators, *thresholds) {
                     return Err(Refusal::Thresholds {
@@ -383,6 +392,11 @@ pub enum Refusal {
         "the unit is sealed: its owners must bring their parts first: keyward unit unseal FILE --unit-key FINGERPRINT"
     )]
     Sealed,
+    /// The unit has no clients of GREP11.
+    #[error(
+        "the control points of this unit are tls, and nobody can change them: only keyward unit serve has others"
+    )]
+    ServesTls,
     /// A signature does not count.
     #[error(transparent)]
     Signature(#[from] SignatureFault),

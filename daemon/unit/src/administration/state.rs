@@ -22,6 +22,7 @@ use super::register::{Contents, Origin, Register, SealedShare};
 use super::shares::{MAX_SHARES, is_number_of_shares};
 use super::signed::ClaimSecret;
 use crate::error::UnitError;
+use crate::profile::Profile;
 
 /// The state of a unit.
 #[derive(Clone, Debug)]
@@ -41,6 +42,8 @@ pub struct State {
     pub(crate) kept: Option<Vec<u8>>,
     /// True once the unit was zeroized: only its owners give it a master key again.
     pub(crate) erased: bool,
+    /// The control points that the owners have set.
+    pub(crate) profile: Option<Profile>,
 }
 
 impl State {
@@ -64,6 +67,7 @@ impl State {
             new: Register::Empty,
             kept: None,
             erased: false,
+            profile: None,
         })
     }
 
@@ -105,6 +109,12 @@ impl State {
     /// Counter of the next command.
     pub fn next_counter(&self) -> u64 {
         self.counter.saturating_add(1)
+    }
+
+    /// The control points that the owners have set for clients of GREP11; `None` if they have set
+    /// none.
+    pub fn profile(&self) -> Option<Profile> {
+        self.profile
     }
 
     /// The register of the master key in force.
@@ -191,6 +201,8 @@ struct Stored {
     kept: Option<String>,
     #[serde(default, skip_serializing_if = "core::ops::Not::not")]
     erased: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    control_points: Option<String>,
 }
 
 #[derive(Deserialize, Serialize)]
@@ -242,6 +254,7 @@ impl Stored {
             new: StoredRegister::of(&state.new),
             kept: state.kept.as_ref().map(|kept| STANDARD.encode(kept)),
             erased: state.erased,
+            control_points: state.profile.map(|profile| profile.to_string()),
         }
     }
 
@@ -271,6 +284,7 @@ impl Stored {
             new,
             kept: self.kept.map(|kept| STANDARD.decode(kept)).transpose().ok()?,
             erased: self.erased,
+            profile: self.control_points.map(|name| name.parse()).transpose().ok()?,
         })
     }
 }
@@ -414,6 +428,7 @@ mod tests {
             administrators: owners.to_vec(),
             thresholds: Thresholds { signature: 2, revocation: 3 },
             counter: 17,
+            profile: Some(Profile::Open),
             current: Register::Valid(Contents {
                 pattern: one,
                 wkid: Wkid::from_bytes([1; 16]),

@@ -39,7 +39,7 @@ impl Crypto {
     ) -> Result<Attributes, Error> {
         let profile = self.unit.profile();
         let unwraps = template.boolean(cka::CKA_UNWRAP) == Some(true);
-        let attributes = template.attributes(profile.defaults(defaults, unwraps))?;
+        let attributes = template.attributes(profile.defaults(defaults, class, unwraps))?;
         profile.admits(origin, class, attributes).map_err(|reason| self.inadmissible(reason))?;
         Ok(attributes)
     }

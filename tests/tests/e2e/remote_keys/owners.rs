@@ -35,6 +35,18 @@ fn two_units_of_the_same_people_take_over_from_each_other() {
     };
     assert!(is_alike(&servers));
 
+    // What their clients may do is up to the owners, too.
+    let shown = |server: &UnitServer| succeed(&mut unit(server).command(&["control-points"]));
+    assert!(shown(&servers[0]).starts_with("control points   strict\n"), "{}", shown(&servers[0]));
+    let set = ["control-points", "--set", "tls"];
+    let few = unit(&servers[0]).quorum(&set, &["alice"]).unwrap_err();
+    assert!(few.contains("needs 2"), "{few}");
+    unit(&servers[0]).quorum(&set, &["alice", "bob"]).unwrap();
+    assert!(shown(&servers[0]).starts_with("control points   tls\n"), "{}", shown(&servers[0]));
+    assert!(!is_alike(&servers), "one of them has other control points");
+    unit(&servers[1]).quorum(&set, &["bob", "carol"]).unwrap();
+    assert!(is_alike(&servers));
+
     let proxies = servers.each_ref().map(|server| Proxy::start(server.socket_address()));
     let endpoints: Vec<_> = proxies.iter().map(Proxy::address).collect();
     let mut daemon = Daemon::prepare_for_units(units.section(&endpoints, ""), "");
@@ -84,6 +96,7 @@ fn two_units_of_the_same_people_take_over_from_each_other() {
     assert!(refused.contains("WK_NOT_INITIALIZED") || refused.contains("master key"), "{refused}");
     unit(&servers[1]).unseal(&OWNERS, "second");
     wait_for("the unit to be back", || is_up(1));
+    assert_eq!(unit(&servers[1]).status()["control_points"], "tls");
     let signed = load.stop();
     let failed = failures(&signed);
     assert!(failed.is_empty(), "{} of {}: {:?}\n{}", failed.len(), signed.len(), failed[0], daemon.log());
@@ -92,9 +105,13 @@ fn two_units_of_the_same_people_take_over_from_each_other() {
     let trail = directory.path().join("units/one.state/audit");
     assert!(servers[0].stop().success());
     let events = succeed(audit(&["show", "--json", "--dir"]).arg(&trail));
-    for event in
-        ["unit.claim", "unit-master-key-register.add", "unit-master-key-register.commit", "unit.seal"]
-    {
+    for event in [
+        "unit.claim",
+        "unit-control-points.set",
+        "unit-master-key-register.add",
+        "unit-master-key-register.commit",
+        "unit.seal",
+    ] {
         assert!(events.contains(&format!("keyward.{event}")), "{event}: {events}");
     }
     let verified = succeed(audit(&["verify", "--dir"]).arg(&trail).arg("--key").arg(trail.join("key.pem")));

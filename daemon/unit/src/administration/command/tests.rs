@@ -29,6 +29,7 @@ fn instructions() -> Vec<Instruction> {
         Instruction::LoadParts(vec![one, two, three]),
         Instruction::LoadShares { needed: 2, shares: vec![(1, one), (3, two), (4, three)] },
         Instruction::RemoveAdministrator { ski: alice.key.ski(), name: alice.name },
+        Instruction::SetControlPoints(Profile::Strict),
         Instruction::SetThresholds(thresholds),
         Instruction::Zeroize,
     ]

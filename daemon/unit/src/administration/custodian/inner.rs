@@ -13,6 +13,7 @@ use super::authenticated::Authenticated;
 use super::{Custody, CustodyError, Done, StateFile, Taken, Unawaited};
 use crate::error::UnitError;
 use crate::master_key::MasterKey;
+use crate::profile::Profile;
 use crate::unit::Unit;
 
 /// Custody of a unit: the state, the master keys that are in memory, and the parts on their way.
@@ -33,6 +34,9 @@ pub(super) struct Inner {
     pub(super) is_put_away: bool,
     /// True if no secret of the host is to keep master keys any more.
     pub(super) forgets_kept: bool,
+    /// The control points of the host for a unit that nobody owns; `None` if the unit does not
+    /// serve GREP11.
+    pub(super) host_profile: Option<Profile>,
 }
 
 /// Parts or shares that have arrived.
@@ -54,11 +58,17 @@ impl Inner {
             awaited: awaited.collect(),
             is_sealed: self.state.current != Register::Empty && self.current.is_none(),
             state: self.state.clone(),
+            profile: self.profile(),
         }
     }
 
     pub(super) fn surroundings(&self, now: u64) -> Surroundings {
-        Surroundings { now, has_current: self.current.is_some(), has_new: self.new.is_some() }
+        Surroundings {
+            now,
+            has_current: self.current.is_some(),
+            has_new: self.new.is_some(),
+            serves_grep11: self.host_profile.is_some(),
+        }
     }
 
     pub(super) fn carry_out(&mut self, state: State, effect: Effect) -> Result<Done, CustodyError> {
@@ -318,9 +328,20 @@ impl Inner {
         self.unsealing.clear();
     }
 
-    /// Gives the unit the master keys that it should have: the one in force, and the next one once
-    /// the quorum has agreed to it.
+    /// The control points: those of the host if nobody owns the unit, otherwise those that the
+    /// owners have set.
+    pub(super) fn profile(&self) -> Profile {
+        match self.host_profile {
+            None => Profile::Tls,
+            Some(host) if self.state.is_unowned() => host,
+            Some(_) => self.state.profile.unwrap_or(Profile::Strict),
+        }
+    }
+
+    /// Gives the unit its control points, and the master keys that it should have: the one in
+    /// force, and the next one once the quorum has agreed to it.
     pub(super) fn follow(&self, unit: &Unit) {
+        unit.set_profile(self.profile());
         let next = self.new.as_ref().filter(|_| matches!(self.state.new, Register::Committed(_)));
         match &self.current {
             None if unit.is_sealed() => {}

@@ -409,6 +409,53 @@ fn a_disk_that_is_full_changes_nothing() {
 }
 
 #[test]
+fn the_owners_set_the_control_points_and_not_the_host() {
+    let mut house = House::unowned();
+    house.custodian.serve_grep11(Profile::Open);
+    assert_eq!(house.unit.profile(), Profile::Open, "nobody owns the unit");
+    house.claim();
+    assert_eq!(house.unit.profile(), Profile::Strict, "from the moment that somebody owns the unit");
+    let parts = parts::<2>();
+    house.put_in_force(&parts);
+    let error = house.command(Instruction::SetControlPoints(Profile::Open), &[0]).unwrap_err();
+    assert!(matches!(error, CustodyError::Refused(Refusal::FewSignatures { .. })));
+    house.command(Instruction::SetControlPoints(Profile::Tls), &[0, 1]).unwrap();
+    assert_eq!((house.unit.profile(), house.custodian.custody().profile), (Profile::Tls, Profile::Tls));
+    house.restart();
+    house.custodian.serve_grep11(Profile::Open);
+    for part in &parts {
+        house.bring(&again(part)).unwrap();
+    }
+    assert_eq!(house.unit.profile(), Profile::Tls, "after a restart");
+    // The control points are under the MAC of the state.
+    let text = house
+        .disk
+        .texts()
+        .pop()
+        .unwrap()
+        .replace("\"control_points\":\"tls\"", "\"control_points\":\"open\"");
+    assert!(text.contains("\"open\""));
+    house.restart_with(&text);
+    house.custodian.serve_grep11(Profile::Open);
+    let brought: Vec<_> = parts.iter().map(|part| house.bring(&again(part))).collect();
+    assert!(matches!(brought.last(), Some(Err(CustodyError::Altered))), "{brought:?}");
+    assert!(house.unit.is_sealed());
+    house.restart();
+    house.command(Instruction::Zeroize, &[0]).unwrap();
+    house.custodian.serve_grep11(Profile::Open);
+    assert_eq!(house.unit.profile(), Profile::Open, "nobody owns the unit any more, and its keys are gone");
+}
+
+#[test]
+fn a_unit_without_clients_of_grep11_has_the_control_points_of_tls() {
+    let house = House::new();
+    house.put_in_force(&parts::<2>());
+    let refused = house.command(Instruction::SetControlPoints(Profile::Open), &[0, 1]).unwrap_err();
+    assert!(matches!(refused, CustodyError::Refused(Refusal::ServesTls)), "{refused}");
+    assert_eq!(house.unit.profile(), Profile::Tls);
+}
+
+#[test]
 fn a_secret_keeps_the_master_keys_over_a_restart() {
     let mut house = House::new();
     let secret = || KeepingSecret::random(&[b'5'; 32]).unwrap();

@@ -4,10 +4,11 @@ use aws_lc_rs::signature::EcdsaKeyPair;
 use super::super::command::Command;
 use super::super::command::tests::person;
 use super::*;
+use crate::profile::Profile;
 use crate::wkid::Wkid;
 
 const NOW: u64 = 1_800_000_000;
-const HERE: Surroundings = Surroundings { now: NOW, has_current: true, has_new: true };
+const HERE: Surroundings = Surroundings { now: NOW, has_current: true, has_new: true, serves_grep11: true };
 
 /// Three administrators; the thresholds are 2 and 3.
 struct Owned {
@@ -104,6 +105,18 @@ fn a_claim_needs_the_secret_and_the_quorum_that_it_sets() {
     assert!(!owned.state.is_unowned() && owned.state.claim_secret().is_none());
     let again = claim(&persons, 1, 1);
     assert_eq!(owned.try_to(again, &[0, 1]).unwrap_err(), Refusal::Owned);
+}
+
+#[test]
+fn the_quorum_sets_the_control_points_of_a_unit_that_serves_grep11() {
+    let owned = Owned::new();
+    let set = || Instruction::SetControlPoints(Profile::Open);
+    assert_eq!(owned.try_to(set(), &[0]).unwrap_err(), Refusal::FewSignatures { have: 1, needed: 2 });
+    let (state, effect) = owned.try_to(set(), &[0, 1]).unwrap();
+    assert_eq!((state.profile(), effect), (Some(Profile::Open), Effect::None));
+    let here = Surroundings { serves_grep11: false, ..HERE };
+    let refused = owned.state.apply(&owned.signed(set(), &[0, 1]), here).unwrap_err();
+    assert_eq!(refused, Refusal::ServesTls);
 }
 
 #[test]

@@ -124,10 +124,18 @@ fn keys_are_not_modifiable_unless_the_client_asks() {
     let client = Client::new(Profile::Open);
     let modifiable = |blob: &[u8]| client.attributes(blob).has(crate::blob::Attributes::MODIFIABLE);
     assert!(modifiable(&client.rsa(&[], &[]).unwrap().0), "the default of PKCS #11 under open");
+    // So a wrapping key that may not decrypt can be made one that may.
+    let (wrapping, wrapped, value) = kept_secret(&client);
+    let attack = || {
+        let more = client.set(&wrapping, &[(cka::CKA_DECRYPT, TRUE)])?;
+        client.decrypt(with_bytes(ckm::CKM_AES_CBC, &IV), &more, &wrapped)
+    };
+    assert_eq!(attack().unwrap(), value, "the attack works under open");
     for profile in GUARDED {
         client.unit.set_profile(profile);
         let rsa = client.rsa(&[], &[]).unwrap().0;
         assert!(!modifiable(&rsa), "{profile}");
+        assert_eq!(code(&attack().unwrap_err()), "CKR_ATTRIBUTE_READ_ONLY", "{profile}");
         assert_eq!(
             code(&client.set(&rsa, &[(cka::CKA_UNWRAP, TRUE)]).unwrap_err()),
             "CKR_ATTRIBUTE_READ_ONLY"

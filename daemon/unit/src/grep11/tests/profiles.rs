@@ -68,7 +68,14 @@ fn each_profile_has_the_uses_of_its_name() {
     client.unit.set_profile(Profile::Tls);
     assert_eq!(has(&client, ckf::CKF_DECRYPT), [ckm::CKM_RSA_PKCS]);
     assert_eq!(has(&client, ckf::CKF_UNWRAP), unwrap[..2]);
-    let without = ckf::CKF_ENCRYPT | ckf::CKF_DERIVE | ckf::CKF_DIGEST | ckf::CKF_GENERATE | ckf::CKF_WRAP;
+    assert_eq!(has(&client, ckf::CKF_GENERATE), [ckm::CKM_AES_KEY_GEN], "for the name of the master key");
+    let useless = client.aes(&[]).unwrap();
+    let unset = crate::blob::Attributes::EXTRACTABLE | crate::blob::Attributes::MODIFIABLE;
+    assert!(!client.attributes(&useless).has_any(unset | crate::blob::Attributes::ENCRYPT));
+    for number in USES {
+        client.aes(&[(number, TRUE)]).unwrap_err();
+    }
+    let without = ckf::CKF_ENCRYPT | ckf::CKF_DERIVE | ckf::CKF_DIGEST | ckf::CKF_WRAP;
     assert_eq!(has(&client, without), [0; 0]);
     let hmacs = sign.iter().filter(|mech| ckm::name(**mech).unwrap().contains("HMAC")).count();
     assert_eq!(has(&client, ckf::CKF_SIGN).len(), sign.len() - hmacs);
