@@ -6,7 +6,8 @@
 //! - Messages: [`text`] and [`causes`] format text, [`log`] and [`throttle`] write the log,
 //!   [`exit`] has the exit statuses.
 //! - The process: [`signals`] receives signals, [`service_manager`] notifies systemd. [`hardening`]
-//!   and [`panics`] protect the process. [`sweep`] wipes unused keys in memory.
+//!   and [`panics`] protect the process. [`sweep`] wipes unused keys in memory. [`in_use`] waits for
+//!   another process that is ending.
 //! - Shares between users: [`fair`], [`allowance`] and [`long_work`].
 
 #![forbid(unsafe_code)]
@@ -16,6 +17,7 @@ pub mod causes;
 pub mod exit;
 pub mod fair;
 pub mod hardening;
+pub mod in_use;
 pub mod log;
 pub mod long_work;
 pub mod master_key;

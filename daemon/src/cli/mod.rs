@@ -181,7 +181,16 @@ impl Serve {
             let migrated = migration::migrate(&options);
             return output::print(&migrated.map_err(|error| Failure::new(error.status(), error))?);
         }
-        serve::serve(&options).map_err(|error| Failure::new(error.status(), error))
+        served(&options)
+    }
+}
+
+/// Runs the daemon. The daemon itself has printed why it failed.
+fn served(options: &Options) -> Result<(), Failure> {
+    match serve::serve(options) {
+        Ok(0) => Ok(()),
+        Ok(status) => Err(Failure::silent(status)),
+        Err(error) => Err(Failure::new(error.status(), error)),
     }
 }
 

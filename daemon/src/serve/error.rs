@@ -46,6 +46,9 @@ pub enum ServeError {
     /// The key store belongs to the daemon of another user.
     #[error("{0}")]
     OtherUser(String),
+    /// The process of the daemon cannot be started or followed.
+    #[error("cannot start the process of the daemon: {0}")]
+    Start(#[source] io::Error),
     /// The system refused threads, signals or descriptors.
     #[error("cannot start the runtime: {0}")]
     Runtime(#[source] io::Error),
@@ -88,7 +91,7 @@ impl ServeError {
             Self::UnitServer(error) => error.status(),
             Self::UnitState(_) => exit::NO_PERMISSION,
             Self::NoStore(_) => exit::NO_INPUT,
-            Self::Hardening(_) | Self::Runtime(_) | Self::Upgrade(_) => exit::OS,
+            Self::Hardening(_) | Self::Runtime(_) | Self::Start(_) | Self::Upgrade(_) => exit::OS,
             Self::OtherUser(_) | Self::Store(StoreError::Refused(_)) => exit::NO_PERMISSION,
             Self::Socket(_) => exit::UNAVAILABLE,
             Self::StateDir(..) => exit::CANNOT_CREATE,

@@ -1,6 +1,7 @@
 //! Start-up, reload, upgrade and drain of the daemon. This folder knows every other folder, and
 //! only the command line and the client of the admin socket know this folder.
 //!
+//! [`starter`] is the process that was started, and starts the daemon as its child.
 //! [`start`] starts and runs the daemon, and hands over to [`reload`], [`drain`] and [`upgrade`].
 //! [`backends`] opens the backends with [`embedded_unit`] and [`store_key`], [`sockets`] binds the
 //! sockets, and [`accept`] serves them. [`unit_server`] serves GREP11 instead of peers.
@@ -20,6 +21,7 @@ mod options;
 mod reload;
 pub(crate) mod sockets;
 mod start;
+pub mod starter;
 pub(crate) mod store_key;
 mod unit_server;
 pub(crate) mod upgrade;

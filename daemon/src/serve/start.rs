@@ -19,12 +19,13 @@ use super::migration;
 use super::options::Options;
 use super::reload::{record, reload};
 use super::sockets::{HandedOver, Opened, Sockets};
-use super::upgrade::{self, Program};
+use super::starter::{self, Starter};
+use super::upgrade;
 use super::{audit, background, unit_server};
 use crate::backend::{Backend, Embedded};
 use crate::config::Config;
 use crate::daemon::{Daemon, Reload};
-use crate::ground::hardening;
+use crate::ground::{exit, hardening, in_use};
 use crate::ground::log::Log;
 use crate::ground::service_manager::{notify, notify_reloading};
 use crate::ground::signals::{Instruction, Signals};
@@ -35,14 +36,22 @@ use crate::peers::reactors::Reactors;
 use crate::peers::shared::Shared;
 use crate::policy::authorise::{Grant, Who};
 
-/// Runs the daemon until SIGTERM or SIGINT.
+/// Runs the daemon in a child process until SIGTERM or SIGINT. Returns the exit status of this
+/// process.
 ///
 /// # Errors
 /// [`ServeError`] is the reason why the daemon did not start, or could not upgrade.
-pub fn serve(options: &Options) -> Result<(), ServeError> {
-    upgrade::block_signals().map_err(ServeError::Runtime)?;
+pub fn serve(options: &Options) -> Result<u8, ServeError> {
+    match Starter::of_this_process().map_err(ServeError::Start)? {
+        Some(starter) => run(options, &starter),
+        None => starter::run(),
+    }
+}
+
+/// Runs the daemon in this process.
+fn run(options: &Options, starter: &Starter) -> Result<u8, ServeError> {
+    upgrade::set_signals_of_start().map_err(ServeError::Runtime)?;
     let log = Log::start();
-    let program = Program::running();
     let config = load_config(options)?;
     log.set_level(config.log);
     hardening::harden().map_err(ServeError::Hardening)?;
@@ -77,20 +86,20 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
         Some(_) => tokio::runtime::Builder::new_multi_thread(),
     };
     let runtime = runtime.enable_all().build().map_err(ServeError::Runtime)?;
-    let server = Server { options, at_start, log, program: program.as_ref(), peers, unit_server };
+    let server = Server { options, at_start, log, starter, peers, unit_server };
     let served = runtime.block_on(server.run(sockets, opened));
     runtime.block_on(audit::stop(&server.peers.daemon));
     // Without a wait: the result of work that still runs, such as an RSA key, has no receiver.
     runtime.shutdown_background();
     match served? {
-        None => Ok(()),
-        Some((program, sockets)) => {
-            upgrade::block_signals().map_err(ServeError::Upgrade)?;
+        None => Ok(0),
+        Some(sockets) => {
             let embedded = server.peers.daemon.backends.embedded();
             let custodian = embedded.map(Embedded::custodian);
-            let keys = custodian.map(|custodian| custodian.hand_over());
-            let keys = keys.as_ref().map(|keys| keys.as_slice());
-            Err(ServeError::Upgrade(program.replace_process(sockets, keys)))
+            let keys = custodian.map(|custodian| upgrade::filled_pipe(&custodian.hand_over()));
+            let keys = keys.transpose().map_err(ServeError::Upgrade)?;
+            starter.hand_over(sockets, keys).map_err(ServeError::Upgrade)?;
+            Ok(exit::OS)
         }
     }
 }
@@ -101,22 +110,20 @@ struct Server<'a> {
     /// Configuration at the start.
     at_start: Config,
     log: Log,
-    program: Result<&'a Program, &'a std::io::Error>,
+    starter: &'a Starter,
     peers: Arc<Shared>,
     /// The server of a unit that serves GREP11 instead of peers.
     unit_server: Option<Arc<UnitServer>>,
 }
 
-/// Program of an upgrade, and the sockets for the program.
-type Upgrade<'a> = (&'a Program, Vec<HandedOver>);
-
-impl<'a> Server<'a> {
-    /// Serves until a signal ends the service. Returns the program to continue as, if any.
+impl Server<'_> {
+    /// Serves until a signal ends the service. Returns the sockets for the installed program, if
+    /// that program is to continue.
     async fn run(
         &self,
         mut sockets: Sockets,
         opened: Vec<Opened>,
-    ) -> Result<Option<Upgrade<'a>>, ServeError> {
+    ) -> Result<Option<Vec<HandedOver>>, ServeError> {
         let daemon = &self.peers.daemon;
         let mut signals = Signals::new().map_err(ServeError::Runtime)?;
         upgrade::unblock_signals().map_err(ServeError::Runtime)?;
@@ -138,16 +145,16 @@ impl<'a> Server<'a> {
         notify(&[NotifyState::Ready]);
         self.log_ready();
         let mut calls = pin!(unit_server::ended(calls));
-        let next = tokio::select! {
-            next = self.follow_signals(&mut signals, &mut sockets, &tasks, &stop) => next,
+        let upgrades = tokio::select! {
+            upgrades = self.follow_signals(&mut signals, &mut sockets, &tasks, &stop) => upgrades,
             ended = &mut calls => return ended.map(|()| None),
         };
         let mut drained = pin!(drain(&self.peers, &tasks, &stop));
-        if let Some(program) = next {
+        if upgrades {
             notify_reloading();
             let handed_over = sockets.hand_over();
             if signals.unless_stopped(&mut drained).await.is_some() {
-                return Ok(Some((program, handed_over)));
+                return Ok(Some(handed_over));
             }
             tracing::info!("stop requested: not going on as the new program");
         } else {
@@ -184,15 +191,15 @@ impl<'a> Server<'a> {
         }
     }
 
-    /// Reloads at SIGHUP, and if an administrator asks. Returns `None` at SIGTERM and SIGINT, the
-    /// program of the upgrade at SIGUSR2.
+    /// Reloads at SIGHUP, and if an administrator asks. Returns false at SIGTERM and SIGINT, true
+    /// at SIGUSR2 if the installed program is to continue.
     async fn follow_signals(
         &self,
         signals: &mut Signals,
         sockets: &mut Sockets,
         tasks: &Tasks,
         stop: &CancellationToken,
-    ) -> Option<&'a Program> {
+    ) -> bool {
         // Dropped with the requests in it before the drain, which waits for their answers.
         let (sender, mut requests) = mpsc::channel(1);
         self.peers.daemon.set_reloads(sender);
@@ -222,13 +229,14 @@ impl<'a> Server<'a> {
                     );
                 }
                 Instruction::Upgrade => {
-                    match signals.unless_stopped(upgrade::checked(self.program, &self.peers.daemon)).await {
-                        Some(None) => {}
-                        Some(Some(program)) => return Some(program),
-                        None => return None,
+                    let checked = upgrade::is_possible(self.starter, &self.peers.daemon);
+                    match signals.unless_stopped(checked).await {
+                        Some(true) => return true,
+                        Some(false) => {}
+                        None => return false,
                     }
                 }
-                Instruction::Stop => return None,
+                Instruction::Stop => return false,
             }
         }
     }
@@ -256,7 +264,11 @@ impl<'a> Server<'a> {
 
 /// Opens the key store. The error for an old format says how to migrate the store.
 fn open_store(options: &Options, config: &Config) -> Result<KeyStore, ServeError> {
-    KeyStore::open(&options.state_dir).map_err(|error| match error {
+    let opened = in_use::retried(
+        || KeyStore::open(&options.state_dir),
+        |error| matches!(error, StoreError::InUse(_)),
+    );
+    opened.map_err(|error| match error {
         StoreError::OldFormat(_) => ServeError::OldFormat(migration::old_format(options, config)),
         error => error.into(),
     })

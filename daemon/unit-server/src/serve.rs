@@ -2,6 +2,7 @@
 
 use core::net::SocketAddr;
 use core::time::Duration;
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use keyward_grep11::DESCRIPTORS;
@@ -26,6 +27,7 @@ use super::options::{Options, Transport};
 use super::service::Service;
 use super::tls;
 use super::tokens::Tokens;
+use keyward_ground::in_use;
 use keyward_ground::renewed::{Renewed, untried};
 
 /// The unit as a GREP11 server: its listener, and who may connect.
@@ -48,7 +50,9 @@ impl UnitServer {
         let tokens = tokens.map_err(UnitServerError::Tokens)?.map(Arc::new);
         warn(&options);
         let failed = |reason| UnitServerError::Listen(options.listen, reason);
-        let listener = std::net::TcpListener::bind(options.listen).map_err(failed)?;
+        let bind = || std::net::TcpListener::bind(options.listen);
+        let listener = in_use::retried(bind, |error| error.kind() == io::ErrorKind::AddrInUse);
+        let listener = listener.map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         Ok(Self { tls, tokens, listener: Mutex::new(Some(listener)), address, options })

@@ -9,7 +9,8 @@ use keyward_unit::Profile;
 use keyward_unit_server::{Chance, Simulation, Transport};
 
 use crate::cli::failure::Failure;
-use crate::serve::{self, Options, UnitOptions};
+use crate::cli::served;
+use crate::serve::{Options, UnitOptions};
 
 #[derive(Args, Debug)]
 #[command(group = ArgGroup::new("transport").required(true).args(["plaintext", "tls_cert"]))]
@@ -133,7 +134,7 @@ impl Serve {
             dev: self.dev,
             unit: Some(unit),
         };
-        serve::serve(&options).map_err(|error| Failure::new(error.status(), error))
+        served(&options)
     }
 }
 

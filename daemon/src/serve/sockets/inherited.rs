@@ -2,6 +2,7 @@
 //! upgrade. sd_listen_fds(3) describes the environment variables.
 
 use std::env;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
@@ -37,7 +38,7 @@ pub(super) fn passed() -> Result<Vec<PassedSocket>, SocketError> {
         let listener = descriptors.take_unix_listener(index).map_err(SocketError::Passed)?;
         let Some(listener) = listener else { continue };
         let role = match names.get(index) {
-            Some(&ADMINISTRATORS) => Role::Administrators,
+            Some(name) if *name == Role::Administrators.name() => Role::Administrators,
             _ => Role::Peers,
         };
         let bound_at = locations.get(index).and_then(|line| parse_location(line));
@@ -52,11 +53,11 @@ pub(super) fn is_upgrade() -> bool {
 }
 
 /// Socket for the program that replaces this one.
-pub(crate) struct HandedOver {
-    pub(crate) listener: UnixListener,
-    /// Name for sd_listen_fds_with_names(3).
-    pub(crate) name: &'static str,
-    /// Location of a socket that the daemon bound; empty for a socket of systemd.
+#[derive(Debug)]
+pub struct HandedOver {
+    pub(crate) listener: OwnedFd,
+    pub(crate) role: Role,
+    /// Location of a socket that the daemon bound, in one line; empty for a socket of systemd.
     pub(crate) bound_at: String,
 }
 
@@ -67,9 +68,8 @@ impl HandedOver {
         role: Role,
         bound_at: Option<(String, Option<FileId>)>,
     ) -> Self {
-        let name = if role == Role::Administrators { ADMINISTRATORS } else { "peers" };
         let bound_at = bound_at.map(|(location, file)| format_location(&location, file));
-        Self { listener, name, bound_at: bound_at.unwrap_or_default() }
+        Self { listener: listener.into(), role, bound_at: bound_at.unwrap_or_default() }
     }
 }
 
@@ -114,9 +114,6 @@ fn parse_location(line: &str) -> Option<(String, Option<FileId>)> {
     let file = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
     Some((parts.next()?.to_owned(), Some(file).filter(|file| *file != FileId::default())))
 }
-
-/// Name of the socket for administrators in sd_listen_fds_with_names(3).
-const ADMINISTRATORS: &str = "admin";
 
 /// Environment variable with the location of each passed socket, one a line. The line of a socket
 /// that the daemon did not bind is empty.

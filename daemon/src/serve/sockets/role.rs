@@ -6,3 +6,13 @@ pub(crate) enum Role {
     Peers,
     Administrators,
 }
+
+impl Role {
+    /// Name of the socket for sd_listen_fds_with_names(3).
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Peers => "peers",
+            Self::Administrators => "admin",
+        }
+    }
+}
