@@ -215,7 +215,7 @@ impl Daemon {
     /// Kills the daemon, like a crash.
     pub fn kill(&mut self) {
         let mut process = self.process.take().expect("a running daemon");
-        process.signal(Signal::KILL);
+        process.kill_daemon();
         process.wait();
     }
 
@@ -251,9 +251,9 @@ impl Daemon {
         assert_eq!(self.status()["requests"], handshakes, "requests of every kind");
     }
 
-    /// Process id.
+    /// Process id of the daemon itself, not of its starter.
     pub fn id(&self) -> u32 {
-        self.process.as_ref().expect("a running daemon").id()
+        self.process.as_ref().expect("a running daemon").daemon()
     }
 
     /// The remote unit that was started for the daemon.

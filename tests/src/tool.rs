@@ -89,6 +89,18 @@ impl Process {
         self.child.id()
     }
 
+    /// Process id of the daemon that this process has started: its oldest child. Otherwise of this
+    /// process, which is the daemon itself.
+    pub fn daemon(&self) -> u32 {
+        children(self.id()).first().copied().unwrap_or(self.id())
+    }
+
+    /// Kills the daemon that this process has started, and so this process.
+    pub fn kill_daemon(&self) {
+        let pid = Pid::from_raw(self.daemon().cast_signed()).expect("a process id");
+        kill_process(pid, Signal::KILL).expect("kill");
+    }
+
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.child.id().cast_signed()).expect("a process id");

@@ -67,9 +67,9 @@ impl UnitServer {
         &self.runtime_dir
     }
 
-    /// Process id.
+    /// Process id of the server itself, not of its starter.
     pub fn id(&self) -> u32 {
-        self.process.id()
+        self.process.daemon()
     }
 
     /// Name of the master key of the server.
@@ -99,7 +99,7 @@ impl UnitServer {
 
     /// Kills the server, like a crash.
     pub fn kill(&mut self) {
-        self.process.signal(Signal::KILL);
+        self.process.kill_daemon();
         self.process.wait();
     }
 

@@ -109,8 +109,12 @@ impl Daemon {
     }
 
     pub(crate) fn start_as(&mut self, command: &mut Command) {
+        self.start_with_input(command, Stdio::null());
+    }
+
+    pub(crate) fn start_with_input(&mut self, command: &mut Command, input: Stdio) {
         let log = File::options().append(true).create(true).open(self.path("log")).unwrap();
-        command.env("NOTIFY_SOCKET", self.path("notify")).stderr(log).stdin(Stdio::null());
+        command.env("NOTIFY_SOCKET", self.path("notify")).stderr(log).stdin(input);
         self.child = Some(command.spawn().unwrap());
         self.await_ready();
     }
@@ -146,12 +150,20 @@ impl Daemon {
         }
     }
 
+    /// Sends a signal, as a supervisor does. SIGKILL is a crash of the daemon itself.
     pub(crate) fn signal(&self, signal: Signal) {
-        kill_process(self.pid(), signal).unwrap();
+        let pid = if signal == Signal::KILL { self.daemon_pid() } else { self.pid() };
+        kill_process(pid, signal).unwrap();
     }
 
+    /// Process that was started: the starter of the daemon.
     pub(crate) fn pid(&self) -> Pid {
         Pid::from_child(self.child.as_ref().unwrap())
+    }
+
+    /// Process of the daemon itself: the oldest child of the starter.
+    pub(crate) fn daemon_pid(&self) -> Pid {
+        *children(self.pid()).first().unwrap()
     }
 
     pub(crate) fn end(&mut self, signal: Signal) -> ExitStatus {
@@ -241,7 +253,7 @@ impl Daemon {
 
     /// Number of times that the thread of a processor has waited for work.
     pub(crate) fn switches(&self, processor: u32) -> u64 {
-        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid().as_raw_nonzero())).unwrap();
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.daemon_pid().as_raw_nonzero())).unwrap();
         let status = tasks.map(|task| fs::read_to_string(task.unwrap().path().join("status")).unwrap());
         let name = format!("Name:\tpeers-{processor}\n");
         let status = status.filter(|status| status.starts_with(&name)).last().unwrap();
@@ -264,6 +276,12 @@ impl Drop for Daemon {
             let _ = child.wait();
         }
     }
+}
+
+/// Children of a process, from the oldest.
+pub(crate) fn children(parent: Pid) -> Vec<Pid> {
+    let list = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
+    list.split_whitespace().map(|pid| Pid::from_raw(pid.parse().unwrap()).unwrap()).collect()
 }
 
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_keyward");

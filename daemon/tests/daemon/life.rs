@@ -354,7 +354,7 @@ fn the_daemon_continues_as_another_program() {
 #[test]
 fn no_other_process_can_read_the_memory_of_the_daemon() {
     let daemon = Daemon::dev("");
-    let limits = fs::read_to_string(format!("/proc/{}/limits", daemon.pid())).unwrap();
+    let limits = fs::read_to_string(format!("/proc/{}/limits", daemon.daemon_pid())).unwrap();
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
     assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
     for entry in fs::read_dir(daemon.path("state")).unwrap() {

@@ -34,6 +34,7 @@ mod sealed;
 mod setup;
 mod signers;
 mod signing_service;
+mod starter;
 mod store;
 mod terminal;
 mod transcripts;

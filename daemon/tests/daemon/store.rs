@@ -59,7 +59,7 @@ fn a_limit_of_the_file_size_fails_only_the_write() {
         .arg(serve.get_program())
         .args(serve.get_args());
     daemon.start_as(&mut shell);
-    let pid = daemon.pid();
+    let pid = daemon.daemon_pid();
     fill(&daemon, || {
         prlimit(Some(pid), Resource::Fsize, Rlimit { current: None, maximum: None }).unwrap();
     });

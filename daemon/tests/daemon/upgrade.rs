@@ -1,4 +1,4 @@
-//! SIGUSR2, which makes the daemon execute another program, and the drain that SIGUSR2 and SIGTERM
+//! SIGUSR2, which makes the starter of the daemon execute another program, and the drain that SIGUSR2 and SIGTERM
 //! have in common.
 
 use std::fs::{self, Permissions};
@@ -321,7 +321,7 @@ fn the_next_program_is_the_present_target_of_the_link() {
 }
 
 /// Starts a copy of the program, so that a test can replace the copy. Returns the path of the copy.
-fn start_copy(daemon: &mut Daemon) -> PathBuf {
+pub(crate) fn start_copy(daemon: &mut Daemon) -> PathBuf {
     let program = daemon.path("keyward");
     copy(Path::new(PROGRAM), &program);
     let mut command = Command::new(&program);
@@ -330,7 +330,7 @@ fn start_copy(daemon: &mut Daemon) -> PathBuf {
 }
 
 /// Replaces a program by a script, as a package does.
-fn put(program: &Path, script: &str) {
+pub(crate) fn put(program: &Path, script: &str) {
     let [text, next] = ["text", "next"].map(|extension| program.with_extension(extension));
     fs::write(&text, script).unwrap();
     copy(&text, &next);
@@ -340,6 +340,6 @@ fn put(program: &Path, script: &str) {
 
 /// Copies a program in a process of its own: a test that starts a process at this moment hands its
 /// child a copy of every descriptor, and nobody can execute a file that is open for writing.
-fn copy(from: &Path, to: &Path) {
+pub(crate) fn copy(from: &Path, to: &Path) {
     assert!(Command::new("cp").arg(from).arg(to).status().unwrap().success());
 }
