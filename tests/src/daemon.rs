@@ -5,7 +5,7 @@ use std::fs::{self, OpenOptions, Permissions};
 use std::io::{ErrorKind, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
@@ -39,6 +39,8 @@ pub struct Daemon {
     is_dev: bool,
     /// The program that runs the daemon, with its arguments. Empty if the daemon runs by itself.
     runner: Vec<String>,
+    /// The socket between the daemon and this process in the place of a starter, with both ends.
+    link: Option<(UnixStream, UnixStream)>,
     directory: TempDir,
 }
 
@@ -131,6 +133,7 @@ impl Daemon {
             environment: Vec::new(),
             is_dev: true,
             runner: Vec::new(),
+            link: None,
             directory,
         };
         let users: String = crate::server::users()
@@ -150,6 +153,13 @@ impl Daemon {
     /// for example a debugger.
     pub fn run_by(&mut self, runner: Vec<String>) {
         self.runner = runner;
+    }
+
+    /// Runs each daemon that is started from now on as a child of this thread, without a starter,
+    /// under a program that cannot follow a starter to the daemon: valgrind has no /proc/self/exe.
+    pub fn run_without_starter_by(&mut self, runner: Vec<String>) {
+        self.run_by(runner);
+        self.link = Some(UnixStream::pair().expect("a pair of sockets"));
     }
 
     /// Writes a new configuration file. The section of the backend comes last.
@@ -188,9 +198,13 @@ impl Daemon {
         words.push(built("keyward").into());
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]);
-        let input = self.socket.as_ref().map_or_else(Stdio::null, |socket| {
+        let mut input = self.socket.as_ref().map_or_else(Stdio::null, |socket| {
             OwnedFd::from(socket.try_clone().expect("a second handle")).into()
         });
+        if let Some((_, link)) = &self.link {
+            command.env("KEYWARD_STARTED", "1");
+            input = OwnedFd::from(link.try_clone().expect("a second handle")).into();
+        }
         command.args(["serve", "--config"]).arg(self.path("keyward.toml"));
         command.args(self.is_dev.then_some("--dev"));
         command.arg("--state-dir").arg(self.path("state")).arg("--runtime-dir").arg(self.path("run"));

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use listenfd::ListenFd;
-use rustix::fs::AtFlags;
+use rustix::fs::{AtFlags, FileType, Stat};
 
 use super::bind::open_directory;
 use super::error::SocketError;
@@ -91,7 +91,9 @@ impl Inherited {
         // By descriptor: the owner of the directory could exchange it for a link meanwhile.
         let Ok(parent) = open_directory(parent) else { return };
         let found = rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW);
-        if found.is_ok_and(|found| (found.st_dev, found.st_ino) == file) {
+        // The place comes from the daemon before, which must not choose any other file.
+        let is_socket = |found: &Stat| FileType::from_raw_mode(found.st_mode) == FileType::Socket;
+        if found.is_ok_and(|found| is_socket(&found) && (found.st_dev, found.st_ino) == file) {
             let _ = rustix::fs::unlinkat(&parent, name, AtFlags::empty());
         }
     }

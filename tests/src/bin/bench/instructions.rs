@@ -74,7 +74,7 @@ impl Scene {
     fn new(counted: Side) -> Self {
         let mut daemon = Daemon::prepare("");
         if counted == Side::Daemon {
-            daemon.run_by(callgrind(&daemon.path(COUNTS)));
+            daemon.run_without_starter_by(callgrind(&daemon.path(COUNTS)));
         }
         start_quiet(&mut daemon);
         Self { daemon, counted }
