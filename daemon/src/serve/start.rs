@@ -25,12 +25,12 @@ use super::{audit, background, unit_server};
 use crate::backend::{Backend, Embedded};
 use crate::config::Config;
 use crate::daemon::{Daemon, Reload};
-use crate::ground::{exit, hardening, in_use};
 use crate::ground::log::Log;
 use crate::ground::service_manager::{notify, notify_reloading};
 use crate::ground::signals::{Instruction, Signals};
 use crate::ground::state_dir;
 use crate::ground::text::time;
+use crate::ground::{exit, hardening, in_use};
 use crate::keys::{KeyStore, StoreError};
 use crate::peers::reactors::Reactors;
 use crate::peers::shared::Shared;
@@ -264,10 +264,8 @@ impl Server<'_> {
 
 /// Opens the key store. The error for an old format says how to migrate the store.
 fn open_store(options: &Options, config: &Config) -> Result<KeyStore, ServeError> {
-    let opened = in_use::retried(
-        || KeyStore::open(&options.state_dir),
-        |error| matches!(error, StoreError::InUse(_)),
-    );
+    let opened =
+        in_use::retried(|| KeyStore::open(&options.state_dir), |error| matches!(error, StoreError::InUse(_)));
     opened.map_err(|error| match error {
         StoreError::OldFormat(_) => ServeError::OldFormat(migration::old_format(options, config)),
         error => error.into(),

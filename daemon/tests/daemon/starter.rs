@@ -272,7 +272,8 @@ fn link_of(daemon: Pid) -> OwnedFd {
     let sockets = fs::read_to_string("/proc/net/unix").unwrap();
     // SOCK_SEQPACKET of socket(2).
     let sockets = sockets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-    let inodes: Vec<_> = sockets.filter(|words| words[4] == "0005").map(|words| words[6].to_owned()).collect();
+    let inodes: Vec<_> =
+        sockets.filter(|words| words[4] == "0005").map(|words| words[6].to_owned()).collect();
     let is_link = |name: &Path| inodes.iter().any(|inode| *name == *format!("socket:[{inode}]"));
     let entries = fs::read_dir(format!("/proc/{daemon}/fd")).unwrap().map(|entry| entry.unwrap());
     let mut links = entries.filter(|entry| fs::read_link(entry.path()).is_ok_and(|name| is_link(&name)));

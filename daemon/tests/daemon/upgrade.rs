@@ -1,5 +1,5 @@
-//! SIGUSR2, which makes the starter of the daemon execute another program, and the drain that SIGUSR2 and SIGTERM
-//! have in common.
+//! SIGUSR2, which makes the starter of the daemon execute another program, and the drain that
+//! SIGUSR2 and SIGTERM have in common.
 
 use std::fs::{self, Permissions};
 use std::io::{Read, Write};

@@ -21,6 +21,7 @@ pub mod import;
 pub mod purpose;
 pub mod record;
 pub mod reference;
+pub mod starter;
 pub mod unit_command;
 pub mod unit_importer;
 pub mod unit_state;
@@ -45,6 +46,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("purpose", purpose::run),
     ("record", record::run),
     ("reference", reference::run),
+    ("starter", starter::run),
     ("unit_command", unit_command::run),
     ("unit_importer", unit_importer::run),
     ("unit_state", unit_state::run),

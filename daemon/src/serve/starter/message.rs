@@ -82,8 +82,7 @@ impl Order {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-        let received =
-            rustix::net::recvmsg(daemon, &mut [IoSliceMut::new(&mut packet)], &mut control, flags);
+        let received = rustix::net::recvmsg(daemon, &mut [IoSliceMut::new(&mut packet)], &mut control, flags);
         let received = match received {
             Ok(received) => received,
             Err(Errno::AGAIN | Errno::INTR) => return Received::Nothing,
