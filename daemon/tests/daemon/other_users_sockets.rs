@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::fixture::{Daemon, PROGRAM, failure_of, has_root};
+use crate::fixture::{Daemon, PROGRAM, children, failure_of, has_root};
 use crate::users::{ALICE, MALLORY, as_user, in_time, listener_of, private_key, received};
 
 #[test]
@@ -127,14 +127,20 @@ fn no_mode_is_changed_through_links_of_the_owner_of_a_directory() {
         chown(&room, Some(MALLORY), Some(MALLORY)).unwrap();
         let mut serve = daemon.serve(&["--dev"]);
         let mut child = serve.stderr(Stdio::null()).spawn().unwrap();
-        let made = room.join(format!(".{}", child.id()));
-        let is_hit = is_stopped_in_time(&mut child, &made, &room.join("s"));
+        let starter = Pid::from_child(&child);
+        let process = loop {
+            if let Some(process) = children(starter).first() {
+                break *process;
+            }
+        };
+        let made = room.join(format!(".{process}"));
+        let is_hit = is_stopped_in_time(process, &mut child, &made, &room.join("s"));
         if is_hit {
             as_user(MALLORY, || {
                 renameat_with(CWD, room.join("trap"), CWD, &made, RenameFlags::EXCHANGE).unwrap();
             });
         }
-        signal(&child, Signal::CONT);
+        signal(process, Signal::CONT);
         // Mallory can prevent the daemon from listening there; then the daemon reports that and
         // ends.
         let due = Instant::now() + Duration::from_secs(10);
@@ -157,22 +163,23 @@ fn no_mode_is_changed_through_links_of_the_owner_of_a_directory() {
 }
 
 /// Stops a daemon after its socket has a name in the directory `made`, and before the socket has
-/// its mode. True if that worked.
-fn is_stopped_in_time(child: &mut Child, made: &Path, socket: &Path) -> bool {
+/// its mode. True if that worked. `child` is the starter of the daemon.
+fn is_stopped_in_time(daemon: Pid, child: &mut Child, made: &Path, socket: &Path) -> bool {
     while !made.exists() && !socket.exists() && child.try_wait().unwrap().is_none() {}
     while child.try_wait().unwrap().is_none() && !socket.exists() {
-        signal(child, Signal::STOP);
-        let stat = format!("/proc/{}/stat", child.id());
+        signal(daemon, Signal::STOP);
+        let stat = format!("/proc/{daemon}/stat");
         let is_stopped = || fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") T "));
         while !is_stopped() && child.try_wait().unwrap().is_none() {}
         if let Ok(metadata) = fs::symlink_metadata(made.join("s")) {
             return metadata.permissions().mode() & 0o777 != 0o666;
         }
-        signal(child, Signal::CONT);
+        signal(daemon, Signal::CONT);
     }
     false
 }
 
-fn signal(child: &Child, signal: Signal) {
-    kill_process(Pid::from_child(child), signal).unwrap();
+/// Sends a signal, unless the process has ended.
+fn signal(process: Pid, signal: Signal) {
+    let _ = kill_process(process, signal);
 }

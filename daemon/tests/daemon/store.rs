@@ -36,7 +36,7 @@ fn every_key_that_was_acknowledged_survives_kill_9() {
             }
             daemon.signal(Signal::KILL);
         });
-        daemon.end(Signal::KILL);
+        daemon.end_of_killed();
         daemon.start(&["--dev"]);
         let listed = daemon.succeed(&["key", "list"]);
         let listed: HashSet<_> = listed.lines().filter_map(|line| line.split(' ').next()).collect();
