@@ -6,8 +6,8 @@
 //! - Messages: [`text`] and [`causes`] format text, [`log`] and [`throttle`] write the log,
 //!   [`exit`] has the exit statuses.
 //! - The process: [`signals`] receives signals, [`service_manager`] notifies systemd. [`hardening`]
-//!   and [`panics`] protect the process. [`sweep`] wipes unused keys in memory. [`in_use`] waits
-//!   for another process that is ending.
+//!   and [`panics`] protect the process. [`names`] looks up users, groups and hosts. [`sweep`]
+//!   wipes unused keys in memory. [`in_use`] waits for another process that is ending.
 //! - Shares between users: [`fair`], [`allowance`] and [`long_work`].
 
 #![forbid(unsafe_code)]
@@ -21,6 +21,7 @@ pub mod in_use;
 pub mod log;
 pub mod long_work;
 pub mod master_key;
+pub mod names;
 pub mod opening;
 pub mod ownership;
 pub mod panics;

@@ -12,12 +12,13 @@ use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
-use nix::unistd::{Gid, Group, Uid, User};
+use nix::unistd::{Gid, Uid};
 use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
+use super::names;
 use super::text::quoted;
 
 /// Users who may own a trusted file or directory.
@@ -289,12 +290,12 @@ fn owner_advice(path: &Path, uid: u32, is_directory: bool) -> String {
             "if that is the user of the daemon, run this as that user, or else use a directory of {own}"
         );
     }
-    let name = User::from_uid(Uid::from_raw(own)).ok().flatten().map_or(own.to_string(), |user| user.name);
+    let name = names::user_by_id(own).ok().flatten().map_or(own.to_string(), |user| user.name);
     format!("check its contents, then, as root, run: chown -h {name} {}", quoted(path))
 }
 
 fn is_service(uid: u32) -> bool {
-    User::from_name(SERVICE).is_ok_and(|user| user.is_some_and(|user| user.uid.as_raw() == uid))
+    names::user_by_name(SERVICE).is_ok_and(|user| user.is_some_and(|user| user.uid == uid))
 }
 
 fn own_name() -> String {
@@ -307,8 +308,8 @@ fn own_name() -> String {
 /// Names of the user and the group of this process, or their numbers, for chown.
 pub fn own_names() -> (String, String) {
     let (uid, gid) = (Uid::effective(), Gid::effective());
-    let user = User::from_uid(uid).ok().flatten().map_or(uid.to_string(), |user| user.name);
-    let group = Group::from_gid(gid).ok().flatten().map_or(gid.to_string(), |group| group.name);
+    let user = names::user_by_id(uid.as_raw()).ok().flatten().map_or(uid.to_string(), |user| user.name);
+    let group = names::group_by_id(gid.as_raw()).ok().flatten().map_or(gid.to_string(), |group| group.name);
     (user, group)
 }
 
@@ -317,7 +318,7 @@ pub struct Name(pub u32);
 
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match User::from_uid(Uid::from_raw(self.0)) {
+        match names::user_by_id(self.0) {
             Ok(Some(user)) => write!(f, "user {} (id {})", user.name, self.0),
             _ => write!(f, "user id {}", self.0),
         }

@@ -1,18 +1,17 @@
 //! Access of a user to a key, for an administrator who asks on behalf of the user.
 
-use std::ffi::CString;
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
 use keyward_proto::{Label, Outcome, Use};
-use nix::unistd::{self, getgrouplist};
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 
 use super::parse::{OfKey, Parameters, number};
 use super::{Admin, Answer};
 use crate::admin::api::{AccessView, UseAccessView};
+use crate::ground::names;
 use crate::keys::{Key, StoreError, now};
 use crate::peers::service;
 use crate::policy::act::{Act, Refusal};
@@ -152,10 +151,8 @@ fn numbers<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Arc<[u32]>>, D::
 
 /// Groups of a process of the user, by the group database; empty if there is no such user.
 fn groups_of(uid: u32, gid: u32) -> Arc<[u32]> {
-    let user = unistd::User::from_uid(uid.into()).ok().flatten();
-    let name = user.and_then(|user| CString::new(user.name).ok());
-    let groups = name.and_then(|name| getgrouplist(&name, gid.into()).ok());
-    groups.unwrap_or_default().into_iter().map(|group| group.as_raw()).collect()
+    let user = names::user_by_id(uid).ok().flatten();
+    user.and_then(|user| names::groups_of(&user.name, gid).ok()).unwrap_or_default().into()
 }
 
 /// Reason why a peer is refused something that a use admits; none if the peer may have all of it.

@@ -11,8 +11,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use nix::unistd::{Uid, User};
 use tokio::sync::Semaphore;
+
+use crate::ground::names;
 
 /// Answers of the user database.
 #[derive(Debug)]
@@ -95,8 +96,8 @@ impl UserDatabase {
 
 /// Whether a user has an entry; `None` if the database cannot be read.
 fn has_entry(uid: u32) -> Option<bool> {
-    let user = User::from_uid(Uid::from_raw(uid)).inspect_err(|error| {
-        tracing::warn!(uid, "cannot look up a user, so the answer before counts: {}", error.desc());
+    let user = names::user_by_id(uid).inspect_err(|error| {
+        tracing::warn!(uid, "cannot look up a user, so the answer before counts: {error}");
     });
     user.ok().map(|user| user.is_some())
 }

@@ -21,6 +21,7 @@ use tokio_rustls::client::TlsStream;
 use zeroize::Zeroizing;
 
 use crate::config::{Endpoint, Tls};
+use crate::ground::names;
 use crate::ground::ownership::{self, OwnershipError};
 use crate::ground::renewed::Renewed;
 use crate::ground::text::quoted;
@@ -234,9 +235,12 @@ pub(super) fn is_of_the_certificate(error: &io::Error) -> bool {
 pub(super) async fn connect(endpoint: &Endpoint) -> io::Result<(TcpStream, Duration)> {
     // One address after the other, so that the measured time is the time of one attempt.
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name of the host has no address");
-    for address in tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port)).await? {
+    let host = endpoint.host.clone();
+    // The system may ask the network.
+    let addresses = tokio::task::spawn_blocking(move || names::addresses_of(&host)).await??;
+    for address in addresses {
         let begin = Instant::now();
-        match TcpStream::connect(address).await {
+        match TcpStream::connect((address, endpoint.port)).await {
             Ok(stream) => {
                 let round_trip = begin.elapsed();
                 stream.set_nodelay(true)?;

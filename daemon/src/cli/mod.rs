@@ -33,7 +33,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 
-use crate::ground::exit;
+use crate::ground::{exit, names};
 use crate::serve::migration;
 use crate::serve::{self, Options};
 use client::{RUNTIME_DIR, STATE_DIR};
@@ -120,6 +120,9 @@ enum Command {
     Env(env::Env),
     /// Measure signatures per second and their latency, through the socket
     Bench(bench::Bench),
+    /// Look up names of users, groups and hosts for a confined daemon, which starts this
+    #[command(hide = true)]
+    Names { hosts: Vec<String> },
 }
 
 impl Command {
@@ -139,6 +142,8 @@ impl Command {
             Self::Doctor(doctor) => doctor.run(),
             Self::Env(env) => env.run(),
             Self::Bench(bench) => bench.run(),
+            Self::Names { hosts } => names::answer_questions(&hosts)
+                .map_err(|error| Failure::new(exit::OS, format_args!("cannot look up names: {error}"))),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Names of users and groups, and their numbers.
 
-use nix::unistd::{Group, User};
+use crate::ground::names;
 
 /// The id of the user that a section names by name or by number. `None` if it names none.
 pub(super) fn user(name: Option<String>, uid: Option<u32>) -> Result<Option<u32>, String> {
@@ -14,23 +14,23 @@ pub(super) fn user(name: Option<String>, uid: Option<u32>) -> Result<Option<u32>
 }
 
 fn uid_of(user: &str) -> Result<u32, String> {
-    match User::from_name(user) {
-        Ok(Some(user)) => Ok(user.uid.as_raw()),
+    match names::user_by_name(user) {
+        Ok(Some(user)) => Ok(user.uid),
         Ok(None) => Err(format!("there is no user {user:?} on this machine")),
-        Err(error) => Err(format!("cannot look up user {user:?}: {}", error.desc())),
+        Err(error) => Err(format!("cannot look up user {user:?}: {}", error)),
     }
 }
 
 /// The id of a group.
 pub(super) fn gid_of(group: &str) -> Result<u32, String> {
-    match Group::from_name(group) {
-        Ok(Some(group)) => Ok(group.gid.as_raw()),
+    match names::group_by_name(group) {
+        Ok(Some(group)) => Ok(group.gid),
         Ok(None) => Err(format!("there is no group {group:?} on this machine")),
-        Err(error) => Err(format!("cannot look up group {group:?}: {}", error.desc())),
+        Err(error) => Err(format!("cannot look up group {group:?}: {}", error)),
     }
 }
 
 /// The name of a group, or else its number.
 pub(super) fn group_name(gid: u32) -> String {
-    Group::from_gid(gid.into()).ok().flatten().map_or_else(|| gid.to_string(), |group| group.name)
+    names::group_by_id(gid).ok().flatten().map_or_else(|| gid.to_string(), |group| group.name)
 }

@@ -1,13 +1,10 @@
 //! `[[role]]`: the administrative roles of users and groups.
 
-use std::ffi::CString;
-use std::sync::Arc;
-
-use nix::unistd::{Group, User, getgrouplist};
 use serde::{Deserialize, Serialize};
 
 use super::error::InvalidSetting;
 use super::names::{gid_of, group_name, user};
+use crate::ground::names;
 use crate::ground::ownership::{Name, SERVICE};
 use crate::policy::authorise::Peer;
 use crate::policy::roles::{GivenRole, Holder, Role, Roles};
@@ -98,24 +95,23 @@ pub(super) fn check_separation(roles: Roles) -> Result<Roles, InvalidSetting> {
 /// Users that are manager whatever the configuration says: root, and the user of the daemon. That
 /// user is the user of this process, or the user of the service if root checks the configuration.
 fn managers() -> Vec<u32> {
-    let service = User::from_name(SERVICE).ok().flatten().map(|user| user.uid.as_raw());
+    let service = names::user_by_name(SERVICE).ok().flatten().map(|user| user.uid);
     [Some(0), Some(rustix::process::geteuid().as_raw()), service].into_iter().flatten().collect()
 }
 
 /// Users whom the group database lists as members of a group. A user whose own group it is, is not
 /// in that list.
 fn members(gid: u32) -> Vec<u32> {
-    let names = Group::from_gid(gid.into()).ok().flatten().map(|group| group.mem).unwrap_or_default();
-    names.iter().filter_map(|name| Some(User::from_name(name).ok()??.uid.as_raw())).collect()
+    let names = names::group_by_id(gid).ok().flatten().map(|group| group.members).unwrap_or_default();
+    names.iter().filter_map(|name| Some(names::user_by_name(name).ok()??.uid)).collect()
 }
 
 /// A process of a user, with the groups of the group database.
 fn process_of(uid: u32) -> Peer {
-    let Some(user) = User::from_uid(uid.into()).ok().flatten() else {
+    let Some(user) = names::user_by_id(uid).ok().flatten() else {
         // No group has a user without a name.
         return Peer { uid, gid: u32::MAX, ..Peer::default() };
     };
-    let groups = CString::new(user.name).ok().and_then(|name| getgrouplist(&name, user.gid).ok());
-    let groups: Arc<[u32]> = groups.unwrap_or_default().into_iter().map(|group| group.as_raw()).collect();
-    Peer { uid, gid: user.gid.as_raw(), groups, ..Peer::default() }
+    let groups = names::groups_of(&user.name, user.gid).unwrap_or_default().into();
+    Peer { uid, gid: user.gid, groups, ..Peer::default() }
 }

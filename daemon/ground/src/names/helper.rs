@@ -1,0 +1,191 @@
+//! A process that looks up names for a confined process.
+//!
+//! The helper is started before the confinement, and before its parent reads a secret. It looks up
+//! users, groups, and the hosts that it was started with: so a parent that somebody has taken over
+//! cannot send data away in the names of hosts. The helper ends with its parent.
+
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::collections::HashMap;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::{fs, thread};
+
+use nix::sys::signal::SigSet;
+
+use super::question::{Question, format_answer, parse_answer};
+
+/// The helper of this process, if it has one.
+static HELPER: OnceLock<Helper> = OnceLock::new();
+
+struct Helper {
+    questions: Mutex<UnixStream>,
+    /// Questions without an answer, by number.
+    waiting: Mutex<HashMap<u64, SyncSender<String>>>,
+    last: AtomicU64,
+    has_ended: AtomicBool,
+}
+
+/// Starts the helper of this process: the same program with the argument `names`, which calls
+/// [`answer_questions`].
+///
+/// # Errors
+/// The error of the system.
+pub fn start_helper(hosts: &[String]) -> io::Result<()> {
+    let (own, of_helper) = UnixStream::pair()?;
+    let mut command = Command::new("/proc/self/exe");
+    command
+        .arg0("keyward")
+        .arg(COMMAND)
+        .arg("--")
+        .args(hosts)
+        .stdin(OwnedFd::from(of_helper))
+        .stdout(Stdio::null());
+    // The helper ends when the socket closes.
+    drop(command.spawn()?);
+    let helper = Helper {
+        questions: Mutex::new(own),
+        waiting: Mutex::default(),
+        last: AtomicU64::new(0),
+        has_ended: AtomicBool::new(false),
+    };
+    // Fails only for a second helper, which nobody needs.
+    let _ = HELPER.set(helper);
+    Ok(())
+}
+
+/// The problem of the helper, if there is one.
+pub fn problem() -> Option<String> {
+    HELPER.get().filter(|helper| helper.has_ended.load(Ordering::Relaxed)).map(|_| ENDED.to_owned())
+}
+
+/// Asks the helper of this process, or else the system.
+///
+/// # Errors
+/// The error of the system, or the end of the helper.
+pub(super) fn ask(question: &Question) -> io::Result<Option<Vec<String>>> {
+    if question.is_about_nobody() {
+        return Ok(None);
+    }
+    match HELPER.get() {
+        Some(helper) => helper.ask(question),
+        None => question.answer(),
+    }
+}
+
+impl Helper {
+    fn ask(&'static self, question: &Question) -> io::Result<Option<Vec<String>>> {
+        static READER: OnceLock<Result<(), String>> = OnceLock::new();
+        // Not before the first question: the process confines itself while it has one thread.
+        let reader = READER.get_or_init(|| {
+            let answers = lock(&self.questions).try_clone();
+            let read = answers.and_then(|answers| {
+                thread::Builder::new().name("names".into()).spawn(move || self.read(answers))
+            });
+            read.map(drop).map_err(|error| error.to_string())
+        });
+        reader.as_ref().map_err(|error| io::Error::other(error.clone()))?;
+        let (sender, answer) = sync_channel(1);
+        let number = self.last.fetch_add(1, Ordering::Relaxed);
+        lock(&self.waiting).insert(number, sender);
+        let line = format!("{number}\t{question}\n");
+        let sent = lock(&self.questions).write_all(line.as_bytes());
+        if sent.is_err() || self.has_ended.load(Ordering::SeqCst) {
+            lock(&self.waiting).remove(&number);
+        }
+        let answer = answer.recv().map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, ENDED))?;
+        parse_answer(&answer)
+    }
+
+    /// Passes answers on until the helper ends.
+    fn read(&self, answers: UnixStream) {
+        let lines = BufReader::new(answers).lines();
+        for line in lines.map_while(Result::ok) {
+            let Some((number, answer)) = line.split_once('\t') else { continue };
+            let sender = number.parse().ok().and_then(|number| lock(&self.waiting).remove(&number));
+            if let Some(sender) = sender {
+                // Has room for the one answer.
+                let _ = sender.send(answer.to_owned());
+            }
+        }
+        self.has_ended.store(true, Ordering::SeqCst);
+        lock(&self.waiting).clear();
+        tracing::error!("{ENDED}");
+    }
+}
+
+/// Answers questions from standard input, which is a socket, until the other end closes. Looks up
+/// no host except these.
+///
+/// # Errors
+/// Standard input is not a socket.
+pub fn answer_questions(hosts: &[String]) -> io::Result<()> {
+    close_inherited()?;
+    // The helper ends after its parent, which answers requests after SIGTERM.
+    SigSet::all().thread_block()?;
+    let questions = io::stdin().as_fd().try_clone_to_owned()?;
+    let answers = Mutex::new(UnixStream::from(questions.try_clone()?));
+    let questions = Mutex::new(BufReader::new(UnixStream::from(questions)));
+    thread::scope(|scope| {
+        for _ in 0..AT_A_TIME {
+            scope.spawn(|| {
+                while let Some(line) = next(&questions) {
+                    let Some((number, question)) = line.split_once('\t') else { continue };
+                    let answer = format_answer(answer(question, hosts));
+                    let line = format!("{number}\t{answer}\n");
+                    if lock(&answers).write_all(line.as_bytes()).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    Ok(())
+}
+
+fn answer(question: &str, hosts: &[String]) -> io::Result<Option<Vec<String>>> {
+    let question: Question = question.parse().map_err(|()| super::unexpected())?;
+    match &question {
+        Question::AddressesOf(host) if !hosts.contains(host) => Err(io::Error::other(
+            "the configuration did not name this host when the daemon started; restart the daemon",
+        )),
+        _ if question.is_about_nobody() => Ok(None),
+        _ => question.answer(),
+    }
+}
+
+/// The next line; `None` at the end, or if the line is too long.
+fn next(questions: &Mutex<BufReader<UnixStream>>) -> Option<String> {
+    let mut line = String::new();
+    let mut questions = lock(questions);
+    let length = questions.by_ref().take(LONGEST_LINE).read_line(&mut line).ok()?;
+    (length > 0 && line.ends_with('\n')).then(|| line.trim_end_matches('\n').to_owned())
+}
+
+/// Closes descriptors of the parent except the standard ones. After an upgrade, a daemon has
+/// descriptors that its programs inherit (sd_listen_fds(3)).
+fn close_inherited() -> io::Result<()> {
+    let names: Vec<_> = fs::read_dir("/proc/self/fd")?.flatten().map(|entry| entry.file_name()).collect();
+    let numbers = names.iter().filter_map(|name| name.to_str()?.parse::<RawFd>().ok());
+    for number in numbers.filter(|number| *number > 2) {
+        // The list itself was open, too.
+        let _ = nix::unistd::close(number);
+    }
+    Ok(())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Argument of the program that makes it a helper.
+const COMMAND: &str = "names";
+const ENDED: &str = "the process that looks up names of users, groups and hosts has ended, so new names are not known; restart the daemon";
+/// Maximum number of names that are looked up at a time. A directory service may be slow.
+const AT_A_TIME: usize = 8;
+/// Longest question, in bytes.
+const LONGEST_LINE: u64 = 1024;
