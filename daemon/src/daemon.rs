@@ -16,7 +16,7 @@ use crate::audit::{self, Phase, Trail, Unwritten};
 use crate::backend::{Backend, Backends, KeyMaterial};
 use crate::config::Config;
 use crate::ground::allowance::Allowance;
-use crate::keys::{KeyStore, Keys, Version};
+use crate::keys::{KeyStore, Keys, Scratch, Version};
 use crate::observe::metrics::Metrics;
 use crate::policy::authorise::{Grant, Peer};
 use crate::policy::purpose::Purpose;
@@ -102,6 +102,12 @@ impl Daemon {
     #[must_use]
     pub(crate) fn with_config_file(self, config_file: Option<PathBuf>) -> Self {
         Self { config_file, ..self }
+    }
+
+    /// Sets the file for copies of the key store.
+    #[must_use]
+    pub(crate) fn with_scratch(self, scratch: Scratch) -> Self {
+        Self { keys: self.keys.with_scratch(scratch), ..self }
     }
 
     /// Sets whether the embedded unit serves GREP11 instead of peers.

@@ -1,6 +1,5 @@
 //! Copies of the key store for administrators.
 
-use std::fs::File;
 use std::io::{self, Read, Seek};
 
 use axum::Extension;
@@ -13,6 +12,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::{Admin, AdminError, Administrator};
 use crate::admin::api::KEYS_IN_BACKUP;
+use crate::keys::CopyFile;
 use crate::lifecycle;
 
 /// Answers with a copy of the key store as it is now.
@@ -28,7 +28,7 @@ pub(super) async fn make(
     Ok((count, Body::from_stream(ReceiverStream::new(receiver))).into_response())
 }
 
-fn send(mut file: File, sender: &mpsc::Sender<io::Result<Bytes>>) {
+fn send(mut file: CopyFile, sender: &mpsc::Sender<io::Result<Bytes>>) {
     let mut send = || -> io::Result<()> {
         file.rewind()?;
         loop {

@@ -17,6 +17,7 @@ mod key_store;
 mod migration;
 mod record;
 pub mod rows;
+mod scratch;
 mod state;
 pub(crate) mod unlock;
 mod unverified;
@@ -26,7 +27,7 @@ mod verb;
 
 use core::num::NonZeroUsize;
 use std::collections::HashSet;
-use std::fs::File;
+use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -46,6 +47,7 @@ pub use key::{Key, Listed, Version};
 pub use key_store::KeyStore;
 pub(crate) use key_store::WRITTEN;
 pub(crate) use migration::migrate;
+pub(crate) use scratch::{CopyFile, Scratch};
 pub(crate) use state::now;
 pub use state::{Approval, Deletion, Life, Standing, State};
 pub(crate) use unlock::StoreKeyError;
@@ -75,6 +77,8 @@ pub struct Keys {
     /// Locked during a change until the unit knows of the change, so that the unit learns of
     /// changes in their order.
     changing: Arc<Mutex<()>>,
+    /// File for copies of the store.
+    scratch: Scratch,
 }
 
 impl Keys {
@@ -87,6 +91,7 @@ impl Keys {
             changes: Arc::new(Changes::new()),
             unit: None,
             changing: Arc::default(),
+            scratch: Scratch::default(),
         }
     }
 
@@ -95,6 +100,12 @@ impl Keys {
     #[must_use]
     pub(crate) fn with_unit(self, unit: Option<Arc<Unit>>) -> Self {
         Self { unit, ..self }
+    }
+
+    /// Sets the file for copies of the store.
+    #[must_use]
+    pub(crate) fn with_scratch(self, scratch: Scratch) -> Self {
+        Self { scratch, ..self }
     }
 
     /// The directory of the store.
@@ -271,21 +282,21 @@ impl Keys {
     ///
     /// # Errors
     /// [`StoreError`] if the store cannot be read, or there is no space for the copy.
-    pub(crate) async fn copy(&self) -> Result<(File, u64), StoreError> {
-        self.in_store(|store| {
-            // A copy is most needed when the state directory is full or gone. So the directory for
-            // temporary files comes first.
-            let elsewhere = || {
-                let file = tempfile::tempfile().map_err(|reason| StoreError::Copy(reason.to_string()))?;
-                let count = store.copy_into(&file)?;
-                Ok((file, count))
-            };
-            let beside = || {
-                let file = tempfile::tempfile_in(store.path().parent()?).ok()?;
-                let count = store.copy_into(&file).ok()?;
-                Some((file, count))
-            };
-            elsewhere().or_else(|error| beside().ok_or(error))
+    pub(crate) async fn copy(&self) -> Result<(CopyFile, u64), StoreError> {
+        let scratch = self.scratch.clone();
+        self.in_store(move |store| {
+            // A copy is most needed when the state directory is full or gone.
+            let elsewhere = scratch.take().and_then(|copy| {
+                let count = store.copy_into(&copy.file).ok()?;
+                Some((copy, count))
+            });
+            if let Some(copied) = elsewhere {
+                return Ok(copied);
+            }
+            let failed = |reason: io::Error| StoreError::Copy(reason.to_string());
+            let copy = CopyFile::of(tempfile::tempfile_in(store.state_dir()).map_err(failed)?);
+            let count = store.copy_into(&copy.file)?;
+            Ok((copy, count))
         })
         .await
     }

@@ -1,17 +1,15 @@
 //! Acts on the key store as a whole.
 
-use std::fs::File;
-
 use super::Error;
 use super::event::{Act, Action, Actor, begin};
 use crate::daemon::Daemon;
-use crate::keys::Repaired;
+use crate::keys::{CopyFile, Repaired};
 
 /// Copies the key store into a file without a name. Returns the file, and the number of keys in it.
 ///
 /// # Errors
 /// [`Error::Store`] if the store cannot be read, or there is no space for the copy.
-pub(crate) async fn backup(daemon: &Daemon, actor: Actor) -> Result<(File, u64), Error> {
+pub(crate) async fn backup(daemon: &Daemon, actor: Actor) -> Result<(CopyFile, u64), Error> {
     let begun = begin(daemon, actor, Action::Backup, None).await?;
     let (file, keys) = begun.result(daemon.keys.copy().await).await?;
     begun.done(Act::Backup { keys }, None).await?;
