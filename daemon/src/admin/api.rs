@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::admin::trail_view::AuditView;
 use crate::backend::Backend;
 use crate::daemon::Daemon;
+use crate::ground::confinement::Measure;
 use crate::keys::certificates::{Certificate, first_to_expire};
 use crate::keys::{Altered, Approval, Deletion, Key, Life, PeerUsage, Repaired, StoreError, Version, now};
 
@@ -357,6 +358,10 @@ pub(crate) struct StatusView {
     /// Reasons why the daemon cannot sign with some of its keys.
     #[serde(default)]
     pub(crate) problems: Vec<String>,
+    /// The measures that confine the process, as the kernel has them now; none from an older
+    /// version.
+    #[serde(default)]
+    pub(crate) confinement: Vec<MeasureView>,
     pub(crate) connections: usize,
     /// The audit trail; none from an older version.
     #[serde(default)]
@@ -378,6 +383,23 @@ pub(crate) struct StatusView {
     pub(crate) closed_for_malformed: u64,
     /// Connections closed because a limit was reached, since the start.
     pub(crate) closed_for_limit: u64,
+}
+
+/// A measure that confines the process of the daemon.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct MeasureView {
+    /// `memory`, `dumps`, `privileges`, `calls`, `files` or `network`.
+    pub(crate) measure: String,
+    /// True if the measure is in force.
+    pub(crate) in_force: bool,
+    /// The state in words.
+    pub(crate) detail: String,
+}
+
+impl MeasureView {
+    pub(super) fn of(measure: Measure) -> Self {
+        Self { measure: measure.name.into(), in_force: measure.in_force, detail: measure.detail }
+    }
 }
 
 /// A backend.

@@ -7,7 +7,8 @@ use axum::extract::State;
 
 use super::trail_view::AuditView;
 use super::{Admin, Answer, units};
-use crate::admin::api::StatusView;
+use crate::admin::api::{MeasureView, StatusView};
+use crate::ground::{confinement, names};
 use crate::keys::StoreError;
 
 pub(super) async fn show(State(admin): State<Admin>) -> Answer<StatusView> {
@@ -15,6 +16,7 @@ pub(super) async fn show(State(admin): State<Admin>) -> Answer<StatusView> {
 }
 
 async fn view(Admin { daemon, peers, .. }: &Admin) -> Result<StatusView, StoreError> {
+    let confinement = tokio::task::spawn_blocking(confinement::observe).await.unwrap_or_default();
     let (closed_for_malformed, closed_for_limit) = daemon.metrics.closed();
     Ok(StatusView {
         version: env!("CARGO_PKG_VERSION").into(),
@@ -29,7 +31,14 @@ async fn view(Admin { daemon, peers, .. }: &Admin) -> Result<StatusView, StoreEr
         config_file: daemon.config_file.clone(),
         config: Some(daemon.fingerprint()),
         waiting_for_restart: daemon.waiting_for_restart.load().to_vec(),
-        problems: daemon.problems().await.into_iter().chain(daemon.other_problems()).collect(),
+        problems: daemon
+            .problems()
+            .await
+            .into_iter()
+            .chain(daemon.other_problems())
+            .chain(names::problem())
+            .collect(),
+        confinement: confinement.into_iter().map(MeasureView::of).collect(),
         altered: daemon.keys.altered(),
         audit: daemon.trail().map(AuditView::of),
         connections: peers.connections.total(),

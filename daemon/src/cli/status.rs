@@ -7,7 +7,7 @@ use clap::Args;
 use super::client::Client;
 use super::failure::Failure;
 use super::output::{print, print_json};
-use crate::admin::api::StatusView;
+use crate::admin::api::{MeasureView, StatusView};
 use crate::admin::client::AdminClient;
 use crate::ground::opening::{Opening, described};
 
@@ -62,6 +62,10 @@ fn text(status: &StatusView) -> String {
                 bytes >> 20
             );
         }
+    }
+    for MeasureView { measure, in_force, detail } in &status.confinement {
+        let label = if *in_force { "confined" } else { "not confined" };
+        text += &format!("{label:<12}{measure}: {detail}\n");
     }
     for setting in &status.waiting_for_restart {
         text += &format!("restart     needed for {setting}\n");

@@ -29,6 +29,9 @@ pub enum ServeError {
     /// A backend cannot be used as configured.
     #[error(transparent)]
     Backend(#[from] SetupError),
+    /// The helper of the confined process does not start.
+    #[error("cannot start the process that looks up names of users, groups and hosts: {0}")]
+    Confinement(#[source] io::Error),
     /// The kernel refused the hardening of the process.
     #[error("cannot switch off core dumps and debugging: {0}")]
     Hardening(#[source] io::Error),
@@ -91,7 +94,11 @@ impl ServeError {
             Self::UnitServer(error) => error.status(),
             Self::UnitState(_) => exit::NO_PERMISSION,
             Self::NoStore(_) => exit::NO_INPUT,
-            Self::Hardening(_) | Self::Runtime(_) | Self::Start(_) | Self::Upgrade(_) => exit::OS,
+            Self::Confinement(_)
+            | Self::Hardening(_)
+            | Self::Runtime(_)
+            | Self::Start(_)
+            | Self::Upgrade(_) => exit::OS,
             Self::OtherUser(_) | Self::Store(StoreError::Refused(_)) => exit::NO_PERMISSION,
             Self::Socket(_) => exit::UNAVAILABLE,
             Self::StateDir(..) => exit::CANNOT_CREATE,

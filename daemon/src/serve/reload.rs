@@ -4,13 +4,14 @@ use core::fmt::Display;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::audit;
 use super::configuration::load_config;
 use super::embedded_unit;
 use super::options::Options;
+use super::{audit, confinement};
 use crate::backend::host_secrets;
 use crate::config::{self, Config};
 use crate::daemon::{Daemon, Reload};
+use crate::ground::confinement::is_out_of_reach;
 use crate::ground::log::Log;
 use crate::lifecycle;
 use crate::peers::shared::Shared;
@@ -35,16 +36,25 @@ pub(super) async fn reload(
     }
     let file = daemon.config_file.clone().or_else(|| options.config.clone());
     let options = Options { config: file.clone(), ..options.clone() };
-    let config = load_config(&options).map_err(|error| refused(&error))?;
+    let config = load_config(&options).map_err(|error| {
+        match file.as_deref().is_some_and(is_out_of_reach) {
+            true => refused(&format!("{error}; the file is in a directory that the daemon did not know at its start: restart the daemon")),
+            false => refused(&error),
+        }
+    })?;
     if let Some(file) = file.as_deref().filter(|_| config == Config::default() && daemon.is_configured()) {
         return Err(refused(&format!(
             "{} has no setting, and would take away all grants and roles; if that is the purpose, restart the daemon",
             file.display()
         )));
     }
-    let waiting = waiting_for_restart(at_start, &config);
+    let out_of_reach = confinement::out_of_reach(&config);
+    let waiting: Vec<_> =
+        waiting_for_restart(at_start, &config).into_iter().chain(out_of_reach.clone()).collect();
     // A state that is not the one of the owners is not opened by a secret of the host.
-    if let Some(embedded) = daemon.backends.embedded().filter(|embedded| !embedded.is_lost()) {
+    if let Some(embedded) =
+        daemon.backends.embedded().filter(|embedded| !embedded.is_lost() && out_of_reach.is_none())
+    {
         problems.extend(embedded_unit::keep_again(embedded.custodian(), &options, &config).await);
         embedded.set_opening(host_secrets::opening(options.dev, &config));
     }

@@ -18,20 +18,21 @@ use super::error::ServeError;
 use super::migration;
 use super::options::Options;
 use super::reload::{record, reload};
-use super::sockets::{HandedOver, Opened, Sockets};
+use super::sockets::{HandedOver, Opened, SocketError, Sockets};
 use super::starter::{self, Starter};
 use super::upgrade;
-use super::{audit, background, unit_server};
+use super::{audit, background, confinement, unit_server};
 use crate::backend::{Backend, Embedded};
 use crate::config::Config;
 use crate::daemon::{Daemon, Reload};
 use crate::ground::log::Log;
+use crate::ground::ownership;
 use crate::ground::service_manager::{notify, notify_reloading};
 use crate::ground::signals::{Instruction, Signals};
 use crate::ground::state_dir;
 use crate::ground::text::time;
 use crate::ground::{exit, hardening, in_use};
-use crate::keys::{KeyStore, StoreError};
+use crate::keys::{KeyStore, Scratch, StoreError};
 use crate::peers::reactors::Reactors;
 use crate::peers::shared::Shared;
 use crate::policy::authorise::{Grant, Who};
@@ -58,6 +59,11 @@ fn run(options: &Options, starter: &Starter) -> Result<u8, ServeError> {
     let descriptors = hardening::raise_descriptor_limit();
     let unit_server = unit_server::open(options)?;
     state_dir::make(&options.state_dir)?;
+    let scratch = Scratch::make();
+    ownership::make_directories(&options.runtime_dir)
+        .map_err(|reason| SocketError::RuntimeDir { path: options.runtime_dir.clone(), reason })?;
+    // Before the first secret is read, and before the first thread is started.
+    confinement::confine(options, &config)?;
     let store = open_store(options, &config)?;
     let is_new = store.is_new()?;
     let backends = open_backends(options, &config, &store)?;
@@ -77,7 +83,7 @@ fn run(options: &Options, starter: &Starter) -> Result<u8, ServeError> {
     let reactors = Reactors::start().map_err(ServeError::Runtime)?;
     let at_start = config.clone();
     let daemon = Daemon::new(config, dev_grants(options.dev), options.dev, store, backends);
-    let daemon = daemon.with_config_file(absolute_config_file(options));
+    let daemon = daemon.with_config_file(absolute_config_file(options)).with_scratch(scratch);
     daemon.set_unusable_keys(unusable_keys);
     let daemon = daemon.serving_grep11(options.unit.is_some());
     let peers = Arc::new(Shared::new(Arc::new(daemon), reactors, descriptors));

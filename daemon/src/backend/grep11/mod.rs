@@ -36,6 +36,7 @@ use crate::ground::renewed::Verdict;
 use connection::{Access, Connection};
 use driver::Grep11Driver;
 use operation::KeyOperation;
+pub(crate) use token::iam_server;
 use token::{TokenError, Tokens};
 
 pub(crate) use mechanism::InputForm;

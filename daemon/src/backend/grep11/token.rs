@@ -58,6 +58,16 @@ enum Source {
     Iam { api_key: PathBuf, server: Endpoint, path: String, tls: TlsClient },
 }
 
+/// The server of a URL of an IAM service, if the URL has one.
+pub(crate) fn iam_server(url: &str) -> Option<Endpoint> {
+    server_of(&url.parse().ok()?)
+}
+
+fn server_of(uri: &Uri) -> Option<Endpoint> {
+    let host = uri.host()?.trim_matches(['[', ']']).to_owned();
+    Some(Endpoint { host, port: uri.port_u16().unwrap_or(443) })
+}
+
 impl Tokens {
     /// Tokens of a backend. No token is read or fetched yet.
     ///
@@ -71,8 +81,7 @@ impl Tokens {
                 let api_key = file_or_credential(api_key_file.as_deref(), backend, "api-key")?;
                 let invalid = || TokenError::Url(url.clone());
                 let uri: Uri = url.parse().map_err(|_| invalid())?;
-                let host = uri.host().ok_or_else(invalid)?.trim_matches(['[', ']']).to_owned();
-                let server = Endpoint { host, port: uri.port_u16().unwrap_or(443) };
+                let server = server_of(&uri).ok_or_else(invalid)?;
                 let tls = TlsClient::new(&Tls::default(), b"http/1.1")?;
                 Source::Iam { api_key, server, path: uri.path().to_owned(), tls }
             }

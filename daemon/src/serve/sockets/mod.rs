@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use keyward_client::Address;
 
 use crate::admin;
+use crate::ground::confinement;
 use crate::peers;
 
 pub(crate) use bind::check_extra;
@@ -99,7 +100,10 @@ impl Sockets {
                     tracing::info!(socket = %endpoint.location, "bound again");
                     opened.push(again);
                 }
-                Err(error) => tracing::error!("{error}; the other sockets are served"),
+                Err(error) => {
+                    let advice = confinement::advice_for_new_directory();
+                    tracing::error!("{error}; the other sockets are served{advice}");
+                }
             }
         }
         opened

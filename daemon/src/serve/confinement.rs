@@ -1,0 +1,105 @@
+//! The confinement of the daemon: what its options and its configuration need.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+use keyward_unit_server::Transport;
+
+use super::error::ServeError;
+use super::options::Options;
+use crate::backend::grep11::iam_server;
+use crate::config::{self, Auth, Config};
+use crate::ground::confinement::{self, Needs};
+
+/// Confines the process. From now on, its files are the ones that [`needs`] names.
+///
+/// # Errors
+/// [`ServeError::Confinement`] if the helper of the process does not start.
+pub(super) fn confine(options: &Options, config: &Config) -> Result<(), ServeError> {
+    confinement::confine(needs(options, config)).map_err(ServeError::Confinement)
+}
+
+fn needs(options: &Options, config: &Config) -> Needs {
+    let mut needs = Needs {
+        change: vec![options.state_dir.clone()],
+        bind: vec![options.runtime_dir.clone()],
+        read: options.config_file().map(Into::into).into_iter().collect(),
+        sends_to_abstract: env::var_os("NOTIFY_SOCKET")
+            .is_some_and(|name| name.as_encoded_bytes().starts_with(b"@")),
+        ..Needs::default()
+    };
+    needs.read_below.extend(env::var_os("CREDENTIALS_DIRECTORY").map(Into::into));
+    let extra = config.socket.extra.iter().map(ToString::to_string).filter(|name| !name.starts_with('@'));
+    needs.bind.extend(extra.filter_map(|path| Path::new(&path).parent().map(Into::into)));
+    needs.read.extend(secrets(config).map(|(_, file)| file.to_owned()));
+    needs.read.extend([&config.embedded.master_key, &config.store_key].into_iter().flatten().cloned());
+    for backend in config.grep11.values() {
+        add_backend(&mut needs, backend);
+    }
+    if let Some(unit) = &options.unit {
+        needs.read.extend(unit.server.tokens.clone());
+        needs.read.extend(unit.next_master_key.clone());
+        if let Transport::Tls { certificate, key, client_ca } = &unit.server.transport {
+            needs.read.extend([certificate.clone(), key.clone()].into_iter().chain(client_ca.clone()));
+        }
+    }
+    needs
+}
+
+fn add_backend(needs: &mut Needs, backend: &config::Grep11) {
+    let mut uses_system_roots = false;
+    let mut servers = backend.endpoints.clone();
+    if let Some(tls) = &backend.tls {
+        uses_system_roots |= tls.ca.is_none();
+        needs.read.extend(tls.ca.clone());
+        needs
+            .read
+            .extend(tls.identity.iter().flat_map(|(certificate, key)| [certificate.clone(), key.clone()]));
+    }
+    match &backend.auth {
+        Auth::None => {}
+        Auth::Token { file } => needs.read.extend(file.clone()),
+        Auth::Iam { api_key_file, url } => {
+            needs.read.extend(api_key_file.clone());
+            servers.extend(iam_server(url));
+            uses_system_roots = true;
+        }
+    }
+    if uses_system_roots {
+        needs.read_below.extend(SYSTEM_ROOTS.map(Into::into));
+        let named = ["SSL_CERT_FILE", "SSL_CERT_DIR"].map(env::var_os);
+        needs.read_below.extend(named.into_iter().flatten().map(PathBuf::from));
+    }
+    for server in servers {
+        needs.ports.insert(server.port);
+        needs.hosts.push(server.host);
+    }
+}
+
+/// Names and files of the secrets of the embedded unit that a reload reads again.
+fn secrets(config: &Config) -> impl Iterator<Item = (&'static str, &Path)> {
+    let config::Embedded { unseal_key, unseal_passphrase, .. } = &config.embedded;
+    let named = [("unseal-key", unseal_key), ("unseal-passphrase", unseal_passphrase)];
+    named.into_iter().filter_map(|(name, file)| Some((name, file.as_deref()?)))
+}
+
+/// The setting of a secret whose file the confined process cannot read before a restart, if any.
+pub(super) fn out_of_reach(config: &Config) -> Option<String> {
+    let (name, file) = secrets(config).find(|(_, file)| confinement::is_out_of_reach(file))?;
+    Some(format!(
+        "{name} ({} is in a directory that the configuration did not name at the start)",
+        file.display()
+    ))
+}
+
+/// Directories of the certificate authorities of the system, on Debian, Red Hat, SUSE and Arch.
+const SYSTEM_ROOTS: [&str; 8] = [
+    "/etc/ssl/certs",
+    "/etc/ssl/cert.pem",
+    "/usr/share/ca-certificates",
+    "/usr/local/share/ca-certificates",
+    "/etc/pki/tls/certs",
+    "/etc/pki/ca-trust/extracted",
+    "/var/lib/ca-certificates",
+    "/etc/ca-certificates/extracted",
+];
