@@ -51,6 +51,15 @@ impl Reactors {
         &self.reactors[count % self.reactors.len()]
     }
 
+    /// Returns when every reactor has run a task, which a thread that hangs does not.
+    pub(crate) async fn answered(&self) {
+        let tasks: Vec<_> = self.reactors.iter().map(|reactor| reactor.handle.spawn(async {})).collect();
+        for task in tasks {
+            // Fails only at the end of the daemon.
+            let _ = task.await;
+        }
+    }
+
     /// Reactor on a processor, if there is one.
     pub(crate) fn on(&self, processor: u32) -> Option<&Arc<Reactor>> {
         self.reactors.iter().find(|reactor| reactor.processor == processor)

@@ -3,7 +3,10 @@
 use core::time::Duration;
 use std::sync::Arc;
 
+use sd_notify::NotifyState;
+
 use crate::daemon::Daemon;
+use crate::ground::service_manager::{self, notify};
 use crate::ground::sweep;
 use crate::keys::{WRITTEN, expiry};
 use crate::lifecycle;
@@ -24,9 +27,22 @@ pub(super) fn spawn(peers: &Arc<Shared>) {
     drop(tokio::spawn(async move { lifecycle::follow_deadlines(&deadlines).await }));
     let starts = Arc::clone(daemon);
     drop(tokio::spawn(async move { lifecycle::follow_next_start(&starts).await }));
+    if let Some(interval) = service_manager::watchdog_interval() {
+        drop(tokio::spawn(watchdog(Arc::clone(peers), interval)));
+    }
     let peers = Arc::clone(peers);
     // The drain logs the rest of the withheld lines.
     drop(tokio::spawn(async move { peers.log_limits.log_withheld().await }));
+}
+
+/// Tells systemd that the threads that serve peers answer. Never returns.
+async fn watchdog(peers: Arc<Shared>, interval: Duration) {
+    loop {
+        peers.reactors.answered().await;
+        notify(&[NotifyState::Watchdog]);
+        // As sd_watchdog_enabled(3) recommends.
+        tokio::time::sleep(interval / 2).await;
+    }
 }
 
 /// Writes disabled and deleted states of keys that could not be written before, and the state of

@@ -30,4 +30,4 @@ pub(crate) mod upgrade;
 pub(crate) use configuration::warnings;
 pub use error::ServeError;
 pub use options::{DEFAULT_CONFIG, Options, UnitOptions};
-pub use start::serve;
+pub use start::{serve, serve_and};

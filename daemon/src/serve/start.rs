@@ -43,14 +43,27 @@ use crate::policy::authorise::{Grant, Who};
 /// # Errors
 /// [`ServeError`] is the reason why the daemon did not start, or could not upgrade.
 pub fn serve(options: &Options) -> Result<u8, ServeError> {
+    serve_and(options, || {})
+}
+
+/// Runs the daemon as [`serve`] does, and something else in a thread of its process, once the
+/// daemon is ready: tests try from there what the confined process must not be able to do.
+///
+/// # Errors
+/// See [`serve`].
+pub fn serve_and(options: &Options, at_ready: impl FnOnce() + Send + 'static) -> Result<u8, ServeError> {
     match Starter::of_this_process().map_err(ServeError::Start)? {
-        Some(starter) => run(options, &starter),
+        Some(starter) => run(options, &starter, at_ready),
         None => starter::run(),
     }
 }
 
 /// Runs the daemon in this process.
-fn run(options: &Options, starter: &Starter) -> Result<u8, ServeError> {
+fn run(
+    options: &Options,
+    starter: &Starter,
+    at_ready: impl FnOnce() + Send + 'static,
+) -> Result<u8, ServeError> {
     upgrade::set_signals_of_start().map_err(ServeError::Runtime)?;
     let log = Log::start();
     let config = load_config(options)?;
@@ -93,7 +106,7 @@ fn run(options: &Options, starter: &Starter) -> Result<u8, ServeError> {
     };
     let runtime = runtime.enable_all().build().map_err(ServeError::Runtime)?;
     let server = Server { options, at_start, log, starter, peers, unit_server };
-    let served = runtime.block_on(server.run(sockets, opened));
+    let served = runtime.block_on(server.run(sockets, opened, at_ready));
     runtime.block_on(audit::stop(&server.peers.daemon));
     // Without a wait: the result of work that still runs, such as an RSA key, has no receiver.
     runtime.shutdown_background();
@@ -129,6 +142,7 @@ impl Server<'_> {
         &self,
         mut sockets: Sockets,
         opened: Vec<Opened>,
+        at_ready: impl FnOnce() + Send + 'static,
     ) -> Result<Option<Vec<HandedOver>>, ServeError> {
         let daemon = &self.peers.daemon;
         let mut signals = Signals::new().map_err(ServeError::Runtime)?;
@@ -150,6 +164,7 @@ impl Server<'_> {
         let calls = self.unit_server.as_ref().map(|server| unit_server::serve(server, daemon, &stop));
         notify(&[NotifyState::Ready]);
         self.log_ready();
+        drop(tokio::task::spawn_blocking(at_ready));
         let mut calls = pin!(unit_server::ended(calls));
         let upgrades = tokio::select! {
             upgrades = self.follow_signals(&mut signals, &mut sockets, &tasks, &stop) => upgrades,
