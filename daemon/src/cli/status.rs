@@ -64,7 +64,7 @@ fn text(status: &StatusView) -> String {
         }
     }
     for MeasureView { measure, in_force, detail } in &status.confinement {
-        let label = if *in_force { "confined" } else { "not confined" };
+        let label = if *in_force { "confined" } else { "unconfined" };
         text += &format!("{label:<12}{measure}: {detail}\n");
     }
     for setting in &status.waiting_for_restart {

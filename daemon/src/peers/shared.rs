@@ -16,7 +16,7 @@ pub(crate) struct Shared {
     pub(crate) log_limits: LogLimits,
     /// Turns of users for look-ups of keys that are not in memory.
     pub(super) look_ups: Gate,
-    pub(super) reactors: Reactors,
+    pub(crate) reactors: Reactors,
     /// Maximum number of descriptors that the process may open.
     descriptors: usize,
 }

@@ -1,7 +1,7 @@
 //! The confinement of the daemon: what its options and its configuration need.
 
-use std::env;
 use std::path::{Path, PathBuf};
+use std::{env, fs};
 
 use keyward_unit_server::Transport;
 
@@ -28,6 +28,7 @@ fn needs(options: &Options, config: &Config) -> Needs {
             .is_some_and(|name| name.as_encoded_bytes().starts_with(b"@")),
         ..Needs::default()
     };
+    needs.change.extend(links_in(&options.state_dir));
     needs.read_below.extend(env::var_os("CREDENTIALS_DIRECTORY").map(Into::into));
     let extra = config.socket.extra.iter().map(ToString::to_string).filter(|name| !name.starts_with('@'));
     needs.bind.extend(extra.filter_map(|path| Path::new(&path).parent().map(Into::into)));
@@ -44,6 +45,14 @@ fn needs(options: &Options, config: &Config) -> Needs {
         }
     }
     needs
+}
+
+/// Files and directories to which links in the state directory lead, such as a key store on another
+/// disk.
+fn links_in(state_dir: &Path) -> impl Iterator<Item = PathBuf> {
+    let entries = fs::read_dir(state_dir).into_iter().flatten().flatten();
+    let links = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_symlink()));
+    links.filter_map(|link| link.path().canonicalize().ok())
 }
 
 fn add_backend(needs: &mut Needs, backend: &config::Grep11) {

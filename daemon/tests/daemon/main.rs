@@ -10,6 +10,7 @@ mod audit_failures;
 mod audit_limits;
 mod backup;
 mod ceremony;
+mod confinement;
 mod encrypted_parts;
 mod fixture;
 mod frames;

@@ -9,7 +9,7 @@ use keyward_proto::Outcome;
 
 use super::expiry;
 use super::finding::Finding;
-use crate::admin::api::{BackendView, StatusView, UnitView};
+use crate::admin::api::{BackendView, MeasureView, StatusView, UnitView};
 use crate::admin::client::{AdminClient, AdminClientError};
 use crate::cli::output::{from_now, time};
 use crate::ground::opening::described;
@@ -98,8 +98,25 @@ pub(super) fn check(
         ));
     }
     findings.extend(status.backends.iter().filter_map(opening));
+    findings.extend(confinement(&status));
     findings.extend(refusals(&status));
     findings
+}
+
+/// Says which measures confine the process of the daemon.
+fn confinement(status: &StatusView) -> Vec<Finding> {
+    const CHECK: &str = "confinement";
+    let (in_force, missing): (Vec<_>, Vec<_>) = status.confinement.iter().partition(|one| one.in_force);
+    let names = in_force.iter().map(|one| one.measure.as_str()).collect::<Vec<_>>().join(", ");
+    let in_force = (!names.is_empty()).then(|| Finding::ok(CHECK, format!("in force: {names}")));
+    let missing = missing.into_iter().map(|MeasureView { measure, detail, .. }| {
+        Finding::warn(
+            CHECK,
+            format!("{measure} is not confined: {detail}"),
+            "docs/security.md says what that means and which kernel or limit is needed",
+        )
+    });
+    in_force.into_iter().chain(missing).collect()
 }
 
 /// Says how the embedded unit gets its master key after a start.
