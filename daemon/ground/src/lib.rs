@@ -5,10 +5,10 @@
 //!   [`master_key`] read keys. [`unit_state`] keeps the state of a software crypto unit.
 //! - Messages: [`text`] and [`causes`] format text, [`log`] and [`throttle`] write the log,
 //!   [`exit`] has the exit statuses.
-//! - The process: [`signals`] receives signals, [`service_manager`] notifies systemd. [`hardening`],
-//!   [`confinement`] and [`panics`] protect the process. [`names`] looks up users, groups and
-//!   hosts. [`sweep`] wipes unused keys in memory. [`in_use`] waits for another process that is
-//!   ending.
+//! - The process: [`signals`] receives signals, [`service_manager`] notifies systemd.
+//!   [`hardening`], [`confinement`] and [`panics`] protect the process. [`names`] looks up users,
+//!   groups and hosts. [`sweep`] wipes unused keys in memory. [`in_use`] waits for another process
+//!   that is ending.
 //! - Shares between users: [`fair`], [`allowance`] and [`long_work`].
 
 #![forbid(unsafe_code)]

@@ -3,8 +3,9 @@
 //!
 //! [`starter`] is the process that was started, and starts the daemon as its child.
 //! [`start`] starts and runs the daemon, and hands over to [`reload`], [`drain`] and [`upgrade`].
-//! [`backends`] opens the backends with [`embedded_unit`] and [`store_key`], [`sockets`] binds the
-//! sockets, and [`accept`] serves them. [`confinement`] takes from the process what it does not need. [`unit_server`] serves GREP11 instead of peers.
+//! [`confinement`] takes from the process what it does not need. [`backends`] opens the backends
+//! with [`embedded_unit`] and [`store_key`], [`sockets`] binds the sockets, and [`accept`] serves
+//! them. [`unit_server`] serves GREP11 instead of peers.
 //! [`migration`] and [`backup`] are commands that work without a running daemon.
 
 mod accept;

@@ -134,13 +134,8 @@ const PRCTL_OPTIONS: &[i32] = &[
 
 /// Requests of ioctl(2) that the standard library uses, and the question whether a file is a
 /// terminal.
-const IOCTL_REQUESTS: &[u64] = &[
-    libc::FIOCLEX as u64,
-    libc::FIONBIO as u64,
-    libc::FIONREAD as u64,
-    libc::TCGETS as u64,
-    libc::TIOCGWINSZ as u64,
-];
+const IOCTL_REQUESTS: &[u64] =
+    &[libc::FIOCLEX, libc::FIONBIO, libc::FIONREAD, libc::TCGETS, libc::TIOCGWINSZ];
 
 const ALLOWED: &[i64] = &[
     // Memory.

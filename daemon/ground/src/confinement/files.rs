@@ -12,7 +12,7 @@ use landlock::{
 
 use super::Needs;
 
-/// What the kernel enforces.
+/// Restrictions that the kernel enforces.
 #[derive(Debug)]
 pub(super) enum Enforced {
     /// Landlock, with the restrictions of this version of its interface.
@@ -179,7 +179,7 @@ mod tests {
         fs::write(archive.join("cert1.pem"), "").unwrap();
         symlink("../archive/cert1.pem", live.join("cert.pem")).unwrap();
         let cert = live.join("cert.pem");
-        assert_eq!(places_of(&cert), [live.clone(), archive.clone()]);
+        assert_eq!(places_of(&cert), [live, archive.clone()]);
         let needs = Needs { read: vec![cert.clone()], ..Needs::default() };
         assert!(reaches(&needs, &cert) && reaches(&needs, &archive.join("cert2.pem")));
         assert!(!reaches(&needs, &root.join("other.pem")) && !reaches(&needs, Path::new("/etc/passwd")));

@@ -24,7 +24,7 @@ use rustix::thread::set_no_new_privs;
 use crate::names;
 pub use observed::{Measure, observe};
 
-/// What the process needs from now on.
+/// Needs of the process from now on.
 #[derive(Clone, Debug, Default)]
 pub struct Needs {
     /// Directories whose files the process makes, changes and removes.
@@ -44,7 +44,7 @@ pub struct Needs {
     pub sends_to_abstract: bool,
 }
 
-/// What was done at the start.
+/// Record of the confinement at the start.
 #[derive(Debug)]
 struct Confined {
     needs: Needs,

@@ -1,4 +1,4 @@
-//! What is in force, as the kernel says.
+//! Measures in force, as the kernel says.
 
 use std::net::TcpStream;
 use std::{fs, io};
@@ -18,7 +18,7 @@ pub struct Measure {
     pub name: &'static str,
     /// True if the kernel has the measure in force.
     pub in_force: bool,
-    /// What is in force, or the reason why nothing is.
+    /// Words for people: the state, or the reason why the measure is not in force.
     pub detail: String,
 }
 
