@@ -17,6 +17,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
 use keyward::serve::{Options, UnitOptions, serve_and};
+use keyward_unit::Profile;
 use keyward_unit_server::Transport;
 use nix::sys::{ptrace, signal};
 use nix::unistd::{Pid, Uid, setuid};
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
             simulation: keyward_unit_server::Simulation::default(),
         },
         master_key: None,
+        control_points: Profile::Strict,
         next_master_key: None,
     });
     let options = Options {
@@ -60,7 +62,7 @@ fn main() -> ExitCode {
         println!("{MARK} end: done");
     };
     match serve_and(&options, at_ready) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => status.into(),
         Err(error) => {
             eprintln!("{error}");
             ExitCode::FAILURE

@@ -154,6 +154,14 @@ mod tests {
     use crate::ground::exit;
 
     #[test]
+    fn systemd_listens_to_the_child_of_the_starter() {
+        let unit = include_str!("../../../conf/systemd/keyward-unit.service");
+        for unit in [include_str!("../../../conf/systemd/keyward.service"), unit] {
+            assert!(unit.contains("\nType=notify\n") && unit.contains("\nNotifyAccess=all\n"), "{unit}");
+        }
+    }
+
+    #[test]
     fn the_service_is_not_restarted_after_errors_that_a_restart_does_not_mend() {
         let unit = include_str!("../../../conf/systemd/keyward.service");
         let statuses = unit.lines().find_map(|line| line.strip_prefix("RestartPreventExitStatus="));
