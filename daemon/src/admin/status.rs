@@ -7,7 +7,7 @@ use axum::extract::State;
 
 use super::trail_view::AuditView;
 use super::{Admin, Answer, units};
-use crate::admin::api::StatusView;
+use crate::admin::api::{PurgesView, RecoveryView, StatusView};
 use crate::keys::StoreError;
 
 pub(super) async fn show(State(admin): State<Admin>) -> Answer<StatusView> {
@@ -16,7 +16,10 @@ pub(super) async fn show(State(admin): State<Admin>) -> Answer<StatusView> {
 
 async fn view(Admin { daemon, peers, .. }: &Admin) -> Result<StatusView, StoreError> {
     let (closed_for_malformed, closed_for_limit) = daemon.metrics.closed();
+    let shred = daemon.keys.shred().await?;
     Ok(StatusView {
+        purges: Some(PurgesView::of(daemon, &shred).await?),
+        recovery: RecoveryView::of(&shred),
         version: env!("CARGO_PKG_VERSION").into(),
         pid: process::id(),
         uptime_seconds: daemon.started.elapsed().as_secs(),

@@ -63,6 +63,12 @@ fn text(status: &StatusView) -> String {
             );
         }
     }
+    if let Some(purges) = status.purges.filter(|purges| !purges.r#final) {
+        text += &format!("purges      not final: {} keys are left to wrap anew\n", purges.keys_left);
+    }
+    if let Some(warning) = status.recovery_warning() {
+        text += &format!("recovery    {warning}; run: keyward backup --recovery FILE\n");
+    }
     for setting in &status.waiting_for_restart {
         text += &format!("restart     needed for {setting}\n");
     }

@@ -15,14 +15,14 @@ pub fn open<'r>(key: &StoreKey, label: &Label, row: &'r [u8]) -> Option<&'r [u8]
     Seals::derive(key).open_record(label.as_str(), row).map(|(_, record)| record)
 }
 
-/// The key in a record; `None` if the bytes are no record.
+/// The key in a record without shred secrets; `None` if the bytes are no record.
 pub fn read_record(label: &Label, record: &[u8]) -> Option<Key> {
-    record::decode(label.clone(), record)
+    record::decode_bare(label.clone(), record)
 }
 
-/// The record of a key.
+/// The record of a key, without shred secrets.
 pub fn write_record(key: &Key) -> Option<Vec<u8>> {
-    record::encode(key)
+    record::encode_bare(key)
 }
 
 /// A list of the index, decoded and encoded again; `None` if the bytes are no list.

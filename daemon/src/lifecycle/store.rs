@@ -26,6 +26,7 @@ pub(crate) async fn backup(daemon: &Daemon, actor: Actor) -> Result<(File, u64),
 pub(crate) async fn repair(daemon: &Daemon, actor: Actor) -> Result<Repaired, Error> {
     let begun = begin(daemon, actor, Action::Repair, None).await?;
     let repaired = begun.result(daemon.keys.repair().await).await?;
+    daemon.shredding.want();
     begun.done(Act::Repair(&repaired), None).await?;
     Ok(repaired)
 }

@@ -93,7 +93,11 @@ impl ServeError {
             Self::Socket(_) => exit::UNAVAILABLE,
             Self::StateDir(..) => exit::CANNOT_CREATE,
             Self::Store(StoreError::OtherStoreKey(_)) => exit::CONFIG,
-            Self::Store(StoreError::AlteredStore(_) | StoreError::Damaged(_) | StoreError::Format(..)) => {
+            Self::Store(StoreError::AlteredStore(_)
+                | StoreError::Damaged(_)
+                | StoreError::Format(..)
+                | StoreError::SecretGone { .. },
+            ) => {
                 exit::DATA
             }
             Self::Store(StoreError::InUse(_)) => exit::UNAVAILABLE,

@@ -130,6 +130,7 @@ pub(crate) async fn checked<'a>(
 ) -> Option<&'a Program> {
     background::write_pending_now(daemon).await;
     lifecycle::mend_state(daemon).await;
+    lifecycle::mend_secrets(daemon).await;
     if let Some(problem) = daemon.keys.problem().await {
         tracing::error!(
             "not upgraded: this program has data in memory that the new program would not find: {problem}"

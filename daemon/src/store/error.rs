@@ -75,6 +75,23 @@ pub enum StoreError {
     /// Another user can change the file, or replace the file.
     #[error("refused the key store: {0}")]
     Refused(String),
+    /// A secret that wraps blobs of the store cannot be written or removed.
+    #[error("cannot write the secret of the key store in {}: {}", .0.display(), .1)]
+    Secret(PathBuf, #[source] io::Error),
+    /// A secret that wraps blobs of the store is missing, or its file is damaged.
+    #[error(
+        "the key store {} needs the secret {}, and the file {} is gone or damaged; put the secret back from the recovery file: keyward restore --recovery FILE --state-dir {}", store.display(), secret, file.display(), quoted(store.parent().unwrap_or(Path::new("."))))]
+    SecretGone {
+        /// The key store.
+        store: PathBuf,
+        /// Number and id of the secret.
+        secret: String,
+        /// The file of the secret.
+        file: PathBuf,
+    },
+    /// A list of the index was altered, so blobs of its keys cannot be wrapped anew.
+    #[error("a list of the key store {} was altered; restore the store from a backup, or rebuild the list: keyward key repair", .0.display())]
+    UnlistedKeys(PathBuf),
     /// There is no such key.
     #[error("there is no key {0}")]
     Unknown(Label),

@@ -23,8 +23,8 @@ fn store() -> (tempfile::TempDir, KeyStore) {
 fn over_redb() -> (tempfile::TempDir, Arc<RedbStore>, KeyStore) {
     let dir = tempfile::tempdir().unwrap();
     let redb = Arc::new(RedbStore::open(dir.path()).unwrap());
-    redb.unlock(&store_key(), None).unwrap();
-    let store = KeyStore::over(Arc::clone(&redb) as Arc<dyn Store>);
+    let store = KeyStore::over(Arc::clone(&redb) as Arc<dyn Store>, Vec::new()).unwrap();
+    store.unlock(&store_key(), None).unwrap();
     (dir, redb, store)
 }
 
