@@ -62,7 +62,7 @@ impl KeyStore {
     }
 
     /// The keys in a store.
-    fn over(store: Arc<dyn Store>, secrets: Vec<ShredSecret>) -> Result<Self, StoreError> {
+    pub(super) fn over(store: Arc<dyn Store>, secrets: Vec<ShredSecret>) -> Result<Self, StoreError> {
         let opened = Self::without_secrets(store);
         opened.secrets.store(Arc::new(Secrets(secrets.into_iter().map(Arc::new).collect())));
         opened.load_secrets()?;
