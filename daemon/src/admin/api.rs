@@ -440,7 +440,9 @@ impl RecoveryView {
         let why = match (self.current, self.written) {
             (true, _) => return None,
             (false, None) => "there is no recovery file".to_owned(),
-            (false, Some(at)) => format!("the recovery file of {} does not have the present secret alone", time(at)),
+            (false, Some(at)) => {
+                format!("the recovery file of {} does not have the present secret alone", time(at))
+            }
         };
         Some(format!("{why}: without the state directory, no backup of the key store opens"))
     }

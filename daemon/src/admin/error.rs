@@ -145,9 +145,7 @@ fn store_status(error: &StoreError) -> StatusCode {
         | StoreError::Gone(_)
         | StoreError::Io(..)
         | StoreError::NotDurable { .. }
-        | StoreError::Secret(..) => {
-            StatusCode::INSUFFICIENT_STORAGE
-        }
+        | StoreError::Secret(..) => StatusCode::INSUFFICIENT_STORAGE,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }

@@ -110,8 +110,8 @@ fn fill<T>(
 
 fn make_recovery(file: &Path, client: &Client) -> Result<(), Failure> {
     let attempt = format!("cannot write the recovery file {}", file.display());
-    let admin = AdminClient::new(&client.runtime_dir)
-        .map_err(|error| Failure::from(error).while_trying(&attempt))?;
+    let admin =
+        AdminClient::new(&client.runtime_dir).map_err(|error| Failure::from(error).while_trying(&attempt))?;
     let status = fill(file, &attempt, |made| admin.recovery(made).and_then(|()| admin.status()))?;
     let recovery = status.recovery;
     let is_final = status.purges.is_none_or(|purges| purges.r#final);
@@ -132,8 +132,8 @@ fn make_recovery(file: &Path, client: &Client) -> Result<(), Failure> {
 
 fn make(file: &Path, client: &Client) -> Result<(), Failure> {
     let attempt = format!("cannot copy the key store to {}", file.display());
-    let admin = AdminClient::new(&client.runtime_dir)
-        .map_err(|error| Failure::from(error).while_trying(&attempt))?;
+    let admin =
+        AdminClient::new(&client.runtime_dir).map_err(|error| Failure::from(error).while_trying(&attempt))?;
     let (keys, status) = fill(file, &attempt, |copy| {
         let status = admin.status()?;
         Ok((admin.backup(copy)?, status))
@@ -169,7 +169,14 @@ fn make(file: &Path, client: &Client) -> Result<(), Failure> {
         advice += "The copy also needs the recovery file of the key store: keep the two apart\n";
     }
     if unit.is_none_or(|unit| unit.opening != Opening::Owners.name()) {
-        advice += &format!("To check that the key opens the copy: keyward backup check {}\n", quoted(file));
+        let state_dir = match status.state_dir == Path::new(STATE_DIR) {
+            true => String::new(),
+            false => format!(" --state-dir {}", quoted(&status.state_dir)),
+        };
+        advice += &format!(
+            "To check that the key opens the copy: keyward backup check {}{state_dir}\n",
+            quoted(file)
+        );
     }
     print(&format!("{keys} keys copied to {}, which {needed}\n{advice}", file.display()))
 }
@@ -259,7 +266,7 @@ fn failure(error: BackupError) -> Failure {
         BackupError::Copy(..) | BackupError::Empty(_) | BackupError::Recovery(..) => exit::DATA,
         BackupError::InTheWay(_) | BackupError::Scratch(..) | BackupError::Write(..) => exit::CANNOT_CREATE,
         BackupError::MasterKey(..) | BackupError::Owners(_) | BackupError::Secret(..) => exit::CONFIG,
-        BackupError::NoStore(..) | BackupError::Read(..) => exit::NO_INPUT,
+        BackupError::NoStore(..) | BackupError::Read(..) | BackupError::SecretFile(..) => exit::NO_INPUT,
         BackupError::Serve(error) => error.status(),
     };
     Failure::new(status, error)

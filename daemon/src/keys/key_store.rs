@@ -14,7 +14,7 @@ use arc_swap::ArcSwap;
 use keyward_proto::Label;
 use keyward_unit::Wkid;
 
-use super::shred::{Secrets, SecretFiles, ShredSecret};
+use super::shred::{SecretFiles, Secrets, ShredSecret};
 use super::unwritten::Unwritten;
 use super::{Key, Life, Listed, State, Version, record};
 use crate::config::EMBEDDED;
@@ -155,12 +155,14 @@ impl KeyStore {
         let listed: Vec<Listed> = page
             .entries
             .into_iter()
-            .filter_map(|entry| match entry.record.and_then(|record| self.decode(&entry.label, &record, &secrets)) {
-                Ok(key) => {
-                    let before = before.get(&key.label).cloned();
-                    self.as_in_memory(key, before).map(Listed::Key)
+            .filter_map(|entry| {
+                match entry.record.and_then(|record| self.decode(&entry.label, &record, &secrets)) {
+                    Ok(key) => {
+                        let before = before.get(&key.label).cloned();
+                        self.as_in_memory(key, before).map(Listed::Key)
+                    }
+                    Err(reason) => Some(Listed::Altered { label: entry.label, reason }),
                 }
-                Err(reason) => Some(Listed::Altered { label: entry.label, reason }),
             })
             .collect();
         let altered = listed.iter().filter(|listed| matches!(listed, Listed::Altered { .. }));

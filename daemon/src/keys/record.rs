@@ -43,7 +43,9 @@ pub(super) fn blobs(bytes: &[u8]) -> Vec<Vec<u8>> {
 }
 
 fn encode_with(key: &Key, wrap: impl Fn(Place<'_>, &[u8]) -> Option<Vec<u8>>) -> Option<Vec<u8>> {
-    let of = |version: &Version| VersionRecord::of(version, &|is_next, blob| wrap(place(&key.label, version.number, is_next), blob));
+    let of = |version: &Version| {
+        VersionRecord::of(version, &|is_next, blob| wrap(place(&key.label, version.number, is_next), blob))
+    };
     let record = Record {
         revision: key.revision,
         state: word_of(key),

@@ -482,7 +482,14 @@ fn log(act: &Act<'_>, action: Action, label: Option<&Label>, version: Option<u32
         Act::Detach => tracing::info!(key, version, uid, pid, role, "certificate detached"),
         Act::EraseSecret { erased, in_force } => {
             let [erased, secret] = [erased, in_force].map(|named| named.map(|named| named.to_string()));
-            tracing::info!(erased, secret, uid, pid, role, "purges are final: the old secret of the key store is erased");
+            tracing::info!(
+                erased,
+                secret,
+                uid,
+                pid,
+                role,
+                "purges are final: the old secret of the key store is erased"
+            );
         }
         Act::FinishRewrap { backend, wkid, keys } => {
             tracing::info!(backend, %wkid, keys, uid, pid, role, "keys have another master key");

@@ -65,8 +65,7 @@ pub(crate) fn check(
     }
     let recovery = recovery.map(read_recovery).transpose()?;
     let needed = KeyStore::needed_secrets(scratch.path()).map_err(wrong)?;
-    let secrets = Found::find(needed, recovery, &options.state_dir)
-        .map_err(|missing| BackupError::Secret(copy.to_owned(), missing))?;
+    let secrets = Found::find(copy, needed, recovery, &options.state_dir)?;
     let secrets = secrets.in_place.into_iter().chain(secrets.in_recovery).collect();
     let store = KeyStore::open_with(scratch.path(), secrets).map_err(wrong)?;
     let dev = store.is_dev().map_err(wrong)? == Some(true) && config.embedded.master_key.is_none();
@@ -157,6 +156,9 @@ pub(crate) fn restore(
 ) -> Result<PathBuf, BackupError> {
     let file = state_dir.join(KeyStore::FILE);
     let failed = |reason| BackupError::Write(file.clone(), reason);
+    if state_dir.exists() {
+        check_state_dir(state_dir).map_err(failed)?;
+    }
     let scratch = tempfile::tempdir().map_err(|reason| BackupError::Scratch(std::env::temp_dir(), reason))?;
     let path = scratch.path().join(KeyStore::FILE);
     copy_file(copy, &path).map_err(|reason| BackupError::Read(copy.to_owned(), reason))?;
@@ -168,8 +170,7 @@ pub(crate) fn restore(
         Look::Used(_) => {
             let needed = KeyStore::needed_secrets(scratch.path())
                 .map_err(|error| BackupError::Copy(copy.to_owned(), with_path_of(&error, &path, copy)))?;
-            Found::find(needed, recovery, state_dir)
-                .map_err(|missing| BackupError::Secret(copy.to_owned(), missing))?
+            Found::find(copy, needed, recovery, state_dir)?
         }
     };
     if let Look::Old | Look::Used(_) = keys::look(state_dir) {
@@ -206,8 +207,7 @@ pub(crate) fn restore_secrets(recovery: &Path, state_dir: &Path) -> Result<PathB
     copy_file(&file, &path).map_err(|reason| BackupError::NoStore(file.clone(), reason))?;
     let needed = KeyStore::needed_secrets(scratch.path())
         .map_err(|error| BackupError::Copy(file.clone(), with_path_of(&error, &path, &file)))?;
-    let secrets = Found::find(needed, Some(recovery), state_dir)
-        .map_err(|missing| BackupError::Secret(file.clone(), missing))?;
+    let secrets = Found::find(&file, needed, Some(recovery), state_dir)?;
     let owner = prepare(state_dir).map_err(failed)?;
     secrets.write(state_dir, owner)?;
     Ok(file)
@@ -216,13 +216,16 @@ pub(crate) fn restore_secrets(recovery: &Path, state_dir: &Path) -> Result<PathB
 /// Makes a state directory, or checks it. Returns the user and the group of its files, if they are
 /// not those of this process.
 fn prepare(state_dir: &Path) -> io::Result<Option<(u32, u32)>> {
-    ownership::make_private_directory(state_dir)
-        .and_then(|()| ownership::check_directory(state_dir, Owners::OwnOrService))
-        .map_err(io::Error::other)?;
+    ownership::make_private_directory(state_dir).map_err(io::Error::other)?;
+    check_state_dir(state_dir)?;
     let owner = fs::metadata(state_dir)?;
     // If root has just made the directory, the store is for the user of the service.
     let uid = migration::other_owner(state_dir).unwrap_or(owner.uid());
     Ok((uid != rustix::process::geteuid().as_raw()).then_some((uid, owner.gid())))
+}
+
+fn check_state_dir(state_dir: &Path) -> io::Result<()> {
+    ownership::check_directory(state_dir, Owners::OwnOrService).map_err(io::Error::other)
 }
 
 fn read_recovery(path: &Path) -> Result<Recovery, BackupError> {
@@ -239,29 +242,39 @@ fn read_recovery(path: &Path) -> Result<Recovery, BackupError> {
 struct Found {
     /// Secrets that are in the state directory.
     in_place: Vec<ShredSecret>,
-    /// Secrets that are in the recovery file only.
+    /// Secrets that are in the recovery file.
     in_recovery: Vec<ShredSecret>,
 }
 
 impl Found {
-    fn find(needed: Vec<Named>, recovery: Option<Recovery>, state_dir: &Path) -> Result<Self, MissingSecret> {
+    fn find(
+        store: &Path,
+        needed: Vec<Named>,
+        recovery: Option<Recovery>,
+        state_dir: &Path,
+    ) -> Result<Self, BackupError> {
         let has = recovery.as_ref().map(|recovery| recovery.in_force.0);
         let mut offered: Vec<_> = recovery.into_iter().flat_map(Recovery::into_secrets).collect();
         let files = SecretFiles::of(state_dir, Owners::OwnOrService);
         let mut found = Self::default();
         for needed in needed {
-            if let Ok(Some(secret)) = files.read(needed.id) {
-                found.in_place.push(secret);
-            } else if let Some(place) = offered.iter().position(|(named, _)| named.id == needed.id) {
+            if let Some(place) = offered.iter().position(|(named, _)| named.id == needed.id) {
                 found.in_recovery.push(offered.swap_remove(place).1);
-            } else {
-                return Err(MissingSecret { needed, has, files: files.directory().to_owned() });
+                continue;
+            }
+            match files.read(needed.id) {
+                Ok(Some(secret)) => found.in_place.push(secret),
+                Ok(None) => {
+                    let missing = MissingSecret { needed, has, files: files.directory().to_owned() };
+                    return Err(BackupError::Secret(store.to_owned(), missing));
+                }
+                Err(reason) => return Err(BackupError::SecretFile(files.path(needed.id), reason)),
             }
         }
         Ok(found)
     }
 
-    /// Writes the secrets that are not in the state directory yet.
+    /// Writes the secrets of the recovery file to the state directory.
     fn write(&self, state_dir: &Path, owner: Option<(u32, u32)>) -> Result<(), BackupError> {
         let files = SecretFiles::of(state_dir, Owners::OwnOrService);
         for secret in &self.in_recovery {
@@ -293,7 +306,10 @@ impl fmt::Display for MissingSecret {
             Ordering::Equal => "of another store, or of a store that went on from another copy",
             Ordering::Greater => "newer: it was made after a purge that the store has not seen",
         };
-        write!(f, "; the recovery file has the secret {has}, so it is {age}; use the recovery file of the same time")
+        write!(
+            f,
+            "; the recovery file has the secret {has}, so it is {age}; use the recovery file of the same time"
+        )
     }
 }
 
@@ -337,6 +353,8 @@ pub(crate) enum BackupError {
     Recovery(PathBuf, #[source] RecoveryError),
     #[error("the blobs in {} do not open: {}", .0.display(), .1)]
     Secret(PathBuf, MissingSecret),
+    #[error("cannot read the secret of the key store in {}: {}", .0.display(), .1)]
+    SecretFile(PathBuf, #[source] io::Error),
     #[error(transparent)]
     Serve(#[from] ServeError),
     #[error("cannot write {}: {}", .0.display(), .1)]

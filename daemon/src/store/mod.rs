@@ -41,10 +41,11 @@ pub(crate) use self::redb::{
     tables::{KEYS, META, Reading, Writing},
 };
 pub(crate) use altered::{Alterations, Altered};
-pub(crate) use index::LISTS;
+pub(crate) use error::SECRETS;
 pub use error::StoreError;
-pub(crate) use store_key::{Seals, expand};
+pub(crate) use index::LISTS;
 pub use store_key::StoreKey;
+pub(crate) use store_key::{Seals, expand};
 pub(crate) use witness::Witness;
 
 /// A key store. Methods block until the work is done.
@@ -72,12 +73,8 @@ pub(crate) trait Store: Send + Sync {
     /// # Errors
     /// [`StoreError::OtherStoreKey`] for another key, [`StoreError::AlteredStore`] if another
     /// program has changed the metadata.
-    fn unlock(
-        &self,
-        key: &StoreKey,
-        wrapped: Option<&[u8]>,
-        upgrade: &Upgrade<'_>,
-    ) -> Result<(), StoreError>;
+    fn unlock(&self, key: &StoreKey, wrapped: Option<&[u8]>, upgrade: &Upgrade<'_>)
+    -> Result<(), StoreError>;
 
     /// True until [`Self::unlock`] succeeds.
     fn is_locked(&self) -> bool;

@@ -72,7 +72,9 @@ impl Purge {
         }
         let purges = key.call("destroy", AdminClient::purge)?;
         match key.client.json {
-            true => print_json(&json!({ "label": label.as_str(), "destroyed": true, "final": purges.r#final })),
+            true => {
+                print_json(&json!({ "label": label.as_str(), "destroyed": true, "final": purges.r#final }))
+            }
             false => print(&format!(
                 "key {label} is destroyed\n{}",
                 if purges.r#final { String::new() } else { not_final(&key) }

@@ -11,7 +11,8 @@ use rustix::io::Errno;
 use zeroize::Zeroizing;
 
 use super::secret::{SecretId, ShredSecret};
-use crate::ground::ownership::{self, OwnershipError, Owners};
+use crate::ground::ownership::{self, Owners, OwnershipError};
+use crate::store::SECRETS;
 
 /// The directory with the files.
 #[derive(Debug)]
@@ -23,7 +24,7 @@ pub(crate) struct SecretFiles {
 impl SecretFiles {
     /// The files of a state directory, which belong to one of `owners`.
     pub(crate) fn of(state_dir: &Path, owners: Owners) -> Self {
-        Self { directory: state_dir.join(DIRECTORY), owners }
+        Self { directory: state_dir.join(SECRETS), owners }
     }
 
     /// Path of the directory.
@@ -129,8 +130,6 @@ fn erase(directory: &OwnedFd, name: &str) -> io::Result<()> {
     Ok(rustix::fs::unlinkat(directory, name, AtFlags::empty())?)
 }
 
-/// Name of the directory in the state directory.
-const DIRECTORY: &str = "shred";
 /// Ends the name of a file that is not complete yet.
 const PART: &str = ".new";
 

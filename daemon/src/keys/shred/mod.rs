@@ -277,7 +277,8 @@ impl KeyStore {
             Some((named, secret))
         };
         let Some(secret) = in_force else { return Ok(None) };
-        let recovery = Recovery { in_force: copy(secret).ok_or_else(|| self.damaged())?, old: old.and_then(copy) };
+        let recovery =
+            Recovery { in_force: copy(secret).ok_or_else(|| self.damaged())?, old: old.and_then(copy) };
         drop(secrets);
         let written = Written { secret, at: now(), has_old: recovery.old.is_some() };
         self.store.set_metadata(&[(RECOVERY, Some(&written.to_text()))])?;

@@ -196,11 +196,9 @@ mod tests {
         assert_ne!(secret.wrap(HERE, b"blob").unwrap(), wrapped, "each time another nonce");
         let secrets = Secrets(vec![other.into(), secret.into()]);
         assert_eq!(secrets.unwrap(HERE, &wrapped).unwrap(), b"blob");
-        for place in [
-            Place { label: "shop2", ..HERE },
-            Place { version: 2, ..HERE },
-            Place { is_next: true, ..HERE },
-        ] {
+        for place in
+            [Place { label: "shop2", ..HERE }, Place { version: 2, ..HERE }, Place { is_next: true, ..HERE }]
+        {
             assert!(secrets.unwrap(place, &wrapped).is_none(), "{place:?}");
         }
         for changed in 0..wrapped.len() {
@@ -221,7 +219,8 @@ mod tests {
         assert_eq!(format!("{secret:?}"), format!("ShredSecret({ID_OF_5A})"));
         let named = Named { number: 12, id: secret.id() };
         assert_eq!(named.to_string().parse(), Ok(named));
-        for bad in ["", "12", "012 0123456789abcdef", "12 0123456789ABCDEF", "12 123", "+1 0123456789abcdef"] {
+        for bad in ["", "12", "012 0123456789abcdef", "12 0123456789ABCDEF", "12 123", "+1 0123456789abcdef"]
+        {
             assert!(bad.parse::<Named>().is_err(), "{bad}");
         }
         assert!(ShredSecret::from_bytes(&[0; 31]).is_none());

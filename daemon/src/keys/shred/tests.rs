@@ -122,7 +122,10 @@ fn a_purge_that_is_interrupted_anywhere_goes_on() {
         assert_whole(&store);
         let shred = store.shred().unwrap();
         assert!(shred.is_final() && (shred.in_force == Some(first)) == (killed_after == 0));
-        assert_eq!(files(dir.path()).into_keys().collect::<Vec<_>>(), [shred.in_force.unwrap().id.to_string()]);
+        assert_eq!(
+            files(dir.path()).into_keys().collect::<Vec<_>>(),
+            [shred.in_force.unwrap().id.to_string()]
+        );
         assert_eq!(store.get(&label("new")).unwrap().unwrap().versions[0].blob, [9; 40]);
     }
 }
