@@ -163,6 +163,9 @@ fn make(file: &Path, client: &Client) -> Result<(), Failure> {
         let directory = status.state_dir.join("unit");
         advice += &format!("Also keep a copy of the state of the unit: {}\n", quoted(&directory));
     }
+    if status.purges.is_some_and(|purges| !purges.r#final) {
+        advice += "A purge is not final, so the copy may need two secrets, of which one is erased soon: when the purge is final (keyward status), make another copy\n";
+    }
     if status.recovery.as_ref().is_some_and(|recovery| !recovery.current) {
         advice += "The copy opens with a recovery file only, which is not made yet: keyward backup --recovery FILE\n";
     } else if status.recovery.is_some() {

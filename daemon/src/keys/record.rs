@@ -133,9 +133,11 @@ struct VersionRecord {
     certificates: Vec<String>,
 }
 
+/// Wraps a blob, which is the one of the next master key if the first parameter is true.
+type Wrap<'w> = dyn Fn(bool, &[u8]) -> Option<Vec<u8>> + 'w;
+
 impl VersionRecord {
-    /// `wrap` wraps a blob, which is the next one if the first parameter is true.
-    fn of(version: &Version, wrap: &dyn Fn(bool, &[u8]) -> Option<Vec<u8>>) -> Option<Self> {
+    fn of(version: &Version, wrap: &Wrap<'_>) -> Option<Self> {
         let next_blob = version.next_blob.as_ref().map(|blob| wrap(true, blob).ok_or(()));
         Some(Self {
             number: version.number,

@@ -1,7 +1,9 @@
-//! The rows of the key store as bytes, without a file. Fuzz targets test how rows are read.
+//! The rows of the key store and the recovery file as bytes, without a file. Fuzz targets test how
+//! they are read.
 
 use keyward_proto::Label;
 
+use super::shred::Recovery;
 use super::{Key, StoreKey, record};
 use crate::store::{Seals, index};
 
@@ -28,4 +30,9 @@ pub fn write_record(key: &Key) -> Option<Vec<u8>> {
 /// A list of the index, decoded and encoded again; `None` if the bytes are no list.
 pub fn rewritten_list(bytes: &[u8]) -> Option<Vec<u8>> {
     index::decode(bytes).map(|list| index::encode(&list))
+}
+
+/// A recovery file, decoded and encoded again; `None` if the bytes are no recovery file.
+pub fn rewritten_recovery(bytes: &[u8]) -> Option<Vec<u8>> {
+    Recovery::parse(bytes).ok().map(|recovery| recovery.to_text().as_bytes().to_vec())
 }

@@ -32,7 +32,8 @@ pub(super) fn spawn(peers: &Arc<Shared>) {
 }
 
 /// Writes disabled and deleted states of keys that could not be written before, and the state of
-/// the unit and the secrets of the key store if another program has removed them. Tries again every [`WRITE_INTERVAL`]. Never returns.
+/// the unit and the secrets of the key store if another program has removed them. Tries again every
+/// [`WRITE_INTERVAL`]. Never returns.
 async fn write_pending(daemon: Arc<Daemon>) {
     loop {
         tokio::time::sleep(WRITE_INTERVAL).await;
@@ -46,6 +47,8 @@ async fn write_pending(daemon: Arc<Daemon>) {
 pub(super) async fn write_pending_now(daemon: &Daemon) {
     for label in daemon.keys.write_pending().await {
         tracing::info!(key = label.as_str(), "{WRITTEN}");
+        // The change may be a destruction.
+        daemon.shredding.want();
     }
 }
 

@@ -143,8 +143,8 @@ fn unwrapped(key: &Key, unit: &Unit, copy: &Path) -> Result<u64, BackupError> {
     Ok(count)
 }
 
-/// Restores the key store of a state directory from a copy, and the secrets that the copy needs from
-/// a recovery file. Returns the path of the store.
+/// Restores the key store of a state directory from a copy, and the secrets that the copy needs
+/// from a recovery file. Returns the path of the store.
 ///
 /// # Errors
 /// [`BackupError`], such as for a directory that has a key store with keys already, or if a secret
@@ -285,7 +285,8 @@ impl Found {
     }
 }
 
-/// A secret that a store needs, and that is neither in the recovery file nor in the state directory.
+/// A secret that a store needs, and that is neither in the recovery file nor in the state
+/// directory.
 #[derive(Debug)]
 pub(crate) struct MissingSecret {
     needed: Named,

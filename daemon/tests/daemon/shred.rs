@@ -183,14 +183,22 @@ fn many_keys_are_wrapped_anew_while_they_sign() {
     assert!(longest < Duration::from_secs(5), "{longest:?}");
     let last = secrets(&daemon);
     assert!(last.len() == 1 && last != first);
-    // Killed within the wrapping, again and again.
+    // Killed and upgraded within the wrapping, again and again.
     daemon.succeed(&["key", "delete", "copy-1", "--yes", "--force"]);
     daemon.succeed(&["key", "purge", "copy-1", "--yes"]);
     for kill in 0..kills {
         // Each time after a longer part of the work.
         thread::sleep(Duration::from_millis(20) * kill);
-        daemon.end(Signal::KILL);
-        daemon.start(&[]);
+        match kill % 2 {
+            0 => {
+                daemon.end(Signal::KILL);
+                daemon.start(&[]);
+            }
+            _ => {
+                daemon.signal(Signal::USR2);
+                daemon.await_ready();
+            }
+        }
         assert_eq!(daemon.outcome(&format!("copy-{}", count - 1), &certificate_verify()), Outcome::Done);
     }
     await_final(&daemon);

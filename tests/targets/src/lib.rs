@@ -20,6 +20,7 @@ pub mod grep11_unwrap;
 pub mod import;
 pub mod purpose;
 pub mod record;
+pub mod recovery;
 pub mod reference;
 pub mod unit_command;
 pub mod unit_importer;
@@ -44,6 +45,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("import", import::run),
     ("purpose", purpose::run),
     ("record", record::run),
+    ("recovery", recovery::run),
     ("reference", reference::run),
     ("unit_command", unit_command::run),
     ("unit_importer", unit_importer::run),

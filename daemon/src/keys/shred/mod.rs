@@ -28,7 +28,7 @@ use super::{KeyStore, Keys, StoreError, StoreKey, now, record};
 use crate::store::metadata::{DESTROYED, OLD_SECRET, RECOVERY, SECRET, YES};
 use crate::store::{LISTS, RedbStore, Upgrade};
 
-/// What the store says about its shred secrets.
+/// State of the shred secrets, as the store names them.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Shred {
     /// Secret that wraps new blobs; `None` before the first key.
@@ -84,7 +84,7 @@ impl Written {
 }
 
 impl KeyStore {
-    /// What the store says about its secrets. Not authenticated while the store is locked.
+    /// State of the shred secrets. Not authenticated while the store is locked.
     pub(crate) fn shred(&self) -> Result<Shred, StoreError> {
         let altered = || StoreError::AlteredStore(self.path().to_owned());
         let named = |name| -> Result<Option<Named>, StoreError> {
@@ -243,14 +243,14 @@ impl KeyStore {
     /// ids of these secrets.
     ///
     /// # Errors
-    /// [`StoreError::Secret`] if a file cannot be written.
+    /// [`StoreError::Secret`] if a file cannot be written, or another user can change it.
     pub(crate) fn mend_secrets(&self) -> Result<Vec<SecretId>, StoreError> {
         let files = self.secret_files();
         let secrets = self.secrets();
         let mut mended = Vec::new();
         for secret in &secrets.0 {
             let failed = |reason| StoreError::Secret(files.path(secret.id()), reason);
-            if !matches!(files.read(secret.id()), Ok(Some(_))) {
+            if files.read(secret.id()).map_err(failed)?.is_none() {
                 files.write(secret, None).map_err(failed)?;
                 mended.push(secret.id());
             }
@@ -331,7 +331,7 @@ impl KeyStore {
 }
 
 impl Keys {
-    /// What the store says about its secrets.
+    /// State of the shred secrets.
     ///
     /// # Errors
     /// [`StoreError`] if the store cannot be read.
