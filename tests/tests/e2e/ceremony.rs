@@ -239,7 +239,7 @@ impl Scene {
         let copy = self.daemon.path("copy");
         succeed(self.daemon.keyward(&["backup"]).arg(&copy));
         let recovery = self.daemon.path("recovery");
-        succeed(self.daemon.keyward(&["backup", "--recovery"]).arg(&recovery));
+        succeed(&mut self.daemon.keyward(&["backup", &format!("--recovery={}", recovery.display())]));
         let [state, unit_copy] = [self.daemon.path("state"), self.daemon.path("unit.copy")];
         for has_state_of_unit in [true, false] {
             assert!(self.daemon.stop().success());
