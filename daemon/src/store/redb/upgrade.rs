@@ -4,6 +4,7 @@
 //! new file, which then gets the name of the store. Whatever happens, the file with the name is the
 //! old store or the new one.
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
@@ -72,12 +73,15 @@ fn rewrite(
     upgrade: &Upgrade<'_>,
 ) -> Result<(), redb::Error> {
     // All rows first, also the ones that no list vouches for: a repair decides about them.
+    let mut macs = HashMap::new();
     for row in old.keys.iter()? {
         let (name, row) = row?;
         let rewritten = name.value().parse::<Label>().ok().and_then(|label| {
-            let (_, record) = seals.open_record(label.as_str(), row.value())?;
+            let (before, record) = seals.open_record(label.as_str(), row.value())?;
             let record = (upgrade.rewrite)(&label, record, secret)?;
-            Some(seals.seal_record(label.as_str(), &record).1)
+            let (now, row) = seals.seal_record(label.as_str(), &record);
+            macs.insert(label.to_string(), (before, now));
+            Some(row)
         });
         new.keys.insert(name.value(), rewritten.as_deref().unwrap_or(row.value()))?;
     }
@@ -90,13 +94,10 @@ fn rewrite(
             continue;
         };
         for (label, mac) in &mut list {
-            let (before, now) = (old.keys.get(label.as_str())?, new.keys.get(label.as_str())?);
-            let before = before.as_ref().and_then(|row| seals.open_record(label, row.value()));
-            let now = now.as_ref().and_then(|row| seals.open_record(label, row.value()));
-            if let (Some((before, _)), Some((now, _))) = (before, now)
-                && before == *mac
+            if let Some((before, now)) = macs.get(label)
+                && before == mac
             {
-                *mac = now;
+                *mac = *now;
             }
         }
         if !list.is_empty() {
