@@ -23,9 +23,10 @@ use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
 
 use crate::admin::api::{
-    AccessView, Certified, Finished, KEYS_IN_BACKUP, KeyView, MAX_ANSWER, MAX_PAGE, Page, PurgesView,
-    Refusal, Reloaded, RepairedView, RequestSignature, Rewrapped, StatusView, UnitView, User,
+    AccessView, Certified, Finished, KEYS_IN_BACKUP, KeyView, MAX_ANSWER, MAX_PAGE, Page, Refusal, Reloaded,
+    RepairedView, RequestSignature, Rewrapped, StatusView, UnitView, User,
 };
+use crate::admin::purge_view::PurgesView;
 use crate::admin::unit_view::{ClaimView, CommandsView, ImporterView, OwnedUnitView, SealedView, TakenView};
 use crate::admin::{SOCKET, request};
 use crate::audit::Filter;

@@ -17,6 +17,7 @@ mod keys;
 mod metrics;
 mod parse;
 mod plain_key;
+pub(crate) mod purge_view;
 mod reload;
 pub(crate) mod request;
 mod rewrap;

@@ -7,7 +7,8 @@ use axum::extract::State;
 
 use super::trail_view::AuditView;
 use super::{Admin, Answer, units};
-use crate::admin::api::{PurgesView, RecoveryView, StatusView};
+use crate::admin::api::StatusView;
+use crate::admin::purge_view::{PurgesView, RecoveryView};
 use crate::keys::StoreError;
 
 pub(super) async fn show(State(admin): State<Admin>) -> Answer<StatusView> {

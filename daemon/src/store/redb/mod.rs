@@ -29,8 +29,8 @@ use crate::ground::ownership;
 use crate::store::error::refused;
 use crate::store::index::Root;
 use crate::store::metadata::{
-    BARE_FORMAT, CREATED, DESTROYED, FORMAT, OLD_FORMAT, REVISION, SECRET, STORE_KEY, STORE_KEY_NAME,
-    THIS_FORMAT, WKID, YES,
+    BARE_FORMAT, CREATED, DESTROYED, FORMAT, OLD_FORMAT, REVISION, STORE_KEY, STORE_KEY_NAME, THIS_FORMAT,
+    WKID, YES,
 };
 use crate::store::reserve::Reserve;
 use crate::store::store_key::{self, Seals, StoreKey};
@@ -40,7 +40,7 @@ use crate::store::{
 };
 pub(crate) use file::FILE;
 use file::{Failure, StoreFile};
-use tables::{Found, INDEX, META, Reading, Tables, Writing};
+use tables::{Found, INDEX, META, Reading, Writing};
 
 /// The store in one file.
 pub(crate) struct RedbStore {
@@ -309,7 +309,7 @@ impl Store for RedbStore {
             // revision that the first key had.
             let revision = last_revision(tables)? + 1;
             tables.meta.insert(REVISION, revision.to_string().as_str())?;
-            let record = record(revision, &secret(tables)?).ok_or_else(|| self.damaged())?;
+            let record = record(revision, &tables.secret()?).ok_or_else(|| self.damaged())?;
             if !tables.write(seals, root, label.as_str(), Some(&record))? {
                 return Err(StoreError::Unlisted(label.clone()).into());
             }
@@ -409,7 +409,7 @@ impl Store for RedbStore {
 
     fn rebuild(&self, revise: &Revise<'_>) -> Result<Rebuilt, StoreError> {
         self.change(|seals, tables, root| {
-            let (mut revision, secret) = (last_revision(tables)?, secret(tables)?);
+            let (mut revision, secret) = (last_revision(tables)?, tables.secret()?);
             let rebuilt = tables.rebuild(seals, root, |label, record| {
                 let revised = revise(label, record, revision + 1, &secret)?;
                 revision += 1;
@@ -425,11 +425,11 @@ impl Store for RedbStore {
 
     fn rewrite(&self, list: u32, rewrite: &Rewrite<'_>) -> Result<Option<u64>, StoreError> {
         let seals = self.seals()?;
-        // Most lists are as they should be when a daemon looks again, and need no write.
+        // Most lists need no write when a daemon looks again.
         let looked = self.read(|tables| {
             let root = tables.root(seals)?.ok_or_else(|| self.altered())?;
             let Some(entries) = tables.list(seals, &root, list)? else { return Ok(None) };
-            let secret = secret(tables)?;
+            let secret = tables.secret()?;
             for (label, mac) in &entries {
                 if tables.rewritten(seals, label, mac, &secret, rewrite)?.is_some() {
                     return Ok(Some((entries.len() as u64, true)));
@@ -440,7 +440,7 @@ impl Store for RedbStore {
         let Some((count, true)) = looked else { return Ok(looked.map(|(count, _)| count)) };
         self.change(|seals, tables, root| {
             let Some(mut entries) = tables.list(seals, root, list)? else { return Ok(None) };
-            let secret = secret(tables)?;
+            let secret = tables.secret()?;
             for (label, mac) in &mut entries {
                 if let Some(record) = tables.rewritten(seals, label, mac, &secret, rewrite)? {
                     let (new, row) = seals.seal_record(label, &record);
@@ -495,16 +495,6 @@ const MAX_UNVERIFIED: usize = 16 * 1024 * 1024;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The name of the shred secret in force; an empty text if there is none.
-fn secret<K, M, I>(tables: &Tables<K, M, I>) -> Result<String, redb::Error>
-where
-    K: ReadableTable<&'static str, &'static [u8]>,
-    M: ReadableTable<&'static str, &'static str>,
-    I: ReadableTable<u32, &'static [u8]>,
-{
-    Ok(tables.text(SECRET)?.unwrap_or_default())
 }
 
 fn last_revision(tables: &Writing<'_>) -> Result<u64, redb::Error> {

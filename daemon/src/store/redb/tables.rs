@@ -11,7 +11,7 @@ use subtle::ConstantTimeEq;
 
 use crate::store::Rewrite;
 use crate::store::index::{self, LISTS, List, ROOT, Root};
-use crate::store::metadata::{FORMAT, SEAL};
+use crate::store::metadata::{FORMAT, SEAL, SECRET};
 use crate::store::store_key::{Mac, Seals};
 
 /// Result of a search for the record of a label.
@@ -74,6 +74,11 @@ where
     /// Value of one of the metadata.
     pub(crate) fn text(&self, name: &str) -> Result<Option<String>, redb::Error> {
         Ok(self.meta.get(name)?.map(|value| value.value().to_owned()))
+    }
+
+    /// Name of the shred secret in force; an empty text if there is none.
+    pub(super) fn secret(&self) -> Result<String, redb::Error> {
+        Ok(self.text(SECRET)?.unwrap_or_default())
     }
 
     /// All metadata, by name.
