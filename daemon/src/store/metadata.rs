@@ -29,6 +29,8 @@ pub(crate) const CREATED: &str = "created";
 pub(crate) const SECRET: &str = "shred-secret";
 /// Shred secret before, in the same form, while blobs are wrapped anew.
 pub(crate) const OLD_SECRET: &str = "shred-secret-old";
+/// Id of a shred secret whose file is being written, and that wraps nothing yet.
+pub(crate) const NEW_SECRET: &str = "shred-secret-new";
 /// [`YES`] if a key was destroyed since the shred secret in force was made.
 pub(crate) const DESTROYED: &str = "shred-due";
 /// Last recovery file: the number and the id of its secret, the time when it was made in seconds

@@ -5,7 +5,8 @@
 //! new secret is due. Then, in steps that can be interrupted anywhere:
 //!
 //! 1. [`KeyStore::renew_secret`] writes a new secret to a file, and one transaction puts the new
-//!    secret in force and names the old one.
+//!    secret in force and names the old one. A transaction before has the id of the new secret, so
+//!    that its file does not remain if the daemon is killed in between.
 //! 2. [`KeyStore::rewrap_list`] wraps the blobs of each list of the index anew.
 //! 3. [`KeyStore::erase_old_secret`] overwrites and removes the file of the old secret, and then
 //!    the store names it no more.
@@ -25,7 +26,7 @@ pub(crate) use recovery::{MAX_FILE as MAX_RECOVERY, Recovery, RecoveryError};
 pub(crate) use secret::{Named, Place, SecretId, Secrets, ShredSecret};
 
 use super::{KeyStore, Keys, StoreError, StoreKey, now, record};
-use crate::store::metadata::{DESTROYED, OLD_SECRET, RECOVERY, SECRET, YES};
+use crate::store::metadata::{DESTROYED, NEW_SECRET, OLD_SECRET, RECOVERY, SECRET, YES};
 use crate::store::{LISTS, RedbStore, Upgrade};
 
 /// State of the shred secrets, as the store names them.
@@ -145,7 +146,7 @@ impl KeyStore {
         let upgrade = Upgrade {
             secret: &|| {
                 let files = self.secret_files();
-                Ok(self.make_secret(&files, 1)?.to_string())
+                Ok(self.keep_secret(&files, Self::new_secret(&files)?, 1)?.to_string())
             },
             rewrite: &|label, record, secret| {
                 let key = record::decode_bare(label.clone(), record)?;
@@ -181,18 +182,38 @@ impl KeyStore {
         if !is_wanted(&shred) {
             return Ok(());
         }
-        let new = self.make_secret(&files, shred.in_force.map_or(1, |named| named.number + 1))?.to_string();
+        // The secret of a daemon that was killed before the secret was in force.
+        if let Some(id) = self.store.metadata(NEW_SECRET)?.and_then(|id| id.parse().ok()) {
+            files.erase(id).map_err(|reason| StoreError::Secret(files.path(id), reason))?;
+        }
+        let secret = Self::new_secret(&files)?;
+        self.store.set_metadata(&[(NEW_SECRET, Some(&secret.id().to_string()))])?;
+        let number = shred.in_force.map_or(1, |named| named.number + 1);
+        let new = self.keep_secret(&files, secret, number)?.to_string();
         let old = shred.in_force.map(|named| named.to_string());
-        let changes = [(SECRET, Some(new.as_str())), (OLD_SECRET, old.as_deref()), (DESTROYED, None)];
+        let changes = [
+            (SECRET, Some(new.as_str())),
+            (OLD_SECRET, old.as_deref()),
+            (DESTROYED, None),
+            (NEW_SECRET, None),
+        ];
         // After a fault, the change may have happened or not.
         self.store.set_metadata(&changes).inspect_err(|_| self.forget_unnamed(&files))
     }
 
-    /// Makes a secret in memory and in its file.
-    fn make_secret(&self, files: &SecretFiles, number: u64) -> Result<Named, StoreError> {
+    fn new_secret(files: &SecretFiles) -> Result<ShredSecret, StoreError> {
+        let reason = || io::Error::other("the system gave no random numbers");
+        ShredSecret::generate().ok_or_else(|| StoreError::Secret(files.directory().to_owned(), reason()))
+    }
+
+    /// Keeps a new secret in its file and in memory.
+    fn keep_secret(
+        &self,
+        files: &SecretFiles,
+        secret: ShredSecret,
+        number: u64,
+    ) -> Result<Named, StoreError> {
         let failed = |reason| StoreError::Secret(files.directory().to_owned(), reason);
-        let secret = ShredSecret::generate()
-            .ok_or_else(|| failed(io::Error::other("the system gave no random numbers")))?;
         let named = Named { number, id: secret.id() };
         files.write(&secret, None).map_err(failed)?;
         self.change_secrets(|secrets| secrets.push(Arc::new(secret)));

@@ -83,8 +83,14 @@ fn opens(copy: &[u8], secrets: &[Vec<u8>], name: &str) -> Option<Vec<u8>> {
 fn a_purge_that_is_interrupted_anywhere_goes_on() {
     type Step = fn(&Path, &KeyStore);
     let half = |store: &KeyStore| rewrap(store, lists().take(128));
-    let steps: [Step; 6] = [
+    let steps: [Step; 7] = [
         |_, store| store.delete(&label("purged")).unwrap(),
+        // Killed when the file of the new secret was written, and the secret was not in force.
+        |_, store| {
+            let secret = ShredSecret::generate().unwrap();
+            store.secret_files().write(&secret, None).unwrap();
+            store.store.set_metadata(&[(NEW_SECRET, Some(&secret.id().to_string()))]).unwrap();
+        },
         |_, store| store.renew_secret().unwrap(),
         |_, store| rewrap(store, lists().take(128)),
         |_, store| rewrap(store, lists().skip(128)),
