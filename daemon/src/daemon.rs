@@ -10,7 +10,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use keyward_proto::Label;
 use keyward_unit::Wkid;
 use serde_json::{Map, Value};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::audit::{self, Phase, Trail, Unwritten};
 use crate::backend::{Backend, Backends, KeyMaterial};
@@ -47,6 +47,11 @@ pub(crate) struct Daemon {
     next_start: ArcSwapOption<String>,
     /// Reason why the file with the state of the embedded unit is not right, if there is one.
     unit_state: ArcSwapOption<String>,
+    /// Reason why purges are not made final, if there is one.
+    not_final: ArcSwapOption<String>,
+    /// Reason why the file of a shred secret is not right, if there is one.
+    secrets: ArcSwapOption<String>,
+    pub(crate) shredding: Shredding,
     config: ArcSwap<Config>,
     /// File of the configuration, if there is one.
     pub(crate) config_file: Option<PathBuf>,
@@ -87,6 +92,9 @@ impl Daemon {
             unusable_keys: ArcSwapOption::empty(),
             next_start: ArcSwapOption::empty(),
             unit_state: ArcSwapOption::empty(),
+            not_final: ArcSwapOption::empty(),
+            secrets: ArcSwapOption::empty(),
+            shredding: Shredding::default(),
             config: ArcSwap::from_pointee(Config::default()),
             config_file: None,
             fingerprint: ArcSwap::default(),
@@ -134,6 +142,16 @@ impl Daemon {
     /// Sets the reason why the file with the state of the embedded unit is not right.
     pub(crate) fn set_unit_state(&self, problem: Option<String>) {
         note_problem(&self.unit_state, problem);
+    }
+
+    /// Sets the reason why purges are not made final.
+    pub(crate) fn set_not_final(&self, problem: Option<String>) {
+        note_problem(&self.not_final, problem);
+    }
+
+    /// Sets the reason why the file of a shred secret is not right.
+    pub(crate) fn set_secrets(&self, problem: Option<String>) {
+        note_problem(&self.secrets, problem);
     }
 
     /// The audit trail. `None` if this daemon has none: there is no state directory, or it has not
@@ -322,9 +340,9 @@ impl Daemon {
             format!("{count} keys are compromised, disabled or deleted in the running daemon alone, because {why}: {first}; {until}, and a restart before that loses them")
         });
         let unusable = self.unusable_keys.load().as_ref().map(|problem| problem.to_string());
-        let of_unit = [&self.next_start, &self.unit_state].map(|problem| problem.load_full());
-        let of_unit = of_unit.into_iter().flatten().map(|problem| problem.to_string());
-        unusable.into_iter().chain(pending).chain(of_unit).collect()
+        let noted = [&self.next_start, &self.unit_state, &self.not_final, &self.secrets];
+        let noted = noted.into_iter().filter_map(|problem| Some(problem.load_full()?.to_string()));
+        unusable.into_iter().chain(pending).chain(noted).collect()
     }
 
     /// Puts a configuration in force. Notifies watching peers if the grants have changed.
@@ -344,6 +362,47 @@ fn note_problem(place: &ArcSwapOption<String>, problem: Option<String>) {
     let before = place.swap(problem.clone());
     if let Some(problem) = problem.filter(|problem| Some(problem) != before.as_ref()) {
         tracing::error!("{problem}");
+    }
+}
+
+/// State of the purges that are being made final.
+#[derive(Debug, Default)]
+pub(crate) struct Shredding {
+    destroyed: Notify,
+    /// Keys that are left to wrap anew, plus one; 0 while none are wrapped.
+    left: AtomicU64,
+}
+
+impl Shredding {
+    /// Has the purges made final, since a key was destroyed.
+    pub(crate) fn want(&self) {
+        self.destroyed.notify_one();
+    }
+
+    /// Waits for [`Self::want`].
+    pub(crate) async fn is_wanted(&self) {
+        self.destroyed.notified().await;
+    }
+
+    /// Begins to wrap some keys anew.
+    pub(crate) fn begin(&self, keys: u64) {
+        self.left.store(keys.saturating_add(1), Ordering::Relaxed);
+    }
+
+    /// Counts keys that are wrapped anew. A key that was made since the beginning is not among
+    /// these that are left.
+    pub(crate) fn advance(&self, keys: u64) {
+        self.begin(self.left().unwrap_or_default().saturating_sub(keys));
+    }
+
+    /// Ends the wrapping, whatever is left.
+    pub(crate) fn end(&self) {
+        self.left.store(0, Ordering::Relaxed);
+    }
+
+    /// Number of keys that are left; `None` while none are wrapped.
+    pub(crate) fn left(&self) -> Option<u64> {
+        self.left.load(Ordering::Relaxed).checked_sub(1)
     }
 }
 

@@ -119,6 +119,14 @@ pub fn open(path: &Path) -> Result<File, OwnershipError> {
     open_for(path, OFlags::RDONLY, Owners::Own)
 }
 
+/// Opens a file for reading that may belong to one of `owners`, with the checks of [`open`].
+///
+/// # Errors
+/// See [`open`].
+pub fn open_of(path: &Path, owners: Owners) -> Result<File, OwnershipError> {
+    open_for(path, OFlags::RDONLY, owners)
+}
+
 /// Reads a file of certificates, keys or tokens. The contents may be secret.
 ///
 /// # Errors

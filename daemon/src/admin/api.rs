@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use keyward_proto::{Label, Reference};
 use serde::{Deserialize, Serialize};
 
+use crate::admin::purge_view::{PurgesView, RecoveryView};
 use crate::admin::trail_view::AuditView;
 use crate::backend::Backend;
 use crate::daemon::Daemon;
@@ -355,6 +356,12 @@ pub(crate) struct StatusView {
     /// Known alterations of the key store.
     #[serde(default)]
     pub(crate) altered: Altered,
+    /// Whether purges are final; none from an older version.
+    #[serde(default)]
+    pub(crate) purges: Option<PurgesView>,
+    /// The recovery file; none from an older version, and before the first key.
+    #[serde(default)]
+    pub(crate) recovery: Option<RecoveryView>,
     /// Reasons why the daemon cannot sign with some of its keys.
     #[serde(default)]
     pub(crate) problems: Vec<String>,
@@ -399,6 +406,13 @@ pub(crate) struct MeasureView {
 impl MeasureView {
     pub(super) fn of(measure: Measure) -> Self {
         Self { measure: measure.name.into(), in_force: measure.in_force, detail: measure.detail }
+    }
+}
+
+impl StatusView {
+    /// Warning for a person if there are keys, and no recovery file for them.
+    pub(crate) fn recovery_warning(&self) -> Option<String> {
+        self.recovery.as_ref().filter(|_| !self.dev && self.keys > 0)?.warning()
     }
 }
 

@@ -6,9 +6,11 @@ use axum::Extension;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::HeaderName;
+use axum::http::header::{CONNECTION, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use zeroize::Zeroizing;
 
 use super::{Admin, AdminError, Administrator};
 use crate::admin::api::KEYS_IN_BACKUP;
@@ -26,6 +28,26 @@ pub(super) async fn make(
     drop(tokio::task::spawn_blocking(move || send(file, &sender)));
     let count = [(HeaderName::from_static(KEYS_IN_BACKUP), count.to_string())];
     Ok((count, Body::from_stream(ReceiverStream::new(receiver))).into_response())
+}
+
+/// Answers with the text of a recovery file: the secrets that wrap the blobs of the key store.
+pub(super) async fn recovery(
+    State(admin): State<Admin>,
+    Extension(Administrator(actor)): Extension<Administrator>,
+) -> Result<Response, AdminError> {
+    let recovery = lifecycle::recovery(&admin.daemon, actor).await?;
+    let text = Bytes::from_owner(Text(recovery.to_text()));
+    // The buffer of the connection holds the secrets until the connection is closed.
+    Ok(([(CONTENT_TYPE, "text/plain"), (CONNECTION, "close")], text).into_response())
+}
+
+/// A text that is wiped after it was sent.
+struct Text(Zeroizing<String>);
+
+impl AsRef<[u8]> for Text {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
 }
 
 fn send(mut file: CopyFile, sender: &mpsc::Sender<io::Result<Bytes>>) {

@@ -26,6 +26,7 @@ use crate::admin::api::{
     AccessView, Certified, Finished, KEYS_IN_BACKUP, KeyView, MAX_ANSWER, MAX_PAGE, Page, Refusal, Reloaded,
     RepairedView, RequestSignature, Rewrapped, StatusView, UnitView, User,
 };
+use crate::admin::purge_view::PurgesView;
 use crate::admin::unit_view::{ClaimView, CommandsView, ImporterView, OwnedUnitView, SealedView, TakenView};
 use crate::admin::{SOCKET, request};
 use crate::audit::Filter;
@@ -197,9 +198,9 @@ impl AdminClient {
         self.call(Method::POST, &format!("{}/restore", key_path(label)), Bytes::new())
     }
 
-    /// Destroys a deleted key.
-    pub(crate) fn purge(&self, label: &str) -> Result<(), AdminClientError> {
-        self.send(Method::POST, &format!("{}/purge", key_path(label)), Bytes::new()).map(drop)
+    /// Destroys a deleted key. Returns whether the purge is final.
+    pub(crate) fn purge(&self, label: &str) -> Result<PurgesView, AdminClientError> {
+        self.call(Method::POST, &format!("{}/purge", key_path(label)), Bytes::new())
     }
 
     /// Has the configuration reloaded.
@@ -217,6 +218,11 @@ impl AdminClient {
         let headers = self.stream("/v1/backup", Some(TIME_LIMIT), |part| file.write_all(part))?;
         let keys = headers.get(KEYS_IN_BACKUP).and_then(|keys| keys.to_str().ok()?.parse().ok());
         keys.ok_or_else(|| AdminClientError::Garbled(self.socket.clone()))
+    }
+
+    /// Writes the secrets that wrap the blobs of the key store into a recovery file.
+    pub(crate) fn recovery(&self, file: &mut File) -> Result<(), AdminClientError> {
+        self.stream("/v1/recovery", Some(TIME_LIMIT), |part| file.write_all(part)).map(drop)
     }
 
     /// Writes a copy of the audit trail: a tar file.

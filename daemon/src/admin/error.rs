@@ -104,6 +104,7 @@ fn lifecycle_status(error: &lifecycle::Error) -> StatusCode {
         | Error::NoChange
         | Error::NextStart(_)
         | Error::NobodyUnseals
+        | Error::NoSecret
         | Error::NoUnitHere
         | Error::OwnersActivate
         | Error::StoreIncomplete(_)
@@ -140,9 +141,11 @@ fn store_status(error: &StoreError) -> StatusCode {
         StoreError::Exists(_) | StoreError::Changed(_) => StatusCode::CONFLICT,
         StoreError::Locked(_) => StatusCode::FAILED_DEPENDENCY,
         StoreError::Altered(_) | StoreError::Unlisted(_) => StatusCode::UNPROCESSABLE_ENTITY,
-        StoreError::Copy(_) | StoreError::Gone(_) | StoreError::Io(..) | StoreError::NotDurable { .. } => {
-            StatusCode::INSUFFICIENT_STORAGE
-        }
+        StoreError::Copy(_)
+        | StoreError::Gone(_)
+        | StoreError::Io(..)
+        | StoreError::NotDurable { .. }
+        | StoreError::Secret(..) => StatusCode::INSUFFICIENT_STORAGE,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }

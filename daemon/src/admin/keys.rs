@@ -11,6 +11,7 @@ use super::parse::{Document, OfKey, Parameters, number};
 use super::plain_key::PlainKey;
 use super::{Admin, AdminError, Administrator, Answer, Asker, request};
 use crate::admin::api::{KeyView, MAX_PAGE, MAX_PAGE_LENGTH, Page, RepairedView};
+use crate::admin::purge_view::PurgesView;
 use crate::keys::{Listed, State as KeyState, StoreError, Version};
 use crate::lifecycle::{self, Change, Delete, KeySpec};
 use crate::policy::roles::Right;
@@ -197,9 +198,10 @@ pub(super) async fn purge(
     State(admin): State<Admin>,
     Extension(Administrator(actor)): Extension<Administrator>,
     OfKey(label): OfKey,
-) -> Result<StatusCode, AdminError> {
+) -> Answer<PurgesView> {
     lifecycle::purge(&admin.daemon, actor, &label).await?;
-    Ok(StatusCode::NO_CONTENT)
+    let shred = admin.daemon.keys.shred().await?;
+    Ok(Json(PurgesView::of(&admin.daemon, &shred).await?))
 }
 
 pub(super) async fn repair(

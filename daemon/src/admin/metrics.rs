@@ -42,6 +42,9 @@ async fn text(Admin { daemon, peers, .. }: &Admin) -> Bytes {
     if let Ok(count) = daemon.keys.count().await {
         metrics.set_keys(count);
     }
+    if let Ok(shred) = daemon.keys.shred().await {
+        metrics.set_final(shred.is_final());
+    }
     metrics.set_altered(daemon.keys.altered().total());
     if let Some(trail) = daemon.trail() {
         let view = AuditView::of(trail);

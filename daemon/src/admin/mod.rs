@@ -17,6 +17,7 @@ mod keys;
 mod metrics;
 mod parse;
 mod plain_key;
+pub(crate) mod purge_view;
 mod reload;
 pub(crate) mod request;
 mod rewrap;
@@ -144,6 +145,7 @@ fn routes_of_keys(routes: Routes) -> Routes {
         .route("/v1/keys/{label}", delete(keys::delete), "delete", Manage)
         .route("/v1/keys/{label}/restore", post(keys::restore), "restore", Manage)
         .route("/v1/backup", get(backup::make), "backup", Manage)
+        .route("/v1/recovery", get(backup::recovery), "recovery", Manage)
         .route("/v1/repair", post(keys::repair), "repair", Manage)
         .route("/v1/keys/{label}/purge", post(keys::purge), "purge", Purge)
 }

@@ -8,6 +8,7 @@ use axum::extract::State;
 use super::trail_view::AuditView;
 use super::{Admin, Answer, units};
 use crate::admin::api::{MeasureView, StatusView};
+use crate::admin::purge_view::{PurgesView, RecoveryView};
 use crate::ground::{confinement, names};
 use crate::keys::StoreError;
 
@@ -18,7 +19,10 @@ pub(super) async fn show(State(admin): State<Admin>) -> Answer<StatusView> {
 async fn view(Admin { daemon, peers, .. }: &Admin) -> Result<StatusView, StoreError> {
     let confinement = tokio::task::spawn_blocking(confinement::observe).await.unwrap_or_default();
     let (closed_for_malformed, closed_for_limit) = daemon.metrics.closed();
+    let shred = daemon.keys.shred().await?;
     Ok(StatusView {
+        purges: Some(PurgesView::of(daemon, &shred).await?),
+        recovery: RecoveryView::of(&shred),
         version: env!("CARGO_PKG_VERSION").into(),
         pid: process::id(),
         uptime_seconds: daemon.started.elapsed().as_secs(),

@@ -1,4 +1,4 @@
-//! `keyward backup` and `keyward restore`: copies of the key store.
+//! `keyward backup` and `keyward restore`: copies of the key store, and the recovery file.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
@@ -23,8 +23,12 @@ pub(super) struct Backup {
     #[command(subcommand)]
     command: Option<Command>,
     /// File for the copy; it must not exist yet
-    #[arg(value_name = "FILE", required = true)]
+    #[arg(value_name = "FILE", required_unless_present = "recovery")]
     file: Option<PathBuf>,
+    /// Write only the secrets that wrap the keys of the store, to a recovery file that must not
+    /// exist yet
+    #[arg(long, value_name = "FILE", conflicts_with = "file")]
+    recovery: Option<PathBuf>,
     #[command(flatten)]
     client: Client,
 }
@@ -40,6 +44,9 @@ struct Check {
     /// The copy
     #[arg(value_name = "FILE")]
     file: PathBuf,
+    /// Recovery file that belongs to the copy [default: the secrets in the state directory]
+    #[arg(long, value_name = "FILE")]
+    recovery: Option<PathBuf>,
     /// File of the master key to try [default: the file in the configuration, or
     /// /etc/keyward/master.key]
     #[arg(long, value_name = "FILE")]
@@ -47,7 +54,7 @@ struct Check {
     /// Configuration file [default: /etc/keyward/keyward.toml, if there is one]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Directory of the master key of --dev, for a copy of a store that --dev made
+    /// Directory with the secrets of the store, and with the master key of --dev
     #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
     state_dir: PathBuf,
     /// Print JSON
@@ -57,10 +64,13 @@ struct Check {
 
 #[derive(Args, Debug)]
 pub(super) struct Restore {
-    /// The copy
-    #[arg(value_name = "FILE")]
-    file: PathBuf,
-    /// Directory for the key store; it must not have a key store with keys
+    /// The copy [default: only the secrets in the recovery file are put back]
+    #[arg(value_name = "FILE", required_unless_present = "recovery")]
+    file: Option<PathBuf>,
+    /// Recovery file, if the state directory does not have the secrets of the store
+    #[arg(long, value_name = "FILE")]
+    recovery: Option<PathBuf>,
+    /// Directory for the key store; for a copy, it must not have a key store with keys
     #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
     state_dir: PathBuf,
     #[command(flatten)]
@@ -69,31 +79,65 @@ pub(super) struct Restore {
 
 impl Backup {
     pub(super) fn run(self) -> Result<(), Failure> {
-        match (self.command, self.file) {
-            (Some(Command::Check(check)), _) => check.run(),
-            (None, Some(file)) => make(&file, &self.client),
-            (None, None) => Ok(()),
+        match (self.command, self.file, self.recovery) {
+            (Some(Command::Check(check)), ..) => check.run(),
+            (None, Some(file), _) => make(&file, &self.client),
+            (None, None, Some(recovery)) => make_recovery(&recovery, &self.client),
+            (None, None, None) => Ok(()),
         }
     }
 }
 
-fn make(file: &Path, client: &Client) -> Result<(), Failure> {
-    let attempt = format!("cannot copy the key store to {}", file.display());
-    let failed = |error: AdminClientError| Failure::from(error).while_trying(&attempt);
+/// Makes a new file for its owner alone, and has it filled. An incomplete file does not remain.
+fn fill<T>(
+    file: &Path,
+    attempt: &str,
+    fill: impl FnOnce(&mut File) -> Result<T, AdminClientError>,
+) -> Result<T, Failure> {
+    let failed = |error: AdminClientError| Failure::from(error).while_trying(attempt);
     let unwritten = |reason| Failure::new(exit::CANNOT_CREATE, format_args!("{attempt}: {reason}"));
-    let admin = AdminClient::new(&client.runtime_dir).map_err(failed)?;
     let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file);
-    let mut copy = opened.map_err(|reason| match reason.kind() {
+    let mut made = opened.map_err(|reason| match reason.kind() {
         std::io::ErrorKind::AlreadyExists => unwritten(std::io::Error::other("the file exists already")),
         _ => unwritten(reason),
     })?;
-    let made = admin.status().and_then(|status| Ok((admin.backup(&mut copy)?, status))).map_err(failed);
-    let made = made.and_then(|made| {
-        copy.sync_all().and_then(|()| sync_directory_of(file)).map_err(unwritten)?;
-        Ok(made)
+    let filled = fill(&mut made).map_err(failed).and_then(|filled| {
+        made.sync_all().and_then(|()| sync_directory_of(file)).map_err(unwritten)?;
+        Ok(filled)
     });
-    // An incomplete copy must not remain.
-    let (keys, status) = made.inspect_err(|_| drop(fs::remove_file(file)))?;
+    filled.inspect_err(|_| drop(fs::remove_file(file)))
+}
+
+fn make_recovery(file: &Path, client: &Client) -> Result<(), Failure> {
+    let attempt = format!("cannot write the recovery file {}", file.display());
+    let admin =
+        AdminClient::new(&client.runtime_dir).map_err(|error| Failure::from(error).while_trying(&attempt))?;
+    let status = fill(file, &attempt, |made| admin.recovery(made).and_then(|()| admin.status()))?;
+    let recovery = status.recovery;
+    let is_final = status.purges.is_none_or(|purges| purges.r#final);
+    if client.json {
+        let secret = recovery.as_ref().map(|recovery| &recovery.secret);
+        return print_json(&json!({ "file": file, "secret": secret, "final": is_final }));
+    }
+    let secret = recovery.map(|recovery| recovery.secret).unwrap_or_default();
+    let mut text = format!(
+        "the secret {secret} of the key store is written to {}\nCopies of the key store from now on open with this file and the master key: keep the three apart. Destroy older recovery files.\n",
+        file.display()
+    );
+    if !is_final {
+        text += "A purge is not final, so the file may have the old secret, too, which brings the purged key back from old copies. When the purge is final (keyward status), make another recovery file, and destroy this one.\n";
+    }
+    print(&text)
+}
+
+fn make(file: &Path, client: &Client) -> Result<(), Failure> {
+    let attempt = format!("cannot copy the key store to {}", file.display());
+    let admin =
+        AdminClient::new(&client.runtime_dir).map_err(|error| Failure::from(error).while_trying(&attempt))?;
+    let (keys, status) = fill(file, &attempt, |copy| {
+        let status = admin.status()?;
+        Ok((admin.backup(copy)?, status))
+    })?;
     let master_key = status.backends.iter().find(|backend| backend.name == crate::config::EMBEDDED);
     let master_key = master_key.and_then(|backend| backend.wkid.clone());
     if client.json {
@@ -119,8 +163,23 @@ fn make(file: &Path, client: &Client) -> Result<(), Failure> {
         let directory = status.state_dir.join("unit");
         advice += &format!("Also keep a copy of the state of the unit: {}\n", quoted(&directory));
     }
+    if status.purges.is_some_and(|purges| !purges.r#final) {
+        advice += "A purge is not final, so the copy may need two secrets, of which one is erased soon: when the purge is final (keyward status), make another copy\n";
+    }
+    if status.recovery.as_ref().is_some_and(|recovery| !recovery.current) {
+        advice += "The copy opens with a recovery file only, which is not made yet: keyward backup --recovery FILE\n";
+    } else if status.recovery.is_some() {
+        advice += "The copy also needs the recovery file of the key store: keep the two apart\n";
+    }
     if unit.is_none_or(|unit| unit.opening != Opening::Owners.name()) {
-        advice += &format!("To check that the key opens the copy: keyward backup check {}\n", quoted(file));
+        let state_dir = match status.state_dir == Path::new(STATE_DIR) {
+            true => String::new(),
+            false => format!(" --state-dir {}", quoted(&status.state_dir)),
+        };
+        advice += &format!(
+            "To check that the key opens the copy: keyward backup check {}{state_dir}\n",
+            quoted(file)
+        );
     }
     print(&format!("{keys} keys copied to {}, which {needed}\n{advice}", file.display()))
 }
@@ -143,7 +202,8 @@ impl Check {
         if self.master_key.is_some() {
             config.embedded.master_key = self.master_key;
         }
-        let checked = backup::check(&self.file, &options, config).map_err(failure)?;
+        let recovery = self.recovery.as_deref();
+        let checked = backup::check(&self.file, recovery, &options, config).map_err(failure)?;
         if self.json {
             return print_json(&checked);
         }
@@ -171,8 +231,9 @@ impl Check {
 
 impl Restore {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let Self { file, state_dir, client } = self;
-        let attempt = format!("cannot restore {} to {}", file.display(), state_dir.display());
+        let Self { file, recovery, state_dir, client } = self;
+        let what = file.as_ref().map_or("secrets".into(), |file| file.display().to_string());
+        let attempt = format!("cannot restore {what} to {}", state_dir.display());
         // A running daemon would keep using the store that it has open.
         let status = AdminClient::new(&client.runtime_dir).and_then(|admin| admin.status());
         let absolute = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
@@ -184,10 +245,17 @@ impl Restore {
                 ),
             ));
         }
-        let restored =
-            backup::restore(&file, &state_dir).map_err(|error| failure(error).while_trying(&attempt))?;
+        let restored = match (&file, &recovery) {
+            (Some(file), recovery) => backup::restore(file, recovery.as_deref(), &state_dir),
+            (None, Some(recovery)) => backup::restore_secrets(recovery, &state_dir),
+            (None, None) => return Ok(()),
+        };
+        let restored = restored.map_err(|error| failure(error).while_trying(&attempt))?;
         if client.json {
             return print_json(&json!({ "file": restored }));
+        }
+        if file.is_none() {
+            return print(&format!("the secrets of {} are in place. Start the daemon\n", restored.display()));
         }
         print(&format!(
             "{} is restored. Start the daemon, then check its keys (keyward key list): each key is as it was when the copy was made, so keys that were disabled, compromised or deleted since are enabled again, and dates and the rule of two users that were set since are missing\n",
@@ -198,10 +266,10 @@ impl Restore {
 
 fn failure(error: BackupError) -> Failure {
     let status = match &error {
-        BackupError::Copy(..) | BackupError::Empty(_) => exit::DATA,
+        BackupError::Copy(..) | BackupError::Empty(_) | BackupError::Recovery(..) => exit::DATA,
         BackupError::InTheWay(_) | BackupError::Scratch(..) | BackupError::Write(..) => exit::CANNOT_CREATE,
-        BackupError::MasterKey(..) | BackupError::Owners(_) => exit::CONFIG,
-        BackupError::Read(..) => exit::NO_INPUT,
+        BackupError::MasterKey(..) | BackupError::Owners(_) | BackupError::Secret(..) => exit::CONFIG,
+        BackupError::NoStore(..) | BackupError::Read(..) | BackupError::SecretFile(..) => exit::NO_INPUT,
         BackupError::Serve(error) => error.status(),
     };
     Failure::new(status, error)

@@ -80,7 +80,8 @@ pub(super) fn check(options: &Options, remarks: &mut Remarks) -> Result<Config, 
 fn check_places(options: &Options, config: &Config, remarks: &mut Remarks) -> Result<(), Failure> {
     let running = env::var(RUNNING_FORMAT).ok();
     let store = options.state_dir.join(KeyStore::FILE);
-    if let Some(format) = running.as_deref().filter(|format| *format != keys::THIS_FORMAT) {
+    let is_known = |format: &&str| [keys::BARE_FORMAT, keys::THIS_FORMAT].contains(format);
+    if let Some(format) = running.as_deref().filter(|format| !is_known(format)) {
         return Err(wrong(StoreError::Format(store, format.to_owned())));
     }
     let owners = match migration::other_owner(&options.state_dir) {

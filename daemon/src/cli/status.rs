@@ -67,6 +67,12 @@ fn text(status: &StatusView) -> String {
         let label = if *in_force { "confined" } else { "unconfined" };
         text += &format!("{label:<12}{measure}: {detail}\n");
     }
+    if let Some(purges) = status.purges.filter(|purges| !purges.r#final) {
+        text += &format!("purges      not final: {} keys are left to wrap anew\n", purges.keys_left);
+    }
+    if let Some(warning) = status.recovery_warning() {
+        text += &format!("recovery    {warning}; run: keyward backup --recovery FILE\n");
+    }
     for setting in &status.waiting_for_restart {
         text += &format!("restart     needed for {setting}\n");
     }

@@ -1,8 +1,8 @@
 //! The keys in a store: reads and writes keys as records, and reports records that are refused.
 //!
-//! Four modules share [`KeyStore`]: this one reads, [`unwritten`](super::unwritten) writes,
-//! [`unverified`](super::unverified) is for a locked store, and [`facts`](super::facts) has the
-//! metadata.
+//! Five modules share [`KeyStore`]: this one reads, [`unwritten`](super::unwritten) writes,
+//! [`unverified`](super::unverified) is for a locked store, [`facts`](super::facts) has the
+//! metadata, and [`shred`](super::shred) has the secrets that wrap the blobs.
 
 use core::sync::atomic::{AtomicBool, Ordering};
 use std::collections::BTreeMap;
@@ -10,12 +10,15 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use arc_swap::ArcSwap;
 use keyward_proto::Label;
 use keyward_unit::Wkid;
 
+use super::shred::{SecretFiles, Secrets, ShredSecret};
 use super::unwritten::Unwritten;
 use super::{Key, Life, Listed, State, Version, record};
 use crate::config::EMBEDDED;
+use crate::ground::ownership::Owners;
 use crate::store::{Alterations, Altered, FILE, Rebuilt, RedbStore, Store, StoreError, StoreKey};
 
 /// The keys in a store. The methods wait for the disk, so tasks that serve peers never call them.
@@ -30,6 +33,11 @@ pub struct KeyStore {
     pub(super) altered: Mutex<Alterations>,
     /// True once the store is unlocked, and the changes from before were written.
     is_open: AtomicBool,
+    /// Shred secrets in memory, changed while their files are locked. A secret is here before a
+    /// record has a blob under it, and until no record has one.
+    pub(super) secrets: ArcSwap<Secrets>,
+    /// The files of the secrets, locked while one is written or removed.
+    pub(super) secret_files: Mutex<SecretFiles>,
 }
 
 impl KeyStore {
@@ -39,16 +47,39 @@ impl KeyStore {
     /// Opens the store of a state directory, or makes an empty one.
     ///
     /// # Errors
-    /// [`StoreError::InUse`] if another daemon has the store open; otherwise what is wrong with the
-    /// file.
+    /// [`StoreError::InUse`] if another daemon has the store open, [`StoreError::SecretGone`] if
+    /// the secret that wraps its blobs is missing; otherwise what is wrong with the file.
     pub fn open(state_dir: &Path) -> Result<Self, StoreError> {
-        Ok(Self::over(Arc::new(RedbStore::open(state_dir)?)))
+        Self::open_with(state_dir, Vec::new())
+    }
+
+    /// Opens the store like [`Self::open`]. `secrets` do not need to be in the state directory.
+    ///
+    /// # Errors
+    /// See [`Self::open`].
+    pub(crate) fn open_with(state_dir: &Path, secrets: Vec<ShredSecret>) -> Result<Self, StoreError> {
+        Self::over(Arc::new(RedbStore::open(state_dir)?), secrets)
     }
 
     /// The keys in a store.
-    fn over(store: Arc<dyn Store>) -> Self {
-        let is_open = AtomicBool::new(!store.is_locked());
-        Self { store, unwritten: Mutex::default(), altered: Mutex::default(), is_open }
+    pub(super) fn over(store: Arc<dyn Store>, secrets: Vec<ShredSecret>) -> Result<Self, StoreError> {
+        let opened = Self::without_secrets(store);
+        opened.secrets.store(Arc::new(Secrets(secrets.into_iter().map(Arc::new).collect())));
+        opened.load_secrets()?;
+        Ok(opened)
+    }
+
+    /// The keys in a store, whose blobs do not open.
+    pub(super) fn without_secrets(store: Arc<dyn Store>) -> Self {
+        let files = SecretFiles::of(store.path().parent().unwrap_or(Path::new(".")), Owners::Own);
+        Self {
+            is_open: AtomicBool::new(!store.is_locked()),
+            store,
+            unwritten: Mutex::default(),
+            altered: Mutex::default(),
+            secrets: ArcSwap::default(),
+            secret_files: Mutex::new(files),
+        }
     }
 
     /// Path of the file.
@@ -69,7 +100,7 @@ impl KeyStore {
     /// [`StoreError::OtherStoreKey`] for another key, [`StoreError::AlteredStore`] if another
     /// program has changed the metadata.
     pub(crate) fn unlock(&self, key: &StoreKey, wrapped: Option<&[u8]>) -> Result<(), StoreError> {
-        let unlocked = self.store.unlock(key, wrapped);
+        let unlocked = self.unlock_store(key, wrapped);
         if !self.is_locked() {
             for label in self.write_pending() {
                 tracing::info!(key = label.as_str(), "{WRITTEN}");
@@ -112,24 +143,26 @@ impl KeyStore {
     pub(super) fn read(&self, label: &Label) -> Result<Option<Key>, StoreError> {
         // Before the record is read: a change that is written meanwhile counts in any case.
         let before = self.unwritten_of(label);
-        let record = self.store.get(label)?;
-        let key = record.map(|record| self.decode(label, &record)).transpose()?;
+        let (record, secrets) = self.with_secrets(|| self.store.get(label))?;
+        let key = record.map(|record| self.decode(label, &record, &secrets)).transpose()?;
         Ok(key.and_then(|key| self.as_in_memory(key, before)))
     }
 
     /// Up to `limit` keys in the order of their labels, from the first label after `after`.
     pub(crate) fn list(&self, after: Option<&str>, limit: usize) -> Result<Vec<Listed>, StoreError> {
         let before = self.unwritten().clone();
-        let page = self.store.list(after, limit)?;
+        let (page, secrets) = self.with_secrets(|| self.store.list(after, limit))?;
         let listed: Vec<Listed> = page
             .entries
             .into_iter()
-            .filter_map(|entry| match entry.record.and_then(|record| self.decode(&entry.label, &record)) {
-                Ok(key) => {
-                    let before = before.get(&key.label).cloned();
-                    self.as_in_memory(key, before).map(Listed::Key)
+            .filter_map(|entry| {
+                match entry.record.and_then(|record| self.decode(&entry.label, &record, &secrets)) {
+                    Ok(key) => {
+                        let before = before.get(&key.label).cloned();
+                        self.as_in_memory(key, before).map(Listed::Key)
+                    }
+                    Err(reason) => Some(Listed::Altered { label: entry.label, reason }),
                 }
-                Err(reason) => Some(Listed::Altered { label: entry.label, reason }),
             })
             .collect();
         let altered = listed.iter().filter(|listed| matches!(listed, Listed::Altered { .. }));
@@ -170,15 +203,17 @@ impl KeyStore {
     /// key can have. Without the list, an old copy of a record is as authentic as the latest one:
     /// so the keys of these lists come back disabled.
     pub(super) fn rebuild(&self) -> Result<Rebuilt, StoreError> {
-        let rebuilt = self.store.rebuild(&|label, record, revision| {
-            let key = record::decode(label.clone(), record)?;
+        self.make_first_secret()?;
+        let rebuilt = self.store.rebuild(&|label, record, revision, secret| {
+            let secrets = self.secrets();
+            let key = record::decode(label.clone(), record, &secrets)?;
             let state = match key.state {
                 State::Enabled => State::Disabled,
                 state => state,
             };
             // A deletion in an old record may have been undone since.
             let life = Life { deletion: None, approval: None, ..key.life };
-            record::encode(&Key { state, life, revision, ..key })
+            record::encode(&Key { state, life, revision, ..key }, secrets.named(secret)?)
         })?;
         self.check()?;
         Ok(rebuilt)
@@ -228,8 +263,8 @@ impl KeyStore {
         StoreError::Damaged(self.path().to_owned())
     }
 
-    fn decode(&self, label: &Label, record: &[u8]) -> Result<Key, StoreError> {
-        record::decode(label.clone(), record).ok_or_else(|| self.damaged())
+    fn decode(&self, label: &Label, record: &[u8], secrets: &Secrets) -> Result<Key, StoreError> {
+        record::decode(label.clone(), record, secrets).ok_or_else(|| self.damaged())
     }
 }
 

@@ -22,7 +22,7 @@ pub(crate) fn migrate(
     wrapped: Option<&[u8]>,
 ) -> Result<Migrated<MigratedKey>, MigrationError> {
     store.migrate(key, wrapped, |label, record| {
-        let Key { label, state, uses, .. } = record::decode(label, record)?;
+        let Key { label, state, uses, .. } = record::decode_bare(label, record)?;
         Some(MigratedKey { label, state, uses })
     })
 }
@@ -46,7 +46,7 @@ mod tests {
         {
             let mut table = transaction.open_table(KEYS).unwrap();
             for key in keys {
-                table.insert(key.label.as_str(), record::encode(key).unwrap().as_slice()).unwrap();
+                table.insert(key.label.as_str(), record::encode_bare(key).unwrap().as_slice()).unwrap();
             }
             let mut meta = transaction.open_table(META).unwrap();
             for (name, value) in
@@ -80,7 +80,7 @@ mod tests {
         store.unlock(&store_key(), None).unwrap();
         for key in &keys {
             let found = store.get(&key.label).unwrap().unwrap();
-            assert_eq!(record::encode(&found), record::encode(key));
+            assert_eq!(record::encode_bare(&found), record::encode_bare(key));
         }
         assert_eq!(store.is_dev().unwrap(), Some(false));
         assert_eq!(store.put(key("new")).unwrap().revision, 10);

@@ -18,6 +18,7 @@ mod migration;
 mod record;
 pub mod rows;
 mod scratch;
+pub(crate) mod shred;
 mod state;
 pub(crate) mod unlock;
 mod unverified;
@@ -35,7 +36,7 @@ use keyward_proto::Label;
 use keyward_unit::{Header, Unit, Wkid};
 
 use crate::config::EMBEDDED;
-pub(crate) use crate::store::metadata::THIS_FORMAT;
+pub(crate) use crate::store::metadata::{BARE_FORMAT, THIS_FORMAT};
 pub(crate) use crate::store::{
     Altered, Look, MigrationError, OldStore, Witness, finish, look, migrated_before, was_migrated,
 };

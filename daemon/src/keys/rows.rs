@@ -1,7 +1,9 @@
-//! The rows of the key store as bytes, without a file. Fuzz targets test how rows are read.
+//! The rows of the key store and the recovery file as bytes, without a file. Fuzz targets test how
+//! they are read.
 
 use keyward_proto::Label;
 
+use super::shred::Recovery;
 use super::{Key, StoreKey, record};
 use crate::store::{Seals, index};
 
@@ -15,17 +17,22 @@ pub fn open<'r>(key: &StoreKey, label: &Label, row: &'r [u8]) -> Option<&'r [u8]
     Seals::derive(key).open_record(label.as_str(), row).map(|(_, record)| record)
 }
 
-/// The key in a record; `None` if the bytes are no record.
+/// The key in a record without shred secrets; `None` if the bytes are no record.
 pub fn read_record(label: &Label, record: &[u8]) -> Option<Key> {
-    record::decode(label.clone(), record)
+    record::decode_bare(label.clone(), record)
 }
 
-/// The record of a key.
+/// The record of a key, without shred secrets.
 pub fn write_record(key: &Key) -> Option<Vec<u8>> {
-    record::encode(key)
+    record::encode_bare(key)
 }
 
 /// A list of the index, decoded and encoded again; `None` if the bytes are no list.
 pub fn rewritten_list(bytes: &[u8]) -> Option<Vec<u8>> {
     index::decode(bytes).map(|list| index::encode(&list))
+}
+
+/// A recovery file, decoded and encoded again; `None` if the bytes are no recovery file.
+pub fn rewritten_recovery(bytes: &[u8]) -> Option<Vec<u8>> {
+    Recovery::parse(bytes).ok().map(|recovery| recovery.to_text().as_bytes().to_vec())
 }

@@ -37,7 +37,7 @@ pub(crate) fn unlocked(state_dir: &Path) -> KeyStore {
 
 /// Stores a record that is authentic, and not a key.
 pub(crate) fn put_unreadable(store: &KeyStore, label: &Label) {
-    let record = |revision| Some(format!(r#"{{"revision":{revision}}}"#).into_bytes());
+    let record = |revision, _: &str| Some(format!(r#"{{"revision":{revision}}}"#).into_bytes());
     store.store.put(label, 0, &record).unwrap();
 }
 

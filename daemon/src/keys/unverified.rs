@@ -103,7 +103,8 @@ impl Keys {
 }
 
 fn unverified(label: &Label, bytes: &[u8]) -> Result<Key, StoreError> {
-    let key = record::decode(label.clone(), bytes).ok_or_else(|| StoreError::Altered(label.clone()))?;
+    let key = record::decode_without_blobs(label.clone(), bytes)
+        .ok_or_else(|| StoreError::Altered(label.clone()))?;
     Ok(Key { unverified: true, ..key })
 }
 

@@ -168,7 +168,10 @@ impl KeyStore {
             Some(Unwritten::Destroyed) if expected != 0 => return Err(StoreError::Unknown(key.label)),
             _ => {}
         }
-        let record = |revision| record::encode(&Key { revision, ..key.clone() });
+        self.make_first_secret()?;
+        let record = |revision, secret: &str| {
+            record::encode(&Key { revision, ..key.clone() }, self.secrets().named(secret)?)
+        };
         key.revision = self.store.put(&key.label, expected, &record)?;
         Ok(key)
     }

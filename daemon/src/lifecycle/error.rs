@@ -269,6 +269,9 @@ pub(crate) enum Error {
     /// Keys that are not here would keep the old master key.
     #[error("the master key is not changed, because keys that are not here would be lost: {0}")]
     StoreIncomplete(String),
+    /// There is nothing to put into a recovery file.
+    #[error("there is no secret to copy: the key store has had no key yet")]
+    NoSecret,
     /// There is no next master key to give up.
     #[error("there is no change of the master key to give up; see: keyward unit status")]
     NoChange,

@@ -13,6 +13,7 @@ use crate::audit::{self, Phase, Unwritten};
 use crate::daemon::{Daemon, Loaded, RefusedAct, Reload};
 use crate::ground::causes::causes;
 use crate::ground::text::time;
+use crate::keys::shred::{Named, Recovery};
 use crate::keys::{Key, Life, Repaired, State, Verb};
 use crate::policy::roles::Role;
 
@@ -64,11 +65,13 @@ pub(super) enum Action {
     ClearNew,
     CommitMasterKey,
     Compromise,
+    CopySecret,
     Delete,
     Destroy,
     Detach,
     Disable,
     Enable,
+    EraseSecret,
     FinishRewrap,
     Generate,
     Import,
@@ -106,11 +109,13 @@ impl Action {
             Self::ClearNew => "keyward.unit-new-master-key-register.clear",
             Self::CommitMasterKey => "keyward.unit-master-key-register.commit",
             Self::Compromise => "keyward.key.compromise",
+            Self::CopySecret => "keyward.shred-secret.copy",
             Self::Delete => "keyward.key.delete",
             Self::Destroy => "keyward.key.destroy",
             Self::Detach => "keyward.certificate.detach",
             Self::Disable => "keyward.key.disable",
             Self::Enable => "keyward.key.enable",
+            Self::EraseSecret => "keyward.shred-secret.erase",
             Self::FinishRewrap => "keyward.master-key.finish",
             Self::Generate => "keyward.key.generate",
             Self::Import => "keyward.key.import",
@@ -335,10 +340,16 @@ pub(super) enum Act<'a> {
     },
     Change(&'a Key),
     Compromise(&'a Key),
+    CopySecret(&'a Recovery),
     Delete(&'a Key),
     /// The waiting period of a deletion has ended, or the record of the key was altered.
     Destroy,
     Detach,
+    /// The keys are wrapped by another shred secret now, and the one before is erased.
+    EraseSecret {
+        erased: Option<Named>,
+        in_force: Option<Named>,
+    },
     /// `wkid` is the new master key, `keys` the number of keys that it wraps.
     FinishRewrap {
         backend: &'a str,
@@ -381,6 +392,14 @@ fn details(act: &Act<'_>) -> Map<String, Value> {
         Act::WithdrawDeletion => json!({ "effect": "withdrawn" }),
         Act::Attach { not_after } => json!({ "not_after": not_after }),
         Act::Backup { keys } => json!({ "keys": keys }),
+        Act::CopySecret(Recovery { in_force, old }) => {
+            let old = old.as_ref().map(|(named, _)| named.to_string());
+            json!({ "secret": in_force.0.to_string(), "old": old })
+        }
+        Act::EraseSecret { erased, in_force } => {
+            let [erased, secret] = [erased, in_force].map(|named| named.map(|named| named.to_string()));
+            json!({ "erased": erased, "secret": secret })
+        }
         Act::FinishRewrap { backend, wkid, keys } => {
             json!({ "backend": backend, "wkid": wkid.to_string(), "keys": keys })
         }
@@ -454,12 +473,26 @@ fn log(act: &Act<'_>, action: Action, label: Option<&Label>, version: Option<u32
         Act::Compromise(_) => {
             tracing::warn!(key, uid, pid, role, "key compromised: it signs no more, for ever");
         }
+        Act::CopySecret(Recovery { in_force, .. }) => {
+            tracing::info!(secret = %in_force.0, uid, pid, role, "secret of the key store copied");
+        }
         Act::Delete(deleted) => {
             let destroy_at = deleted.life.deletion.map(|deletion| time(deletion.destroy_at));
             tracing::info!(key, destroy_at, uid, pid, role, "key deleted");
         }
         Act::Destroy => tracing::info!(key, uid, pid, role, "key destroyed"),
         Act::Detach => tracing::info!(key, version, uid, pid, role, "certificate detached"),
+        Act::EraseSecret { erased, in_force } => {
+            let [erased, secret] = [erased, in_force].map(|named| named.map(|named| named.to_string()));
+            tracing::info!(
+                erased,
+                secret,
+                uid,
+                pid,
+                role,
+                "purges are final: the old secret of the key store is erased"
+            );
+        }
         Act::FinishRewrap { backend, wkid, keys } => {
             tracing::info!(backend, %wkid, keys, uid, pid, role, "keys have another master key");
         }

@@ -76,6 +76,7 @@ pub(crate) async fn delete(
     let deleted = daemon.keys.update(label, apply).await;
     if let Err(Error::Store(StoreError::Altered(_) | StoreError::Unlisted(_))) = deleted {
         begun.result(daemon.keys.delete(label).await).await?;
+        daemon.shredding.want();
         begun.done(Act::Destroy, None).await?;
         return Ok(None);
     }
@@ -100,7 +101,8 @@ pub(crate) async fn restore(daemon: &Daemon, actor: Actor, label: &Label) -> Res
     Ok(key)
 }
 
-/// Destroys a deleted key before its waiting period ends.
+/// Destroys a deleted key before its waiting period ends. The key can come back from copies of the
+/// key store until [`follow_purges`](super::follow_purges) has made the purge final.
 ///
 /// # Errors
 /// [`Error::NotDeletedYet`] if the key is not deleted.
@@ -109,6 +111,7 @@ pub(crate) async fn purge(daemon: &Daemon, actor: Actor, label: &Label) -> Resul
     refuse_unknown(daemon, label).await?;
     let begun = begin(daemon, actor, Action::Purge, Some(label)).await?;
     begun.result(daemon.keys.destroy(label, check).await).await?;
+    daemon.shredding.want();
     begun.done(Act::Purge, None).await
 }
 
@@ -124,6 +127,7 @@ pub(super) async fn destroy_overdue(daemon: &Daemon, label: &Label) -> Result<()
     };
     let begun = begin(daemon, Actor::Daemon, Action::Destroy, Some(label)).await?;
     begun.result(daemon.keys.destroy(label, check).await).await?;
+    daemon.shredding.want();
     begun.done(Act::Destroy, None).await
 }
 

@@ -24,6 +24,7 @@ pub(crate) async fn backup(daemon: &Daemon, actor: Actor) -> Result<(CopyFile, u
 pub(crate) async fn repair(daemon: &Daemon, actor: Actor) -> Result<Repaired, Error> {
     let begun = begin(daemon, actor, Action::Repair, None).await?;
     let repaired = begun.result(daemon.keys.repair().await).await?;
+    daemon.shredding.want();
     begun.done(Act::Repair(&repaired), None).await?;
     Ok(repaired)
 }

@@ -254,7 +254,10 @@ async fn settle(daemon: &Daemon) {
     }
     if daemon.keys.is_locked() {
         match daemon.keys.unlock(Arc::clone(unit), daemon.dev).await {
-            Ok(()) => tracing::info!("the unit has its master key, and the key store is open"),
+            Ok(()) => {
+                tracing::info!("the unit has its master key, and the key store is open");
+                daemon.shredding.want();
+            }
             Err(error) => tracing::error!("{error}"),
         }
     }

@@ -40,6 +40,7 @@ pub(crate) struct Metrics {
     connections: Gauge,
     keys: Gauge,
     altered: Gauge,
+    not_final: Gauge,
     ready: Family<BackendLabels, Gauge>,
     waiting: Family<BackendLabels, Gauge>,
     token: Family<BackendLabels, Gauge<f64, AtomicU64>>,
@@ -159,6 +160,7 @@ impl Metrics {
             connections: Gauge::default(),
             keys: Gauge::default(),
             altered: Gauge::default(),
+            not_final: Gauge::default(),
             audit: AuditMetrics::default(),
             ready: Family::default(),
             waiting: Family::default(),
@@ -191,6 +193,8 @@ impl Metrics {
         registry.register("keys", "Keys in the key store", self.keys.clone());
         let help = "Keys, lists of keys and nameless records in the key store that were altered";
         registry.register("keys_altered", help, self.altered.clone());
+        let help = "1 while destroyed keys can come back from copies of the key store";
+        registry.register("purges_not_final", help, self.not_final.clone());
         let help = "Connections of peers that the daemon closed: a frame was malformed, not complete in time or cut off by a hang-up, answers were not read, a limit was reached, or a user without a grant sent no request";
         registry.register("connections_closed", help, self.closed.clone());
         let help = "Whether a unit of the backend is healthy and has the master key of the keys";
@@ -354,6 +358,11 @@ impl Metrics {
     /// Sets the number of keys.
     pub(crate) fn set_keys(&self, count: u64) {
         self.keys.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// Sets whether destroyed keys can come back from copies of the key store.
+    pub(crate) fn set_final(&self, is_final: bool) {
+        self.not_final.set((!is_final).into());
     }
 
     /// Sets the number of altered keys, lists and records.

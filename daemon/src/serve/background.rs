@@ -25,6 +25,8 @@ pub(super) fn spawn(peers: &Arc<Shared>) {
     drop(tokio::spawn(write_pending(Arc::clone(daemon))));
     let deadlines = Arc::clone(daemon);
     drop(tokio::spawn(async move { lifecycle::follow_deadlines(&deadlines).await }));
+    let purges = Arc::clone(daemon);
+    drop(tokio::spawn(async move { lifecycle::follow_purges(&purges).await }));
     let starts = Arc::clone(daemon);
     drop(tokio::spawn(async move { lifecycle::follow_next_start(&starts).await }));
     if let Some(interval) = service_manager::watchdog_interval() {
@@ -46,12 +48,14 @@ async fn watchdog(peers: Arc<Shared>, interval: Duration) {
 }
 
 /// Writes disabled and deleted states of keys that could not be written before, and the state of
-/// the unit if another program has removed it. Tries again every [`WRITE_INTERVAL`]. Never returns.
+/// the unit and the secrets of the key store if another program has removed them. Tries again every
+/// [`WRITE_INTERVAL`]. Never returns.
 async fn write_pending(daemon: Arc<Daemon>) {
     loop {
         tokio::time::sleep(WRITE_INTERVAL).await;
         write_pending_now(&daemon).await;
         lifecycle::mend_state(&daemon).await;
+        lifecycle::mend_secrets(&daemon).await;
     }
 }
 
@@ -59,6 +63,8 @@ async fn write_pending(daemon: Arc<Daemon>) {
 pub(super) async fn write_pending_now(daemon: &Daemon) {
     for label in daemon.keys.write_pending().await {
         tracing::info!(key = label.as_str(), "{WRITTEN}");
+        // The change may be a destruction.
+        daemon.shredding.want();
     }
 }
 

@@ -1,19 +1,23 @@
 //! Checks a backup copy of the key store, and restores the store from a copy.
 
+use core::cmp::Ordering;
+use core::fmt;
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use keyward_unit::Unit;
 use serde::Serialize;
 use thiserror::Error;
+use zeroize::Zeroizing;
 
 use crate::config::{Config, EMBEDDED};
-use crate::ground::ownership;
+use crate::ground::ownership::{self, Owners};
 use crate::ground::text::quoted;
 use crate::ground::unit_state::UnitStateFile;
+use crate::keys::shred::{MAX_RECOVERY, Named, Recovery, RecoveryError, SecretFiles, ShredSecret};
 use crate::keys::{self, Key, KeyStore, Look, StoreError, unlock};
 use crate::lifecycle;
 use crate::serve::embedded_unit::{self, Opened};
@@ -40,11 +44,17 @@ pub(crate) struct Checked {
     pub(crate) unit: Option<PathBuf>,
 }
 
-/// Opens a copy with the master key with which the daemon would start, and checks every key.
+/// Opens a copy with the master key with which the daemon would start, and checks every key. The
+/// secrets that wrap its blobs come from the recovery file, or else from the state directory.
 ///
 /// # Errors
-/// [`BackupError`] says whether the copy or the master key is wrong.
-pub(crate) fn check(copy: &Path, options: &Options, mut config: Config) -> Result<Checked, BackupError> {
+/// [`BackupError`] says whether the copy, the recovery file or the master key is wrong.
+pub(crate) fn check(
+    copy: &Path,
+    recovery: Option<&Path>,
+    options: &Options,
+    mut config: Config,
+) -> Result<Checked, BackupError> {
     // A store is opened for writing, and the copy must not change.
     let scratch = tempfile::tempdir().map_err(|reason| BackupError::Scratch(std::env::temp_dir(), reason))?;
     let path = scratch.path().join(KeyStore::FILE);
@@ -53,7 +63,11 @@ pub(crate) fn check(copy: &Path, options: &Options, mut config: Config) -> Resul
     if keys::look(scratch.path()) == Look::New {
         return Err(BackupError::Empty(copy.to_owned()));
     }
-    let store = KeyStore::open(scratch.path()).map_err(wrong)?;
+    let recovery = recovery.map(read_recovery).transpose()?;
+    let needed = KeyStore::needed_secrets(scratch.path()).map_err(wrong)?;
+    let secrets = Found::find(copy, needed, recovery, &options.state_dir)?;
+    let secrets = secrets.in_place.into_iter().chain(secrets.in_recovery).collect();
+    let store = KeyStore::open_with(scratch.path(), secrets).map_err(wrong)?;
     let dev = store.is_dev().map_err(wrong)? == Some(true) && config.embedded.master_key.is_none();
     let options = Options { dev, ..options.clone() };
     let passed = |configured: Option<PathBuf>, file: &str| {
@@ -129,46 +143,175 @@ fn unwrapped(key: &Key, unit: &Unit, copy: &Path) -> Result<u64, BackupError> {
     Ok(count)
 }
 
-/// Restores the key store of a state directory from a copy. Returns the path of the store.
+/// Restores the key store of a state directory from a copy, and the secrets that the copy needs
+/// from a recovery file. Returns the path of the store.
 ///
 /// # Errors
-/// [`BackupError`], such as for a directory that has a key store with keys already.
-pub(crate) fn restore(copy: &Path, state_dir: &Path) -> Result<PathBuf, BackupError> {
+/// [`BackupError`], such as for a directory that has a key store with keys already, or if a secret
+/// is neither in the recovery file nor in the directory.
+pub(crate) fn restore(
+    copy: &Path,
+    recovery: Option<&Path>,
+    state_dir: &Path,
+) -> Result<PathBuf, BackupError> {
     let file = state_dir.join(KeyStore::FILE);
     let failed = |reason| BackupError::Write(file.clone(), reason);
+    if state_dir.exists() {
+        check_state_dir(state_dir).map_err(failed)?;
+    }
     let scratch = tempfile::tempdir().map_err(|reason| BackupError::Scratch(std::env::temp_dir(), reason))?;
     let path = scratch.path().join(KeyStore::FILE);
     copy_file(copy, &path).map_err(|reason| BackupError::Read(copy.to_owned(), reason))?;
-    match keys::look(scratch.path()) {
+    let recovery = recovery.map(read_recovery).transpose()?;
+    let secrets = match keys::look(scratch.path()) {
         Look::New => return Err(BackupError::Empty(copy.to_owned())),
         // At its start, the daemon says how to migrate such a store.
-        Look::Old => {}
-        Look::Used(_) => drop(
-            KeyStore::open(scratch.path())
-                .map_err(|error| BackupError::Copy(copy.to_owned(), with_path_of(&error, &path, copy)))?,
-        ),
-    }
+        Look::Old => Found::default(),
+        Look::Used(_) => {
+            let needed = KeyStore::needed_secrets(scratch.path())
+                .map_err(|error| BackupError::Copy(copy.to_owned(), with_path_of(&error, &path, copy)))?;
+            Found::find(copy, needed, recovery, state_dir)?
+        }
+    };
     if let Look::Old | Look::Used(_) = keys::look(state_dir) {
         return Err(BackupError::InTheWay(file));
     }
-    ownership::make_private_directory(state_dir)
-        .and_then(|()| ownership::check_directory(state_dir, ownership::Owners::OwnOrService))
-        .map_err(|error| failed(io::Error::other(error)))?;
-    let owner = fs::metadata(state_dir).map_err(failed)?;
-    // If root has just made the directory, the store is for the user of the service.
-    let uid = migration::other_owner(state_dir).unwrap_or(owner.uid());
+    let owner = prepare(state_dir).map_err(failed)?;
+    // The secrets first: a store without them does not open.
+    secrets.write(state_dir, owner)?;
     let part = state_dir.join("keys.redb.restored");
     let _ = fs::remove_file(&part);
     // From the scratch copy, which was checked: the copy itself may have changed meanwhile.
     let made = copy_file(&path, &part).inspect_err(|_| drop(fs::remove_file(&part))).map_err(failed)?;
-    if uid != rustix::process::geteuid().as_raw() {
+    if let Some((uid, gid)) = owner {
         // By descriptor, not by name: the owner of the directory could exchange the file.
-        std::os::unix::fs::fchown(&made, Some(uid), Some(owner.gid())).map_err(failed)?;
+        std::os::unix::fs::fchown(&made, Some(uid), Some(gid)).map_err(failed)?;
     }
     // In this hour, an administrator can keep keys that are deleted in the copy.
     lifecycle::hold_destructions(state_dir).map_err(failed)?;
     fs::rename(&part, &file).and_then(|()| File::open(state_dir)?.sync_all()).map_err(failed)?;
     Ok(file)
+}
+
+/// Puts the secrets that the key store of a state directory needs back into the directory.
+///
+/// # Errors
+/// [`BackupError`], such as for a recovery file that does not have these secrets.
+pub(crate) fn restore_secrets(recovery: &Path, state_dir: &Path) -> Result<PathBuf, BackupError> {
+    let file = state_dir.join(KeyStore::FILE);
+    let failed = |reason| BackupError::Write(file.clone(), reason);
+    let recovery = read_recovery(recovery)?;
+    let scratch = tempfile::tempdir().map_err(|reason| BackupError::Scratch(std::env::temp_dir(), reason))?;
+    // The store may be of another user. To look into it can need a repair, which writes.
+    let path = scratch.path().join(KeyStore::FILE);
+    copy_file(&file, &path).map_err(|reason| BackupError::NoStore(file.clone(), reason))?;
+    let needed = KeyStore::needed_secrets(scratch.path())
+        .map_err(|error| BackupError::Copy(file.clone(), with_path_of(&error, &path, &file)))?;
+    let secrets = Found::find(&file, needed, Some(recovery), state_dir)?;
+    let owner = prepare(state_dir).map_err(failed)?;
+    secrets.write(state_dir, owner)?;
+    Ok(file)
+}
+
+/// Makes a state directory, or checks it. Returns the user and the group of its files, if they are
+/// not those of this process.
+fn prepare(state_dir: &Path) -> io::Result<Option<(u32, u32)>> {
+    ownership::make_private_directory(state_dir).map_err(io::Error::other)?;
+    check_state_dir(state_dir)?;
+    let owner = fs::metadata(state_dir)?;
+    // If root has just made the directory, the store is for the user of the service.
+    let uid = migration::other_owner(state_dir).unwrap_or(owner.uid());
+    Ok((uid != rustix::process::geteuid().as_raw()).then_some((uid, owner.gid())))
+}
+
+fn check_state_dir(state_dir: &Path) -> io::Result<()> {
+    ownership::check_directory(state_dir, Owners::OwnOrService).map_err(io::Error::other)
+}
+
+fn read_recovery(path: &Path) -> Result<Recovery, BackupError> {
+    let failed = |reason| BackupError::Read(path.to_owned(), reason);
+    // The full capacity at once: bytes that grow leave copies of themselves in memory.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_RECOVERY + 1));
+    let file = File::open(path).map_err(failed)?;
+    file.take(MAX_RECOVERY as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;
+    Recovery::parse(&bytes).map_err(|reason| BackupError::Recovery(path.to_owned(), reason))
+}
+
+/// The secrets that a store needs.
+#[derive(Default)]
+struct Found {
+    /// Secrets that are in the state directory.
+    in_place: Vec<ShredSecret>,
+    /// Secrets that are in the recovery file.
+    in_recovery: Vec<ShredSecret>,
+}
+
+impl Found {
+    fn find(
+        store: &Path,
+        needed: Vec<Named>,
+        recovery: Option<Recovery>,
+        state_dir: &Path,
+    ) -> Result<Self, BackupError> {
+        let has = recovery.as_ref().map(|recovery| recovery.in_force.0);
+        let mut offered: Vec<_> = recovery.into_iter().flat_map(Recovery::into_secrets).collect();
+        let files = SecretFiles::of(state_dir, Owners::OwnOrService);
+        let mut found = Self::default();
+        for needed in needed {
+            if let Some(place) = offered.iter().position(|(named, _)| named.id == needed.id) {
+                found.in_recovery.push(offered.swap_remove(place).1);
+                continue;
+            }
+            match files.read(needed.id) {
+                Ok(Some(secret)) => found.in_place.push(secret),
+                Ok(None) => {
+                    let missing = MissingSecret { needed, has, files: files.directory().to_owned() };
+                    return Err(BackupError::Secret(store.to_owned(), missing));
+                }
+                Err(reason) => return Err(BackupError::SecretFile(files.path(needed.id), reason)),
+            }
+        }
+        Ok(found)
+    }
+
+    /// Writes the secrets of the recovery file to the state directory.
+    fn write(&self, state_dir: &Path, owner: Option<(u32, u32)>) -> Result<(), BackupError> {
+        let files = SecretFiles::of(state_dir, Owners::OwnOrService);
+        for secret in &self.in_recovery {
+            let failed = |reason| BackupError::Write(files.path(secret.id()), reason);
+            files.write(secret, owner).map_err(failed)?;
+        }
+        Ok(())
+    }
+}
+
+/// A secret that a store needs, and that is neither in the recovery file nor in the state
+/// directory.
+#[derive(Debug)]
+pub(crate) struct MissingSecret {
+    needed: Named,
+    /// The secret in the recovery file.
+    has: Option<Named>,
+    files: PathBuf,
+}
+
+impl fmt::Display for MissingSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { needed, has, files } = self;
+        write!(f, "it needs the secret {needed}, which is not in {}", files.display())?;
+        let Some(has) = has else {
+            return write!(f, "; name the recovery file of the same time: --recovery FILE");
+        };
+        let age = match has.number.cmp(&needed.number) {
+            Ordering::Less => "older: it was made before a purge that the store has seen",
+            Ordering::Equal => "of another store, or of a store that went on from another copy",
+            Ordering::Greater => "newer: it was made after a purge that the store has not seen",
+        };
+        write!(
+            f,
+            "; the recovery file has the secret {has}, so it is {age}; use the recovery file of the same time"
+        )
+    }
 }
 
 /// Copies a file to a new file with mode 0600.
@@ -205,6 +348,14 @@ pub(crate) enum BackupError {
     Read(PathBuf, #[source] io::Error),
     #[error("cannot make a temporary directory in {} for the copy: {}", .0.display(), .1)]
     Scratch(PathBuf, #[source] io::Error),
+    #[error("cannot put secrets back, because there is no key store that needs them: cannot read {}: {}; with a copy, run: keyward restore COPY --recovery FILE", .0.display(), .1)]
+    NoStore(PathBuf, #[source] io::Error),
+    #[error("cannot use the recovery file {}: {}", .0.display(), .1)]
+    Recovery(PathBuf, #[source] RecoveryError),
+    #[error("the blobs in {} do not open: {}", .0.display(), .1)]
+    Secret(PathBuf, MissingSecret),
+    #[error("cannot read the secret of the key store in {}: {}", .0.display(), .1)]
+    SecretFile(PathBuf, #[source] io::Error),
     #[error(transparent)]
     Serve(#[from] ServeError),
     #[error("cannot write {}: {}", .0.display(), .1)]

@@ -103,12 +103,17 @@ impl ServeError {
             Self::Socket(_) => exit::UNAVAILABLE,
             Self::StateDir(..) => exit::CANNOT_CREATE,
             Self::Store(StoreError::OtherStoreKey(_)) => exit::CONFIG,
-            Self::Store(StoreError::AlteredStore(_) | StoreError::Damaged(_) | StoreError::Format(..)) => {
-                exit::DATA
-            }
+            Self::Store(
+                StoreError::AlteredStore(_)
+                | StoreError::Damaged(_)
+                | StoreError::Format(..)
+                | StoreError::SecretGone { .. },
+            ) => exit::DATA,
             Self::Store(StoreError::InUse(_)) => exit::UNAVAILABLE,
             // A restart does not help, as it may for other errors.
-            Self::Store(StoreError::Io(_, reason)) if reason.kind() == io::ErrorKind::PermissionDenied => {
+            Self::Store(StoreError::Io(_, reason) | StoreError::Secret(_, reason))
+                if reason.kind() == io::ErrorKind::PermissionDenied =>
+            {
                 exit::NO_PERMISSION
             }
             Self::Store(_) => exit::IO,

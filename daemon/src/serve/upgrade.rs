@@ -47,6 +47,7 @@ pub(super) fn handed_over_keys() -> io::Result<Option<Zeroizing<Vec<u8>>>> {
 pub(super) async fn is_possible(starter: &Starter, daemon: &Daemon) -> bool {
     background::write_pending_now(daemon).await;
     lifecycle::mend_state(daemon).await;
+    lifecycle::mend_secrets(daemon).await;
     if let Some(problem) = daemon.keys.problem().await {
         tracing::error!(
             "not upgraded: this program has data in memory that the new program would not find: {problem}"

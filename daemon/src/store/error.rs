@@ -75,6 +75,23 @@ pub enum StoreError {
     /// Another user can change the file, or replace the file.
     #[error("refused the key store: {0}")]
     Refused(String),
+    /// A secret that wraps blobs of the store cannot be read, written or removed.
+    #[error("cannot read or write the secret of the key store in {}: {}{}", .0.display(), .1, of_secret(.0, .1))]
+    Secret(PathBuf, #[source] io::Error),
+    /// A secret that wraps blobs of the store is missing, or its file is damaged.
+    #[error(
+        "the key store {} needs the secret {}, and the file {} is gone or damaged; put the secret back from the recovery file: keyward restore --recovery FILE --state-dir {}", store.display(), secret, file.display(), quoted(store.parent().unwrap_or(Path::new("."))))]
+    SecretGone {
+        /// The key store.
+        store: PathBuf,
+        /// Number and id of the secret.
+        secret: String,
+        /// The file of the secret.
+        file: PathBuf,
+    },
+    /// A list of the index was altered, so blobs of its keys cannot be wrapped anew.
+    #[error("a list of the key store {} was altered; restore the store from a backup, or rebuild the list: keyward key repair", .0.display())]
+    UnlistedKeys(PathBuf),
     /// There is no such key.
     #[error("there is no key {0}")]
     Unknown(Label),
@@ -99,6 +116,24 @@ fn of_access(path: &Path, reason: &io::Error) -> String {
         owner.unwrap_or_default()
     )
 }
+
+/// Advice for secrets that belong to another user.
+fn of_secret(file: &Path, reason: &io::Error) -> String {
+    let directory = file.ancestors().find(|path| path.ends_with(SECRETS));
+    match directory.filter(|_| reason.kind() == io::ErrorKind::PermissionDenied) {
+        None => String::new(),
+        Some(directory) => {
+            let (user, group) = ownership::own_names();
+            format!(
+                "; its directory must belong to user {user}, who runs this program: as root, run: chown -hR {user}:{group} {}",
+                quoted(directory)
+            )
+        }
+    }
+}
+
+/// Name of the directory in the state directory that has the secrets.
+pub(crate) const SECRETS: &str = "shred";
 
 pub(crate) fn refused(path: &Path, error: OwnershipError) -> StoreError {
     match error.into_io() {

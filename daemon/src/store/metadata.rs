@@ -1,7 +1,7 @@
 //! Names of the metadata of a key store, and the values that more than one module knows. All of
 //! them are part of the format of the store.
 
-/// Format of the store: [`OLD_FORMAT`] or [`THIS_FORMAT`].
+/// Format of the store: [`OLD_FORMAT`], [`BARE_FORMAT`] or [`THIS_FORMAT`].
 pub(crate) const FORMAT: &str = "format";
 /// MAC of all other metadata and of the root of the index, in base64.
 pub(crate) const SEAL: &str = "seal";
@@ -25,11 +25,24 @@ pub(crate) const DEV: &str = "dev";
 pub(crate) const REVISION: &str = "revision";
 /// Time when the store was made, in seconds since 1970, in decimal digits.
 pub(crate) const CREATED: &str = "created";
+/// Shred secret that wraps new blobs: its number, a space and its id.
+pub(crate) const SECRET: &str = "shred-secret";
+/// Shred secret before, in the same form, while blobs are wrapped anew.
+pub(crate) const OLD_SECRET: &str = "shred-secret-old";
+/// Id of a shred secret whose file is being written, and that wraps nothing yet.
+pub(crate) const NEW_SECRET: &str = "shred-secret-new";
+/// [`YES`] if a key was destroyed since the shred secret in force was made.
+pub(crate) const DESTROYED: &str = "shred-due";
+/// Last recovery file: the number and the id of its secret, the time when it was made in seconds
+/// since 1970, and [`YES`] if the file has an old secret, too.
+pub(crate) const RECOVERY: &str = "shred-recovery";
 
 /// Format of the stores of Keyward before records had MACs.
 pub(crate) const OLD_FORMAT: &str = "1";
+/// Format of the stores of Keyward before shred secrets wrapped the blobs.
+pub(crate) const BARE_FORMAT: &str = "2";
 /// Format of the stores of this version of Keyward.
-pub(crate) const THIS_FORMAT: &str = "2";
+pub(crate) const THIS_FORMAT: &str = "3";
 
 pub(crate) const YES: &str = "yes";
 pub(crate) const NO: &str = "no";

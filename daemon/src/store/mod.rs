@@ -41,9 +41,11 @@ pub(crate) use self::redb::{
     tables::{KEYS, META, Reading, Writing},
 };
 pub(crate) use altered::{Alterations, Altered};
+pub(crate) use error::SECRETS;
 pub use error::StoreError;
-pub(crate) use store_key::Seals;
+pub(crate) use index::LISTS;
 pub use store_key::StoreKey;
+pub(crate) use store_key::{Seals, expand};
 pub(crate) use witness::Witness;
 
 /// A key store. Methods block until the work is done.
@@ -62,7 +64,7 @@ pub(crate) trait Store: Send + Sync {
 
     /// Opens the store for work. `key` must be the key that the store was made with; a new store
     /// is made with `key`. `wrapped` is the key as the embedded unit wraps it, and replaces the
-    /// wrapped key in the metadata.
+    /// wrapped key in the metadata. `upgrade` wraps the blobs of a store of the format before.
     ///
     /// Only [`Self::metadata`], [`Self::metadata_names`], [`Self::get_unverified`] and
     /// [`Self::list_unverified`] work before this call, and their answers are not authenticated
@@ -71,7 +73,8 @@ pub(crate) trait Store: Send + Sync {
     /// # Errors
     /// [`StoreError::OtherStoreKey`] for another key, [`StoreError::AlteredStore`] if another
     /// program has changed the metadata.
-    fn unlock(&self, key: &StoreKey, wrapped: Option<&[u8]>) -> Result<(), StoreError>;
+    fn unlock(&self, key: &StoreKey, wrapped: Option<&[u8]>, upgrade: &Upgrade<'_>)
+    -> Result<(), StoreError>;
 
     /// True until [`Self::unlock`] succeeds.
     fn is_locked(&self) -> bool;
@@ -96,7 +99,8 @@ pub(crate) trait Store: Send + Sync {
     /// [`StoreError::Exists`] or [`StoreError::Changed`] if the revision is another one.
     fn put(&self, label: &Label, expected: u64, record: &Encode<'_>) -> Result<u64, StoreError>;
 
-    /// Deletes the record of a label, even if the record is not authentic.
+    /// Deletes the record of a label, even if the record is not authentic. Notes in the metadata,
+    /// under [`metadata::DESTROYED`], that a record was deleted.
     ///
     /// # Errors
     /// [`StoreError::Unknown`] if there is none.
@@ -132,7 +136,12 @@ pub(crate) trait Store: Send + Sync {
 
     /// Rebuilds the parts of the index that were altered, from the records that are authentic, and
     /// removes the records that are not. Also removes records under names that no key can have.
+    /// Notes that records were removed, as [`Self::delete`] does.
     fn rebuild(&self, revise: &Revise<'_>) -> Result<Rebuilt, StoreError>;
+
+    /// Rewrites records of one of [`index::LISTS`] lists without a change of their revisions.
+    /// Returns the number of records in the list; `None` if the list was altered.
+    fn rewrite(&self, list: u32, rewrite: &Rewrite<'_>) -> Result<Option<u64>, StoreError>;
 
     /// Reason why records are missing that were here before, or why a change would be lost.
     fn problem(&self) -> Option<String>;
@@ -151,13 +160,26 @@ pub(crate) trait Store: Send + Sync {
     fn keep_reserve(&self);
 }
 
-/// Gives the record for a revision; `None` if the record cannot be encoded. The store can call the
-/// function more than once.
-pub(crate) type Encode<'e> = dyn Fn(u64) -> Option<Vec<u8>> + 'e;
+/// Gives the record for a revision; `None` if the record cannot be encoded. The last parameter is
+/// the value of [`metadata::SECRET`] in the same transaction, or an empty text. The store can call
+/// the function more than once.
+pub(crate) type Encode<'e> = dyn Fn(u64, &str) -> Option<Vec<u8>> + 'e;
 
 /// Gives the record to store instead of an authentic record, which can be an old copy, under a new
-/// revision. `None` removes the record.
-pub(crate) type Revise<'r> = dyn Fn(&Label, &[u8], u64) -> Option<Vec<u8>> + 'r;
+/// revision. `None` removes the record. The last parameter is that of [`Encode`].
+pub(crate) type Revise<'r> = dyn Fn(&Label, &[u8], u64, &str) -> Option<Vec<u8>> + 'r;
+
+/// Gives the record to store instead of an authentic record. `None` leaves the record as it is. The
+/// last parameter is that of [`Encode`].
+pub(crate) type Rewrite<'r> = dyn Fn(&Label, &[u8], &str) -> Option<Vec<u8>> + 'r;
+
+/// The way to bring a store of the format before to the present format.
+pub(crate) struct Upgrade<'u> {
+    /// Gives the value of [`metadata::SECRET`].
+    pub(crate) secret: &'u dyn Fn() -> Result<String, StoreError>,
+    /// Rewrites each record.
+    pub(crate) rewrite: &'u Rewrite<'u>,
+}
 
 /// A part of the list of records.
 pub(crate) struct Page {

@@ -141,8 +141,9 @@ fn mac(key: &hmac::Key, parts: &[&[u8]]) -> Mac {
     mac
 }
 
+/// A key of a root, under an info string of its own (RFC 5869).
 #[expect(clippy::expect_used)]
-fn expand(root: &hkdf::Prk, info: &[u8]) -> Zeroizing<[u8; 32]> {
+pub(crate) fn expand(root: &hkdf::Prk, info: &[u8]) -> Zeroizing<[u8; 32]> {
     let mut key = Zeroizing::new([0; 32]);
     // HKDF-SHA-256 gives up to 8160 bytes. It refuses only to give more, or to fill a buffer of
     // another length than the length that was asked for. A key of zeros would be worse than a panic

@@ -126,16 +126,24 @@ fn a_copy_is_restored_where_there_is_no_store() {
     daemon.end(Signal::TERM);
 
     // A machine without a key store.
+    daemon.start(&[]);
+    let recovery = daemon.path("recovery").display().to_string();
+    daemon.succeed(&["backup", "--recovery", &recovery]);
+    daemon.end(Signal::TERM);
     fs::remove_dir_all(daemon.path("state")).unwrap();
+    let (status, line) = failure_of(&restore(&daemon, &copy));
+    assert!(status == 78 && line.contains("name the recovery file of the same time"), "{status} {line}");
+    assert!(!daemon.path("state/keys.redb").exists());
     for junk in ["", "no key store"] {
         fs::write(daemon.path("junk"), junk).unwrap();
         let (status, line) = failure_of(&restore(&daemon, daemon.path("junk").to_str().unwrap()));
         assert!(status == 65 && !daemon.path("state/keys.redb").exists(), "{status} {line}");
     }
     // A copy that can be read only once, such as the output of a program that decrypts it.
-    let script = "\"$0\" restore <(cat \"$1\") --state-dir \"$2\" --runtime-dir \"$3\"";
+    let script =
+        "\"$0\" restore <(cat \"$1\") --recovery <(cat \"$4\") --state-dir \"$2\" --runtime-dir \"$3\"";
     let mut bash = Command::new("bash");
-    bash.args(["-c", script, PROGRAM, &copy]).arg(daemon.path("state")).arg(daemon.path("run"));
+    bash.args(["-c", script, PROGRAM, &copy]).arg(daemon.path("state")).arg(daemon.path("run")).arg(recovery);
     assert!(bash.status().unwrap().success());
     assert_eq!(fs::metadata(daemon.path("state")).unwrap().permissions().mode() & 0o777, 0o700);
     daemon.start(&[]);
@@ -152,8 +160,11 @@ fn a_copy_that_root_restores_is_for_the_user_of_the_daemon() {
     let copy = daemon.path("copy").display().to_string();
     daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
     daemon.succeed(&["backup", &copy]);
+    let recovery = daemon.path("recovery").display().to_string();
+    daemon.succeed(&["backup", "--recovery", &recovery]);
     daemon.end(Signal::TERM);
     fs::remove_file(daemon.path("state/keys.redb")).unwrap();
+    fs::remove_dir_all(daemon.path("state/shred")).unwrap();
     std::os::unix::fs::chown(daemon.path("state"), Some(7003), Some(7003)).unwrap();
     // Root does not write into a directory of another user.
     let (status, line) = failure_of(&restore(&daemon, &copy));
@@ -161,12 +172,18 @@ fn a_copy_that_root_restores_is_for_the_user_of_the_daemon() {
     let script =
         "mount -t tmpfs none /etc && echo keyward:x:7003:7003::/:/bin/false >/etc/passwd && exec \"$@\"";
     let mut shell = Command::new("unshare");
-    shell.args(["--mount", "sh", "-c", script, "sh", PROGRAM, "restore", &copy, "--state-dir"]);
+    shell.args(["--mount", "sh", "-c", script, "sh", PROGRAM, "restore", &copy, "--recovery"]);
+    shell.args([&recovery, "--state-dir"]);
     let output =
         shell.arg(daemon.path("state")).arg("--runtime-dir").arg(daemon.path("run")).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let found = fs::metadata(daemon.path("state/keys.redb")).unwrap();
-    assert_eq!((found.uid(), found.gid(), found.mode() & 0o777), (7003, 7003, 0o600));
+    let secret = fs::read_dir(daemon.path("state/shred")).unwrap().next().unwrap().unwrap().path();
+    for (path, mode) in
+        [(daemon.path("state/keys.redb"), 0o600), (daemon.path("state/shred"), 0o700), (secret, 0o600)]
+    {
+        let found = fs::metadata(path).unwrap();
+        assert_eq!((found.uid(), found.gid(), found.mode() & 0o777), (7003, 7003, mode));
+    }
 }
 
 /// The store of remote units has a store key in a file.

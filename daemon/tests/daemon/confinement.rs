@@ -306,7 +306,8 @@ fn users_groups_and_hosts_that_come_later_are_known() {
     daemon.succeed(&["key", "generate", "later", "--type", "p256", "--backend", "hsm"]);
 
     // The helper is gone: whom the daemon does not know any more is said in the status.
-    let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", daemon.pid().as_raw_nonzero()));
+    let children =
+        fs::read_to_string(format!("/proc/{0}/task/{0}/children", daemon.daemon_pid().as_raw_nonzero()));
     let helper = children.unwrap().trim().parse().ok().and_then(Pid::from_raw).unwrap();
     kill_process(helper, Signal::KILL).unwrap();
     let (_, line) = daemon.fail(&["reload"]);

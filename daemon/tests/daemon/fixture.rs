@@ -25,7 +25,8 @@ impl Daemon {
     pub(crate) fn prepare(configuration: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let notify = UnixDatagram::bind(directory.path().join("notify")).unwrap();
-        notify.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        // The first start with a store of an older format takes its time with many keys.
+        notify.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
         let daemon = Self { directory, child: None, notify };
         daemon.configure(configuration);
         daemon

@@ -362,6 +362,8 @@ fn the_daemon_destroys_a_key_after_its_waiting_period() {
     clock.daemon.succeed(&["key", "delete", "shop", "--yes", "--after", "1h"]);
     let copy = clock.daemon.path("copy").display().to_string();
     clock.daemon.succeed(&["backup", &copy]);
+    let recovery = clock.daemon.path("recovery").display().to_string();
+    clock.daemon.succeed(&["backup", "--recovery", &recovery]);
     for _ in 0..2 {
         clock.daemon.end(Signal::TERM);
         // Daemons write the time once a minute, which libfaketime does not shorten.
@@ -382,7 +384,7 @@ fn the_daemon_destroys_a_key_after_its_waiting_period() {
     clock.daemon.end(Signal::TERM);
     fs::remove_file(clock.daemon.path("state/keys.redb")).unwrap();
     let state_dir = clock.daemon.path("state").display().to_string();
-    clock.daemon.succeed(&["restore", &copy, "--state-dir", &state_dir]);
+    clock.daemon.succeed(&["restore", &copy, "--recovery", &recovery, "--state-dir", &state_dir]);
     clock.daemon.start_as(&mut clock.serve());
     clock.daemon.await_log_times("deleted keys are not destroyed for an hour", 2);
     clock.daemon.succeed(&["key", "restore", "shop"]);

@@ -33,6 +33,7 @@ mod roles_page;
 mod roles_strangers;
 mod sealed;
 mod setup;
+mod shred;
 mod signers;
 mod signing_service;
 mod starter;

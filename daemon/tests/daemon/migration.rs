@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::altered_store::{INDEX, KEYS, MAC, META};
 use crate::fixture::{Daemon, PROGRAM, certificate_verify, failure_of, has_root};
+use crate::shred;
 
 #[test]
 fn a_store_of_the_old_format_is_migrated_on_request() {
@@ -239,7 +240,7 @@ fn a_migration_that_was_killed_can_be_started_again() {
 
 /// Turns the store into a store of the version before the MACs, with `copies` copies of the key
 /// `shop`.
-fn make_old(daemon: &Daemon, copies: u32) {
+pub(crate) fn make_old(daemon: &Daemon, copies: u32) {
     let database = Database::open(daemon.path("state/keys.redb")).unwrap();
     let transaction = database.begin_write().unwrap();
     {
@@ -247,15 +248,18 @@ fn make_old(daemon: &Daemon, copies: u32) {
         let rows = keys.iter().unwrap().map(Result::unwrap);
         let rows: Vec<_> = rows.map(|row| (row.0.value().to_owned(), row.1.value().to_vec())).collect();
         for (label, row) in &rows {
-            let record = if row[0] == b'{' { row } else { &row[MAC..] };
-            keys.insert(label.as_str(), record).unwrap();
+            let record = match row[0] {
+                b'{' => row.clone(),
+                _ => shred::unwrapped(&daemon.path("state/shred"), label, &row[MAC..]),
+            };
+            keys.insert(label.as_str(), record.as_slice()).unwrap();
         }
         let shop = keys.get("shop").unwrap().unwrap().value().to_vec();
         for number in 0..copies {
             keys.insert(format!("copy-{number}").as_str(), shop.as_slice()).unwrap();
         }
         let mut meta = transaction.open_table(META).unwrap();
-        for name in ["seal", "store-key", "store-key-name"] {
+        for name in ["seal", "store-key", "store-key-name", "shred-secret"] {
             meta.remove(name).unwrap();
         }
         meta.insert("format", "1").unwrap();
@@ -263,6 +267,7 @@ fn make_old(daemon: &Daemon, copies: u32) {
     }
     transaction.delete_table(INDEX).unwrap();
     transaction.commit().unwrap();
+    let _absent = std::fs::remove_dir_all(daemon.path("state/shred"));
 }
 
 /// Name of the master key whose bytes are all 0x5a.

@@ -157,6 +157,13 @@ fn the_refusal_of_a_key_store_of_root_says_how_to_give_it_to_the_daemon() {
     for command in [give, restore.replace("COPY", copy.to_str().unwrap())] {
         chown(&store, Some(0), Some(0)).unwrap();
         assert!(Command::new("/bin/sh").args(["-c", &command]).status().unwrap().success(), "{command}");
+        // The secret of the store has belonged to root, too.
+        if std::os::unix::fs::MetadataExt::uid(&fs::metadata(daemon.path("state/shred")).unwrap()) == 0 {
+            let (status, line) = failure_of(&alice(&daemon).output().unwrap());
+            assert!(status == 77 && line.contains("Permission denied"), "{status} {line}");
+            let give = line.trim_end().rsplit_once("as root, run: ").unwrap().1;
+            assert!(Command::new("/bin/sh").args(["-c", give]).status().unwrap().success(), "{give}");
+        }
         daemon.start_as(&mut alice(&daemon));
         let mut list = Command::new(PROGRAM);
         list.args(["key", "list", "--runtime-dir"]).arg(&run).uid(ALICE);

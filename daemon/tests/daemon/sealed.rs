@@ -13,6 +13,47 @@ use crate::audit::{await_some, records_in, verify};
 use crate::ceremony::Ceremony;
 use crate::fixture::{Daemon, PROGRAM, certificate_verify, failure_of, has_root, label_of};
 
+/// The daemon cannot open the records before the unseal, so a purge becomes final after it.
+#[test]
+fn a_purge_waits_while_the_unit_is_sealed() {
+    let uid = rustix::process::getuid().as_raw();
+    let mut ceremony = ceremony(false, &format!("[[role]]\nrole = \"purger\"\nuid = {uid}\n"));
+    for label in ["shop", "purged"] {
+        ceremony.daemon.succeed(&["key", "generate", label, "--type", "p256"]);
+    }
+    ceremony.daemon.succeed(&["key", "delete", "purged", "--yes"]);
+    // There is no room for a new secret, so the purge is not final at the restart.
+    let [secrets, away] = ["state/shred", "away"].map(|name| ceremony.daemon.path(name));
+    fs::rename(&secrets, &away).unwrap();
+    fs::write(&secrets, "no directory").unwrap();
+    ceremony.daemon.succeed(&["key", "purge", "purged", "--yes"]);
+    ceremony.daemon.await_log("purges are not final: ");
+    ceremony.daemon.end(Signal::KILL);
+    fs::remove_file(&secrets).unwrap();
+    fs::rename(&away, &secrets).unwrap();
+    ceremony.start();
+    let purges = |daemon: &Daemon| json(daemon, &["status", "--json"])["purges"].clone();
+    let daemon = &ceremony.daemon;
+    let (status, line) = daemon.fail(&["backup", "--recovery", &ceremony.path("recovery")]);
+    assert!(status == 78 && line.contains("is locked"), "{status} {line}");
+    assert_eq!(daemon.outcome("shop", &certificate_verify()), Outcome::UnitSealed);
+    assert_eq!(purges(daemon), serde_json::json!({"final": false, "keys_left": 1}));
+    for owner in ["dave", "erin"] {
+        ceremony.unseal(owner).unwrap();
+    }
+    await_some(|| (purges(&ceremony.daemon)["final"] == true).then_some(()));
+    assert_eq!(ceremony.daemon.outcome("shop", &certificate_verify()), Outcome::Done);
+    // A unit that is sealed while the daemon runs does not hold up a purge.
+    ceremony.daemon.succeed(&["key", "generate", "purged", "--type", "p256"]);
+    ceremony.daemon.succeed(&["unit", "seal"]);
+    ceremony.daemon.destroy("purged");
+    await_some(|| (purges(&ceremony.daemon)["final"] == true).then_some(()));
+    for owner in ["dave", "erin"] {
+        ceremony.unseal(owner).unwrap();
+    }
+    assert_eq!(ceremony.daemon.outcome("shop", &certificate_verify()), Outcome::Done);
+}
+
 /// A ceremony with grants for every key, and a store key of its own if `store_key`. Its master key
 /// is of the parts of dave and erin.
 fn ceremony(store_key: bool, more: &str) -> Ceremony {

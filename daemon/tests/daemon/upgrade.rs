@@ -245,7 +245,7 @@ fn a_daemon_does_not_execute_a_program_that_would_not_start() {
     assert_eq!(daemon.outcome("shop", &certificate_verify()), Outcome::Done);
 
     // The running daemon reports problems of files that only the daemon can read.
-    for (format, is_known) in [("2", true), ("1", false), ("3", false)] {
+    for (format, is_known) in [("2", true), ("3", true), ("1", false), ("4", false)] {
         let mut check = daemon.serve(&["--dev", "--check-config"]);
         let output = check.env("KEYWARD_RUNNING_FORMAT", format).output().unwrap();
         assert_eq!(output.status.success(), is_known, "{format}: {output:?}");

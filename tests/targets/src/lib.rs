@@ -20,6 +20,7 @@ pub mod grep11_unwrap;
 pub mod import;
 pub mod purpose;
 pub mod record;
+pub mod recovery;
 pub mod reference;
 pub mod starter;
 pub mod unit_command;
@@ -45,6 +46,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("import", import::run),
     ("purpose", purpose::run),
     ("record", record::run),
+    ("recovery", recovery::run),
     ("reference", reference::run),
     ("starter", starter::run),
     ("unit_command", unit_command::run),

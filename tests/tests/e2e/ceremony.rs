@@ -238,12 +238,15 @@ impl Scene {
     fn restore_from_a_backup(&mut self) {
         let copy = self.daemon.path("copy");
         succeed(self.daemon.keyward(&["backup"]).arg(&copy));
+        let recovery = self.daemon.path("recovery");
+        succeed(&mut self.daemon.keyward(&["backup", &format!("--recovery={}", recovery.display())]));
         let [state, unit_copy] = [self.daemon.path("state"), self.daemon.path("unit.copy")];
         for has_state_of_unit in [true, false] {
             assert!(self.daemon.stop().success());
             copy_directory(&state.join("unit"), &unit_copy);
             fs::remove_dir_all(&state).unwrap();
-            succeed(self.daemon.keyward(&["restore"]).arg(&copy).arg("--state-dir").arg(&state));
+            let mut restore = self.daemon.keyward(&["restore"]);
+            succeed(restore.arg(&copy).arg("--recovery").arg(&recovery).arg("--state-dir").arg(&state));
             if has_state_of_unit {
                 copy_directory(&unit_copy, &state.join("unit"));
             }

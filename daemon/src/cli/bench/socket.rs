@@ -132,7 +132,7 @@ impl Drop for TemporaryKey<'_> {
         let label = self.label.as_str();
         let deleted = self.admin.delete(label, Some(MIN_WAIT), true);
         match deleted.map(|_| self.admin.purge(label)) {
-            Ok(Ok(())) => {}
+            Ok(Ok(_)) => {}
             Ok(Err(AdminClientError::Refused { status: StatusCode::FORBIDDEN, .. })) => {
                 self.daemon.leaves_keys.store(true, Ordering::Relaxed);
             }

@@ -80,6 +80,10 @@ pub(super) fn check(
     if let Some((problem, advice)) = status.altered.problem() {
         findings.push(Finding::fail(KEY_STORE, problem, advice));
     }
+    if let Some(warning) = status.recovery_warning() {
+        let fix = "keep a recovery file apart from the backups: keyward backup --recovery FILE";
+        findings.push(Finding::warn(KEY_STORE, warning, fix));
+    }
     if status.keys == 0 && status.grants > 0 && status.problems.is_empty() {
         findings.push(Finding::warn(
             KEY_STORE,

@@ -8,6 +8,7 @@ use hyper::StatusCode;
 use serde_json::json;
 
 use super::confirm::confirmed;
+use super::destroy::not_final;
 use super::named::{Named, for_daemon};
 use crate::admin::api::KeyView;
 use crate::admin::client::AdminClientError;
@@ -80,7 +81,7 @@ fn told(key: &Named, deleted: Option<&KeyView>) -> String {
     let command = |words: &str| for_daemon(format!("keyward key {words}"), &key.client.runtime_dir);
     let restore = command(&format!("restore {label}"));
     match deleted.map(|key| (key.deletion, key.approval)) {
-        None => format!("key {label} is destroyed: its record was altered\n"),
+        None => format!("key {label} is destroyed: its record was altered\n{}", not_final(key)),
         Some((Some(deletion), _)) => format!(
             "key {label} is deleted, and will be destroyed at {}\nTo bring it back until then: {restore}\n",
             time(deletion.destroy_at)

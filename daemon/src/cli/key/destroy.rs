@@ -30,6 +30,14 @@ pub(in crate::cli) struct Purge {
     yes: bool,
 }
 
+/// The rest of the way after a key was destroyed.
+pub(super) fn not_final(key: &Named) -> String {
+    format!(
+        "This is not final yet: until the daemon has wrapped the other keys anew, the key can come back from a copy of the key store. To see when it is final: {}\nThen make a new backup and a new recovery file, and destroy the old ones, which together bring the key back.\n",
+        for_daemon("keyward status".into(), &key.client.runtime_dir)
+    )
+}
+
 impl Compromise {
     pub(super) fn run(self) -> Result<(), Failure> {
         let Self { key, yes } = self;
@@ -62,10 +70,15 @@ impl Purge {
                 return Err(Failure::new(exit::USAGE, format_args!("key {label} was not destroyed")));
             }
         }
-        key.call("destroy", AdminClient::purge)?;
+        let purges = key.call("destroy", AdminClient::purge)?;
         match key.client.json {
-            true => print_json(&json!({ "label": label.as_str(), "destroyed": true })),
-            false => print(&format!("key {label} is destroyed\n")),
+            true => {
+                print_json(&json!({ "label": label.as_str(), "destroyed": true, "final": purges.r#final }))
+            }
+            false => print(&format!(
+                "key {label} is destroyed\n{}",
+                if purges.r#final { String::new() } else { not_final(&key) }
+            )),
         }
     }
 }

@@ -23,8 +23,8 @@ fn store() -> (tempfile::TempDir, KeyStore) {
 fn over_redb() -> (tempfile::TempDir, Arc<RedbStore>, KeyStore) {
     let dir = tempfile::tempdir().unwrap();
     let redb = Arc::new(RedbStore::open(dir.path()).unwrap());
-    redb.unlock(&store_key(), None).unwrap();
-    let store = KeyStore::over(Arc::clone(&redb) as Arc<dyn Store>);
+    let store = KeyStore::over(Arc::clone(&redb) as Arc<dyn Store>, Vec::new()).unwrap();
+    store.unlock(&store_key(), None).unwrap();
     (dir, redb, store)
 }
 
@@ -170,7 +170,7 @@ fn a_record_that_was_altered_is_refused() {
         ("uses", Box::new(edit("tls-server", "any"))),
         ("state", Box::new(edit("disabled", "enabled"))),
         ("backend", Box::new(edit("embedded", "hsm"))),
-        ("blob", Box::new(edit("AQID", "AQIE"))),
+        ("blob", Box::new(edit("\"blob\":\"", "\"blob\":\"AAAA"))),
         ("next blob", Box::new(edit("\"public_key\"", "\"next_blob\":\"AQID\",\"public_key\""))),
         ("certificates", Box::new(edit("1700000000", "1700000000,\"certificates\":[\"AQID\"]"))),
         ("created", Box::new(edit("1700000000", "1700000001"))),
@@ -198,25 +198,25 @@ fn a_record_that_was_altered_is_refused() {
 #[test]
 fn an_old_copy_of_a_record_is_refused() {
     let (dir, before) = scene();
-    let put_back = |tables: &mut Writing<'_>| {
+    let put_back = |tables: &mut Writing<'_>, before: &Rows| {
         let (label, old) = before.keys.iter().find(|(label, _)| label == "shop").unwrap();
         tables.keys.insert(label.as_str(), old.as_slice()).unwrap();
     };
-    alter(dir.path(), put_back);
+    alter(dir.path(), |tables| put_back(tables, &before));
     assert_eq!(told(dir.path()), expected("altered"));
     // With the list of the index of that time.
-    let (dir, _) = scene();
+    let (dir, before) = scene();
     let list = index::list_of("shop");
     alter(dir.path(), |tables| {
-        put_back(tables);
+        put_back(tables, &before);
         let (_, old) = before.index.iter().find(|(number, _)| *number == list).unwrap();
         tables.index.insert(list, old.as_slice()).unwrap();
     });
     assert_eq!(told(dir.path()), expected("unlisted"));
     // With the whole index of that time. The key that was made later is unlisted.
-    let (dir, _) = scene();
+    let (dir, before) = scene();
     alter(dir.path(), |tables| {
-        put_back(tables);
+        put_back(tables, &before);
         for (number, old) in &before.index {
             tables.index.insert(number, old.as_slice()).unwrap();
         }

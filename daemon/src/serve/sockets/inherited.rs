@@ -4,7 +4,7 @@
 use std::env;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use listenfd::ListenFd;
 use rustix::fs::{AtFlags, FileType, Stat};
@@ -45,6 +45,14 @@ pub(super) fn passed() -> Result<Vec<PassedSocket>, SocketError> {
         passed.push(PassedSocket { listener, role, bound_at });
     }
     Ok(passed)
+}
+
+/// Directories of the sockets that the daemon bound before its upgrade. Some of these sockets may
+/// not be configured any more, and are removed.
+pub(crate) fn directories_before_upgrade() -> Vec<PathBuf> {
+    let locations = env::var(LISTEN_PLACES).unwrap_or_default();
+    let paths = locations.split('\n').filter_map(parse_location).map(|(location, _)| location);
+    paths.filter_map(|path| Path::new(&path).parent().map(Path::to_owned)).collect()
 }
 
 /// True if this process continues the work of a daemon that has upgraded itself.

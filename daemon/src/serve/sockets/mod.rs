@@ -19,7 +19,7 @@ pub(crate) use bind::check_extra;
 pub(crate) use endpoint::Opened;
 use endpoint::{Endpoint, Location};
 pub(crate) use error::SocketError;
-pub(crate) use inherited::{HandedOver, LISTEN_PLACES};
+pub(crate) use inherited::{HandedOver, LISTEN_PLACES, directories_before_upgrade};
 use inherited::{Inherited, PassedSocket};
 pub(crate) use role::Role;
 

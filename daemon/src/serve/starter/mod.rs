@@ -94,7 +94,6 @@ impl Running {
     /// Passes signals on, and carries out the orders of the daemon, until the daemon ends.
     fn follow(&mut self) -> io::Result<WaitStatus> {
         loop {
-            self.wait()?;
             self.pass_on_signals()?;
             let ended = self.reap();
             // After the end was noticed: all orders of the daemon have arrived.
@@ -106,6 +105,8 @@ impl Running {
             if let Some(check) = self.check.take_if(|check| check.deadline <= Instant::now()) {
                 self.answer(&check.give_up(&self.program));
             }
+            // At the end: children that ended before an upgrade send no signal any more.
+            self.wait()?;
         }
     }
 

@@ -4,8 +4,9 @@ use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
+use arc_swap::ArcSwap;
 use redb::backends::FileBackend;
 use redb::{Database, ReadableDatabase};
 
@@ -25,7 +26,7 @@ pub(crate) enum Failure<E = StoreError> {
 pub(crate) struct StoreFile {
     path: PathBuf,
     /// Open file, even if its name is gone or belongs to another file.
-    file: File,
+    file: ArcSwap<File>,
     open: RwLock<Open>,
 }
 
@@ -37,13 +38,14 @@ impl StoreFile {
     pub(crate) fn open(path: PathBuf) -> Result<Self, StoreError> {
         let file = ownership::open_to_write(&path).map_err(|error| refused(&path, error))?;
         let database = open_database(&path, &file)?;
+        let file = ArcSwap::from_pointee(file);
         Ok(Self { path, file, open: RwLock::new(Open { database: Some(database), times: 0 }) })
     }
 
     /// True if the file still has its name. If not, the next start finds another file or none.
     pub(crate) fn is_in_place(&self) -> bool {
         let same = |own: Metadata, found: Metadata| (own.dev(), own.ino()) == (found.dev(), found.ino());
-        self.file.metadata().and_then(|own| Ok(same(own, fs::metadata(&self.path)?))).unwrap_or(false)
+        self.file.load().metadata().and_then(|own| Ok(same(own, fs::metadata(&self.path)?))).unwrap_or(false)
     }
 
     /// Path of the file.
@@ -102,8 +104,22 @@ impl StoreFile {
             // The old database must first release its lock on the file.
             open.database = None;
             open.times += 1;
-            open.database = Some(open_database(&self.path, &self.file)?);
+            open.database = Some(open_database(&self.path, &self.file.load())?);
         }
+        Ok(())
+    }
+
+    /// Goes on with another file, which gets the name of this one. Operations in progress end
+    /// before.
+    pub(crate) fn exchange(&self, new: File, at: &Path) -> Result<(), StoreError> {
+        let failed = |reason| StoreError::Io(self.path.clone(), reason);
+        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        fs::rename(at, &self.path).map_err(failed)?;
+        self.path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all()).map_err(failed)?;
+        self.file.store(Arc::new(new));
+        open.times += 1;
+        open.database = None;
+        open.database = Some(open_database(&self.path, &self.file.load())?);
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! Migration of a store of the old format, which had no MACs.
+//! Migration of a store of the old format, which had no MACs. The next start wraps the blobs.
 //!
 //! Migration authenticates the store as it is, even a forged store. So an administrator asks for
 //! the migration, and the daemon never migrates on its own. The file is copied first. All changes
@@ -26,7 +26,9 @@ use super::file::{self, FILE, Failure};
 use super::tables::{KEYS, META, Writing};
 use crate::store::error::{StoreError, fault};
 use crate::store::index::{self, List, Root};
-use crate::store::metadata::{DEV, FORMAT, OLD_FORMAT, STORE_KEY, STORE_KEY_NAME, THIS_FORMAT, WKID, YES};
+use crate::store::metadata::{
+    BARE_FORMAT, DEV, FORMAT, OLD_FORMAT, STORE_KEY, STORE_KEY_NAME, THIS_FORMAT, WKID, YES,
+};
 use crate::store::store_key::{Seals, StoreKey};
 
 /// A store of the old format.
@@ -44,7 +46,7 @@ pub(crate) struct Migrated<K> {
 }
 
 impl OldStore {
-    /// Opens the store of a state directory; `None` if the store has the format of this version.
+    /// Opens the store of a state directory; `None` if the records of the store have MACs.
     ///
     /// # Errors
     /// [`StoreError`] if there is no store, or the store has a third format.
@@ -54,7 +56,7 @@ impl OldStore {
         let store = Self { path, database };
         match store.fact(FORMAT)?.as_deref() {
             Some(OLD_FORMAT) => Ok(Some(store)),
-            Some(THIS_FORMAT) => Ok(None),
+            Some(BARE_FORMAT | THIS_FORMAT) => Ok(None),
             Some(other) => Err(StoreError::Format(store.path, other.to_owned())),
             None => Err(StoreError::Damaged(store.path)),
         }
@@ -182,7 +184,7 @@ impl OldStore {
         }
         // The secret for implicit rejection is derived from the store key now.
         tables.meta.remove(OLD_REJECTION)?;
-        tables.meta.insert(FORMAT, THIS_FORMAT)?;
+        tables.meta.insert(FORMAT, BARE_FORMAT)?;
         tables.meta.insert(STORE_KEY_NAME, seals.name())?;
         if let Some(wrapped) = wrapped {
             tables.meta.insert(STORE_KEY, STANDARD.encode(wrapped).as_str())?;

@@ -13,6 +13,7 @@ pub(crate) mod look;
 pub(crate) mod migrate;
 mod repair;
 pub(crate) mod tables;
+mod upgrade;
 
 use std::fs::File;
 use std::path::Path;
@@ -28,12 +29,15 @@ use crate::ground::ownership;
 use crate::store::error::refused;
 use crate::store::index::Root;
 use crate::store::metadata::{
-    CREATED, FORMAT, OLD_FORMAT, REVISION, STORE_KEY, STORE_KEY_NAME, THIS_FORMAT, WKID,
+    BARE_FORMAT, CREATED, DESTROYED, FORMAT, OLD_FORMAT, REVISION, STORE_KEY, STORE_KEY_NAME, THIS_FORMAT,
+    WKID, YES,
 };
 use crate::store::reserve::Reserve;
 use crate::store::store_key::{self, Seals, StoreKey};
 use crate::store::witness::Witness;
-use crate::store::{Alterations, Encode, Entry, Page, Rebuilt, Revise, Store, StoreError, revision_of};
+use crate::store::{
+    Alterations, Encode, Entry, Page, Rebuilt, Revise, Rewrite, Store, StoreError, Upgrade, revision_of,
+};
 pub(crate) use file::FILE;
 use file::{Failure, StoreFile};
 use tables::{Found, INDEX, META, Reading, Writing};
@@ -90,7 +94,7 @@ impl RedbStore {
             };
             let path = || self.path().to_owned();
             match format.as_deref() {
-                Some(THIS_FORMAT) => Ok(transaction.abort()?),
+                Some(BARE_FORMAT | THIS_FORMAT) => Ok(transaction.abort()?),
                 Some(OLD_FORMAT) => Err(StoreError::OldFormat(path()).into()),
                 Some(other) => Err(StoreError::Format(path(), other.to_owned()).into()),
                 None => Ok(transaction.commit()?),
@@ -240,7 +244,12 @@ impl Store for RedbStore {
         self.read(|tables| Ok(tables.is_new()?))
     }
 
-    fn unlock(&self, key: &StoreKey, wrapped: Option<&[u8]>) -> Result<(), StoreError> {
+    fn unlock(
+        &self,
+        key: &StoreKey,
+        wrapped: Option<&[u8]>,
+        upgrade: &Upgrade<'_>,
+    ) -> Result<(), StoreError> {
         let seals = Seals::derive(key);
         let is_new = self.is_new()?;
         if is_new {
@@ -256,6 +265,10 @@ impl Store for RedbStore {
             let created = tables.text(CREATED)?;
             Ok(format!("{}:{}", store_key.unwrap_or_default(), created.unwrap_or_default()))
         })?;
+        // Before anybody can change the store.
+        if self.read(|tables| Ok(tables.text(FORMAT)?))?.as_deref() == Some(BARE_FORMAT) {
+            upgrade::upgrade(self, &seals, upgrade)?;
+        }
         let _ = self.name.set(name);
         let _ = self.seals.set(seals);
         if let Some(wrapped) = wrapped.filter(|_| !is_new) {
@@ -296,7 +309,7 @@ impl Store for RedbStore {
             // revision that the first key had.
             let revision = last_revision(tables)? + 1;
             tables.meta.insert(REVISION, revision.to_string().as_str())?;
-            let record = record(revision).ok_or_else(|| self.damaged())?;
+            let record = record(revision, &tables.secret()?).ok_or_else(|| self.damaged())?;
             if !tables.write(seals, root, label.as_str(), Some(&record))? {
                 return Err(StoreError::Unlisted(label.clone()).into());
             }
@@ -316,6 +329,7 @@ impl Store for RedbStore {
             if !tables.write(seals, root, label.as_str(), None)? {
                 return Err(StoreError::Unlisted(label.clone()).into());
             }
+            tables.meta.insert(DESTROYED, YES)?;
             Ok(())
         })
     }
@@ -395,14 +409,47 @@ impl Store for RedbStore {
 
     fn rebuild(&self, revise: &Revise<'_>) -> Result<Rebuilt, StoreError> {
         self.change(|seals, tables, root| {
-            let mut revision = last_revision(tables)?;
+            let (mut revision, secret) = (last_revision(tables)?, tables.secret()?);
             let rebuilt = tables.rebuild(seals, root, |label, record| {
-                let revised = revise(label, record, revision + 1)?;
+                let revised = revise(label, record, revision + 1, &secret)?;
                 revision += 1;
                 Some(revised)
             })?;
             tables.meta.insert(REVISION, revision.to_string().as_str())?;
+            if !rebuilt.removed.is_empty() || rebuilt.nameless > 0 {
+                tables.meta.insert(DESTROYED, YES)?;
+            }
             Ok(rebuilt)
+        })
+    }
+
+    fn rewrite(&self, list: u32, rewrite: &Rewrite<'_>) -> Result<Option<u64>, StoreError> {
+        let seals = self.seals()?;
+        // Most lists need no write when a daemon looks again.
+        let looked = self.read(|tables| {
+            let root = tables.root(seals)?.ok_or_else(|| self.altered())?;
+            let Some(entries) = tables.list(seals, &root, list)? else { return Ok(None) };
+            let secret = tables.secret()?;
+            for (label, mac) in &entries {
+                if tables.rewritten(seals, label, mac, &secret, rewrite)?.is_some() {
+                    return Ok(Some((entries.len() as u64, true)));
+                }
+            }
+            Ok(Some((entries.len() as u64, false)))
+        })?;
+        let Some((count, true)) = looked else { return Ok(looked.map(|(count, _)| count)) };
+        self.change(|seals, tables, root| {
+            let Some(mut entries) = tables.list(seals, root, list)? else { return Ok(None) };
+            let secret = tables.secret()?;
+            for (label, mac) in &mut entries {
+                if let Some(record) = tables.rewritten(seals, label, mac, &secret, rewrite)? {
+                    let (new, row) = seals.seal_record(label, &record);
+                    tables.keys.insert(label.as_str(), row.as_slice())?;
+                    *mac = new;
+                }
+            }
+            tables.write_list(seals, root, list, &entries)?;
+            Ok(Some(count))
         })
     }
 

@@ -9,8 +9,9 @@ use keyward_proto::Label;
 use redb::{Range, ReadTransaction, ReadableTable, Table, TableDefinition, WriteTransaction};
 use subtle::ConstantTimeEq;
 
+use crate::store::Rewrite;
 use crate::store::index::{self, LISTS, List, ROOT, Root};
-use crate::store::metadata::{FORMAT, SEAL};
+use crate::store::metadata::{FORMAT, SEAL, SECRET};
 use crate::store::store_key::{Mac, Seals};
 
 /// Result of a search for the record of a label.
@@ -75,6 +76,11 @@ where
         Ok(self.meta.get(name)?.map(|value| value.value().to_owned()))
     }
 
+    /// Name of the shred secret in force; an empty text if there is none.
+    pub(super) fn secret(&self) -> Result<String, redb::Error> {
+        Ok(self.text(SECRET)?.unwrap_or_default())
+    }
+
     /// All metadata, by name.
     pub(crate) fn metadata(&self) -> Result<BTreeMap<String, String>, redb::Error> {
         let mut metadata = BTreeMap::new();
@@ -134,6 +140,24 @@ where
             Some((mac, record)) if bool::from(mac.ct_eq(listed)) => Found::Record(record.to_vec()),
             _ => Found::Altered,
         })
+    }
+
+    /// The record to store instead of the record of a label in an authentic list of the index.
+    /// `None` if the record stays, and for a record that is not authentic.
+    pub(super) fn rewritten(
+        &self,
+        seals: &Seals,
+        label: &str,
+        listed: &Mac,
+        secret: &str,
+        rewrite: &Rewrite<'_>,
+    ) -> Result<Option<Vec<u8>>, redb::Error> {
+        let (Ok(label), Found::Record(record)) =
+            (label.parse::<Label>(), self.find_listed(seals, label, Some(listed))?)
+        else {
+            return Ok(None);
+        };
+        Ok(rewrite(&label, &record, secret))
     }
 
     /// Rows in the order of their names, from the first name after `after`.

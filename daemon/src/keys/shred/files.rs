@@ -1,0 +1,195 @@
+//! The files of shred secrets: one for each secret, in a directory of their own in the state
+//! directory. Other files there are left alone.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::io::Errno;
+use zeroize::Zeroizing;
+
+use super::secret::{SecretId, ShredSecret};
+use crate::ground::ownership::{self, Owners, OwnershipError};
+use crate::store::SECRETS;
+
+/// The directory with the files.
+#[derive(Debug)]
+pub(crate) struct SecretFiles {
+    directory: PathBuf,
+    owners: Owners,
+}
+
+impl SecretFiles {
+    /// The files of a state directory, which belong to one of `owners`.
+    pub(crate) fn of(state_dir: &Path, owners: Owners) -> Self {
+        Self { directory: state_dir.join(SECRETS), owners }
+    }
+
+    /// Path of the directory.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Path of the file of a secret.
+    pub(crate) fn path(&self, id: SecretId) -> PathBuf {
+        self.directory.join(id.to_string())
+    }
+
+    /// Reads a secret. `None` if the file is missing, or does not have this secret.
+    ///
+    /// # Errors
+    /// Another user can change the file, or the file cannot be read.
+    pub(crate) fn read(&self, id: SecretId) -> io::Result<Option<ShredSecret>> {
+        let file = match ownership::open_of(&self.path(id), self.owners).map_err(OwnershipError::into_io) {
+            Ok(file) => file,
+            Err(Ok(reason)) if reason.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(Ok(reason)) => return Err(reason),
+            Err(Err(refused)) => return Err(io::Error::other(refused)),
+        };
+        // The full capacity at once: bytes that grow leave copies of themselves in memory.
+        let mut bytes = Zeroizing::new(Vec::with_capacity(ShredSecret::LENGTH + 1));
+        file.take(ShredSecret::LENGTH as u64 + 1).read_to_end(&mut bytes)?;
+        Ok(ShredSecret::from_bytes(&bytes).filter(|secret| secret.id() == id))
+    }
+
+    /// Writes a secret: all of the file or nothing. The file is on the disk when the call returns.
+    /// `owner` is the user and group of the file, if not those of this process.
+    ///
+    /// # Errors
+    /// The error of the system.
+    pub(crate) fn write(&self, secret: &ShredSecret, owner: Option<(u32, u32)>) -> io::Result<()> {
+        self.make(owner)?;
+        let (directory, id) = (self.open()?, secret.id().to_string());
+        let part = format!("{id}{PART}");
+        let written = || -> io::Result<()> {
+            erase(&directory, &part)?;
+            // By descriptors, not by names: for root, the directory may be of another user.
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let file = rustix::fs::openat(&directory, &part, flags, Mode::RUSR | Mode::WUSR)?;
+            let mut file = File::from(file);
+            file.write_all(secret.as_bytes())?;
+            file.sync_all()?;
+            if let Some((uid, gid)) = owner {
+                std::os::unix::fs::fchown(&file, Some(uid), Some(gid))?;
+            }
+            rustix::fs::renameat(&directory, &part, &directory, &id)?;
+            Ok(rustix::fs::fsync(&directory)?)
+        };
+        written().inspect_err(|_| drop(erase(&directory, &part)))
+    }
+
+    /// Overwrites the file of a secret with zeros, and removes the file. Does nothing if there is
+    /// none.
+    ///
+    /// # Errors
+    /// The error of the system.
+    pub(crate) fn erase(&self, id: SecretId) -> io::Result<()> {
+        let directory = match self.open() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            opened => opened?,
+        };
+        // The rest of a process that was killed while it wrote the file.
+        erase(&directory, &format!("{id}{PART}"))?;
+        erase(&directory, &id.to_string())?;
+        Ok(rustix::fs::fsync(&directory)?)
+    }
+
+    /// Makes the directory, unless it exists.
+    fn make(&self, owner: Option<(u32, u32)>) -> io::Result<()> {
+        match rustix::fs::mkdir(&self.directory, Mode::RWXU) {
+            Err(Errno::EXIST) => return Ok(()),
+            made => made?,
+        }
+        if let Some((uid, gid)) = owner {
+            std::os::unix::fs::fchown(self.open()?, Some(uid), Some(gid))?;
+        }
+        // The entry of the new directory must outlive a power cut, too.
+        self.directory.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
+    }
+
+    fn open(&self) -> io::Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(rustix::fs::openat(CWD, &self.directory, flags, Mode::empty())?)
+    }
+}
+
+fn erase(directory: &OwnedFd, name: &str) -> io::Result<()> {
+    let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    match rustix::fs::openat(directory, name, flags, Mode::empty()).map(File::from) {
+        Ok(mut file) => {
+            file.write_all(&[0; ShredSecret::LENGTH])?;
+            file.sync_all()?;
+        }
+        Err(Errno::NOENT) => return Ok(()),
+        // A symbolic link, or a file that this user may not write: removed only.
+        Err(Errno::LOOP | Errno::ACCESS) => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(rustix::fs::unlinkat(directory, name, AtFlags::empty())?)
+}
+
+/// Ends the name of a file that is not complete yet.
+const PART: &str = ".new";
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn a_secret_is_read_as_it_was_written_and_erased_for_good() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = SecretFiles::of(dir.path(), Owners::Own);
+        let secret = ShredSecret::generate().unwrap();
+        let id = secret.id();
+        assert!(files.read(id).unwrap().is_none());
+        files.erase(id).unwrap();
+        files.write(&secret, None).unwrap();
+        files.write(&secret, None).unwrap();
+        assert_eq!((mode(&files.directory), mode(&files.path(id))), (0o700, 0o600));
+        assert_eq!(files.read(id).unwrap().unwrap().as_bytes(), secret.as_bytes());
+        // Somebody who holds the file open reads zeros.
+        let mut held = File::open(files.path(id)).unwrap();
+        let rest = files.path(id).with_extension("new");
+        fs::write(&rest, "half").unwrap();
+        files.erase(id).unwrap();
+        let mut bytes = Vec::new();
+        held.read_to_end(&mut bytes).unwrap();
+        assert_eq!(bytes, [0; ShredSecret::LENGTH]);
+        assert!(files.read(id).unwrap().is_none() && !rest.exists());
+    }
+
+    #[test]
+    fn a_file_with_other_bytes_or_of_others_is_not_used() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = SecretFiles::of(dir.path(), Owners::Own);
+        let secret = ShredSecret::generate().unwrap();
+        files.write(&secret, None).unwrap();
+        let path = files.path(secret.id());
+        for bytes in [&[0; 32][..], &[], &[secret.as_bytes(), b"\n"].concat()] {
+            fs::write(&path, bytes).unwrap();
+            assert!(files.read(secret.id()).unwrap().is_none());
+        }
+        files.write(&secret, None).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+        assert!(files.read(secret.id()).unwrap_err().to_string().contains("can write"));
+        // A link in the place of a file or of the directory leads nowhere.
+        let target = dir.path().join("target");
+        fs::write(&target, "keep").unwrap();
+        fs::remove_file(&path).unwrap();
+        symlink(&target, &path).unwrap();
+        files.erase(secret.id()).unwrap();
+        assert!(fs::read(&target).unwrap() == b"keep" && path.symlink_metadata().is_err());
+        fs::remove_dir(&files.directory).unwrap();
+        symlink(dir.path(), &files.directory).unwrap();
+        assert!(files.write(&secret, None).is_err() && files.erase(secret.id()).is_err());
+    }
+}
