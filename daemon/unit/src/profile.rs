@@ -7,8 +7,8 @@
 //! - No key leaves the unit, and a client cannot add a use to a key.
 //! - A key that unwraps other keys does nothing else. Otherwise a client would decrypt the wrapped
 //!   key as data.
-//! - Where a key comes from decides whether the key may unwrap: see [`Profile::admits`]. Otherwise a
-//!   client would take in the wrapping key a second time, with another use.
+//! - Where a key comes from decides whether the key may unwrap: see [`Profile::admits`]. Otherwise
+//!   a client would take in the wrapping key a second time, with another use.
 //! - A secret key has at least 16 bytes. A client finds a shorter one by trying.
 
 use core::fmt;

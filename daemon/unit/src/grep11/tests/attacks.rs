@@ -1,5 +1,5 @@
-//! What clients have done to get at a key. Each attack works under `open`, where it is documented,
-//! and fails under the other profiles.
+//! Attacks by which clients have got at keys. Each works under `open`, where it is documented, and
+//! fails under the other profiles.
 
 use super::*;
 

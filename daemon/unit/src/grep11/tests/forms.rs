@@ -132,13 +132,14 @@ fn every_altered_byte_is_answered_alike() {
 }
 
 /// The one answer that an altered ciphertext can get besides a refusal: another key of Ed25519, of
-/// which the client learns the public key. The private key goes through a hash (RFC 8032, 5.1.5), so
-/// the public key of a partly known seed tells nothing.
+/// which the client learns the public key. The private key goes through a hash (RFC 8032, 5.1.5),
+/// so the public key of a partly known seed tells nothing.
 #[test]
 fn an_altered_seed_is_another_key() {
     let (client, wrapping) = importer(Profile::Strict);
     let mut wrapped = encrypted(&padded(&openssl("ED25519")));
-    // The block before the padding keeps the padding, so only the first half of the seed may change.
+    // A change of the block before the padding would change the padding: so only the first half of
+    // the seed can be another one.
     wrapped[16] ^= 1;
     let last = wrapped.len() - 16;
     assert_eq!(last, 48, "a header, two blocks of the seed, and a block of padding");

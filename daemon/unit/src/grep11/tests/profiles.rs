@@ -1,4 +1,4 @@
-//! What each profile offers, and whether the answers about that are true.
+//! The mechanisms and uses of each profile, and whether the answers about them are true.
 
 use keyward_grep11::{GetMechanismInfoRequest, GetMechanismListRequest, ckf};
 
@@ -29,8 +29,8 @@ fn the_list_of_mechanisms_tells_the_truth() {
                 let error = client.crypto.get_mechanism_info(GetMechanismInfoRequest { mech: *mech });
                 assert_eq!(code(&error.unwrap_err()), "CKR_MECHANISM_INVALID");
             }
-            // A call with a mechanism that the list does not have fails because of that; a call with
-            // another one fails for the lack of a key.
+            // A call with a mechanism that the list does not have fails because of that; a call
+            // with another one fails for the lack of a key.
             let bad = [
                 (ckf::CKF_ENCRYPT, client.encrypt(plain(*mech), b"no key", b"").map(drop)),
                 (ckf::CKF_DECRYPT, client.decrypt(plain(*mech), b"no key", b"").map(drop)),

@@ -4,8 +4,8 @@
 //! own that it knows in the clear. In each of three rounds the client makes every call with
 //! everything that it has, and keeps every blob and every output. So the search has every
 //! composition of up to three calls. A value is found if an output contains the value, if the
-//! client can decrypt an output to the value by a key of its own, or if a secret key is short enough
-//! to be found by trying and the value tells the secret.
+//! client can decrypt an output to the value by a key of its own, or if a part of the value is a
+//! secret key that is short enough to be found by trying.
 
 use std::collections::{BTreeMap, BTreeSet};
 
