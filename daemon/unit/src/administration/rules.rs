@@ -159,6 +159,8 @@ impl State {
                 }
                 (self.claim, self.administrators, self.thresholds) =
                     (None, administrators.clone(), *thresholds);
+                // Nobody who owns the unit has set any.
+                self.profile = None;
             }
             Instruction::Clear(name, pattern) => {
                 let register = match name {
@@ -192,6 +194,9 @@ impl State {
             Instruction::SetControlPoints(profile) => {
                 if !here.serves_grep11 {
                     return Err(Refusal::ServesTls);
+                }
+                if self.current == Register::Empty {
+                    return Err(Refusal::WithoutMasterKey);
                 }
                 self.profile = Some(*profile);
             }
@@ -275,7 +280,9 @@ impl State {
         if self.current.pattern() == Some(contents.pattern) {
             return Err(Refusal::InForce(contents.pattern));
         }
-        Ok(Self { new: Register::Uncommitted(contents), ..self.clone() })
+        // Without a master key, nothing has authenticated the control points in the state.
+        let profile = self.profile.filter(|_| self.current != Register::Empty);
+        Ok(Self { new: Register::Uncommitted(contents), profile, ..self.clone() })
     }
 }
 
@@ -421,6 +428,11 @@ pub enum Refusal {
         /// Counter of the next command.
         next: u64,
     },
+    /// Nothing would authenticate the control points in the state.
+    #[error(
+        "the unit has no master key yet, which authenticates its control points; first put one in force: keyward unit load"
+    )]
+    WithoutMasterKey,
     /// Nobody owns the unit.
     #[error("nobody owns the unit yet, so it takes no commands; first run, as root: keyward unit claim")]
     Unowned,

@@ -269,7 +269,10 @@ impl Stored {
             && !matches!(new, Register::Valid(_))
             && (new == Register::Empty || new.pattern() != current.pattern());
         let owners_fit = match self.claim {
-            Some(_) => administrators.is_empty() && thresholds == Thresholds::default(),
+            Some(_) => {
+                let has_set = self.control_points.is_some();
+                administrators.is_empty() && thresholds == Thresholds::default() && !has_set
+            }
             None => can_own(&administrators, thresholds),
         };
         (self.format == FORMAT && registers_fit && owners_fit).then_some(())?;

@@ -61,6 +61,20 @@ impl Crypto {
         }
     }
 
+    /// Refuses keys on curves that TLS does not sign with, if the control points do.
+    ///
+    /// # Errors
+    /// `CKR_CURVE_NOT_SUPPORTED`.
+    pub(super) fn check_curve_beyond_tls(&self) -> Result<(), Error> {
+        match self.unit.profile().makes_keys_beyond_tls() {
+            true => Ok(()),
+            false => Err(Error::new(
+                ckr::CKR_CURVE_NOT_SUPPORTED,
+                "the control points of the unit, profile tls, admit keys for signatures of TLS: P-256, P-384, P-521 and Ed25519",
+            )),
+        }
+    }
+
     /// Checks that a key has the attribute that its use needs.
     ///
     /// # Errors

@@ -81,6 +81,7 @@ impl Crypto {
             let detail = "the key may not be used as data: its attribute CKA_IBM_USE_AS_DATA is false";
             return Err(Error::new(ckr::CKR_KEY_INDIGESTIBLE, detail));
         }
+        self.permitted(object.attributes, Attributes::USE_AS_DATA, "CKA_IBM_USE_AS_DATA")?;
         Ok(DigestKeyResponse { state: self.digest_more(state, &secret.value)? })
     }
 

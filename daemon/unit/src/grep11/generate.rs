@@ -178,13 +178,13 @@ impl Crypto {
             SECP384R1 => key(KeyType::P384)?,
             SECP521R1 => key(KeyType::P521)?,
             ED25519 => key(KeyType::Ed25519)?,
-            SECP256K1 | X25519_OID if !self.unit.profile().makes_keys_beyond_tls() => {
-                let detail = "the control points of the unit, profile tls, admit keys for signatures of TLS: \
-                              P-256, P-384, P-521 and Ed25519";
-                return Err(Error::new(ckr::CKR_CURVE_NOT_SUPPORTED, detail));
+            SECP256K1 | X25519_OID => {
+                self.check_curve_beyond_tls()?;
+                match curve {
+                    SECP256K1 => Material::Koblitz(Koblitz::generate()?),
+                    _ => Material::X25519(X25519::generate()?),
+                }
             }
-            SECP256K1 => Material::Koblitz(Koblitz::generate()?),
-            X25519_OID => Material::X25519(X25519::generate()?),
             other => return Err(curve_not_offered(&other.to_string())),
         })
     }

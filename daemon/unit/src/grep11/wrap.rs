@@ -1,11 +1,15 @@
 //! Wrapping and unwrapping: keys that leave a unit or enter it under another key, and keys that go
 //! to the next master key.
 
+use core::ops::Range;
+use std::sync::LazyLock;
+
 use der::{Reader, SliceReader};
 use keyward_grep11::{
     Mechanism, RewrapKeyBlobRequest, RewrapKeyBlobResponse, UnwrapKeyRequest, UnwrapKeyResponse,
     WrapKeyRequest, WrapKeyResponse, cka, ckf, ckk, ckm, cko, ckr,
 };
+use keyward_proto::KeyType;
 use zeroize::Zeroizing;
 
 use super::cipher::TRANSPORT;
@@ -19,8 +23,8 @@ use super::rsa_size::{OFFERED, bit_length, rsa_size};
 use super::template::Template;
 use crate::blob::{self, Attributes};
 use crate::error::UnitError;
-use crate::key::Pair;
-use crate::object::{Material, Object, Secret, SecretKind};
+use crate::key::{Key, Pair};
+use crate::object::{Koblitz, Material, Object, Secret, SecretKind};
 use crate::profile::{Class, Origin};
 use crate::rsa_numbers::{PrivateNumbers, RsaShape};
 
@@ -116,13 +120,18 @@ impl Crypto {
             _ => error,
         })?;
         let material = match key_type {
-            _ if in_one_form => in_its_form(key_type, &plain, &template)?,
+            _ if in_one_form => {
+                let beyond_tls = self.unit.profile().makes_keys_beyond_tls();
+                in_its_form(key_type, &plain, &template, beyond_tls)?
+            }
             ckk::CKK_AES => secret(SecretKind::Aes, &plain, &template)?,
             ckk::CKK_GENERIC_SECRET => secret(SecretKind::Generic, &plain, &template)?,
             _ => private(key_type, &plain, &template)?,
         };
-        if let Material::Secret(secret) = &material {
-            self.check_length(secret.value.len())?;
+        match &material {
+            Material::Secret(secret) => self.check_length(secret.value.len())?,
+            Material::Koblitz(_) | Material::X25519(_) => self.check_curve_beyond_tls()?,
+            Material::Key(_) => {}
         }
         let object = Object { attributes, material };
         let blob = self.unit.wrap(&object).map_err(|error| match error {
@@ -225,11 +234,16 @@ fn private(expected: u64, plain: &[u8], template: &Template) -> Result<Material,
 ///
 /// AES in CBC mode authenticates nothing: a client that has a wrapped key can alter the ciphertext,
 /// and learns from each answer whether the unit took the key. In this form, a public key belongs to
-/// the private key (EC, RSA), or the private key is the input of a hash (Ed25519, ML-DSA), and no
-/// byte is free. So the unit takes an altered plaintext only if the client has guessed a whole
-/// block. The padding comes last, because the time of the answer would tell of a wrong padding. A
-/// key of X25519 has neither, and is refused.
-fn in_its_form(expected: u64, padded: &[u8], template: &Template) -> Result<Material, Error> {
+/// the private key (EC, RSA), or the private key is the input of a hash (Ed25519, ML-DSA). So the
+/// unit takes an altered plaintext only if the client has guessed the bytes that it altered. The
+/// padding comes last, and the fixed bytes of an EC key come first, because the time of the answer
+/// would tell of them one by one. A key of X25519 has neither, and is refused.
+fn in_its_form(
+    expected: u64,
+    padded: &[u8],
+    template: &Template,
+    beyond_tls: bool,
+) -> Result<Material, Error> {
     if [ckk::CKK_AES, ckk::CKK_GENERIC_SECRET].contains(&expected) {
         let detail = "CKM_AES_CBC_PAD unwraps private keys only here; CKM_RSA_PKCS_OAEP unwraps secret keys";
         return Err(Error::new(ckr::CKR_MECHANISM_INVALID, detail));
@@ -237,16 +251,67 @@ fn in_its_form(expected: u64, padded: &[u8], template: &Template) -> Result<Mate
     template.expect(cko::CKO_PRIVATE_KEY, expected)?;
     let read = || {
         let pkcs8 = SliceReader::new(padded).ok()?.tlv_bytes().ok()?;
+        (expected != ckk::CKK_EC || EC_FORMS.iter().any(|form| form.fits(pkcs8))).then_some(())?;
         let material = private(expected, pkcs8, template).ok()?;
         let padding = padded.get(pkcs8.len()..)?;
         let is_padding = (1..=16).contains(&padding.len())
             && padding.iter().all(|byte| usize::from(*byte) == padding.len());
-        let is_bound = !matches!(material, Material::X25519(_));
+        let is_bound = match material {
+            Material::X25519(_) => false,
+            Material::Koblitz(_) => beyond_tls,
+            _ => true,
+        };
         let is_same = material.to_pkcs8().is_ok_and(|own| *own == *pkcs8);
         (is_padding && is_bound && is_same).then_some(material)
     };
     read().ok_or_else(not_in_its_form)
 }
+
+/// The PKCS#8 of a key on a curve: bytes that are the same for all keys, and places of the others.
+struct EcForm {
+    bytes: Vec<u8>,
+    /// The private number or seed, and the coordinates of the point.
+    free: [Range<usize>; 2],
+}
+
+impl EcForm {
+    /// The form of a key that the unit writes. `length` is that of a coordinate in bytes.
+    fn of(material: &Material, length: usize) -> Option<Self> {
+        let bytes = material.to_pkcs8().ok()?.to_vec();
+        let point = bytes.len().checked_sub(2 * length)?;
+        // RFC 5915, 3: the tag [1], a BIT STRING and an uncompressed point stand in between. Two
+        // of the lengths have two bytes for P-521.
+        let between = if length > 63 { 8 } else { 6 };
+        let number = point.checked_sub(between + length)?;
+        let free = [number..number + length, point..bytes.len()];
+        Some(Self { bytes, free })
+    }
+
+    /// The form of an Ed25519 key (RFC 8410, 7): the seed is at the end.
+    fn of_seed(material: &Material) -> Option<Self> {
+        let bytes = material.to_pkcs8().ok()?.to_vec();
+        let seed = bytes.len().checked_sub(32)?..bytes.len();
+        Some(Self { bytes, free: [seed.clone(), seed] })
+    }
+
+    /// True if all bytes that are the same for all keys are here. Compares them at once.
+    fn fits(&self, pkcs8: &[u8]) -> bool {
+        let is_fixed = |place: &usize| self.free.iter().all(|free| !free.contains(place));
+        pkcs8.len() == self.bytes.len()
+            && (0..pkcs8.len()).filter(is_fixed).fold(0, |sum, at| sum | (pkcs8[at] ^ self.bytes[at])) == 0
+    }
+}
+
+/// The forms of keys with `CKK_EC`.
+static EC_FORMS: LazyLock<Vec<EcForm>> = LazyLock::new(|| {
+    let made = |key_type| Key::generate(key_type).ok().map(Material::Key);
+    let on_curves = [(KeyType::P256, 32), (KeyType::P384, 48), (KeyType::P521, 66)];
+    let mut forms: Vec<_> =
+        on_curves.iter().filter_map(|(key_type, length)| EcForm::of(&made(*key_type)?, *length)).collect();
+    forms.extend(Koblitz::generate().ok().and_then(|key| EcForm::of(&Material::Koblitz(key), 32)));
+    forms.extend(made(KeyType::Ed25519).and_then(|key| EcForm::of_seed(&key)));
+    forms
+});
 
 fn not_in_its_form() -> Error {
     Error::new(

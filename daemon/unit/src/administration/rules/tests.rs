@@ -109,14 +109,33 @@ fn a_claim_needs_the_secret_and_the_quorum_that_it_sets() {
 
 #[test]
 fn the_quorum_sets_the_control_points_of_a_unit_that_serves_grep11() {
-    let owned = Owned::new();
+    let mut owned = Owned::new();
     let set = || Instruction::SetControlPoints(Profile::Open);
+    // Nothing would authenticate them.
+    assert_eq!(owned.try_to(set(), &[0, 1]).unwrap_err(), Refusal::WithoutMasterKey);
+    let unauthenticated = State { profile: Some(Profile::Open), ..owned.state.clone() };
+    assert_eq!(unauthenticated.loaded(contents(1)).unwrap().profile(), None);
+    owned.state.current = Register::Valid(contents(1));
     assert_eq!(owned.try_to(set(), &[0]).unwrap_err(), Refusal::FewSignatures { have: 1, needed: 2 });
     let (state, effect) = owned.try_to(set(), &[0, 1]).unwrap();
     assert_eq!((state.profile(), effect), (Some(Profile::Open), Effect::None));
     let here = Surroundings { serves_grep11: false, ..HERE };
     let refused = owned.state.apply(&owned.signed(set(), &[0, 1]), here).unwrap_err();
     assert_eq!(refused, Refusal::ServesTls);
+}
+
+#[test]
+fn a_claim_takes_no_control_points_over() {
+    let text = State::new().unwrap().to_json();
+    let planted = text.replacen('{', "{\"control_points\":\"open\",", 1);
+    assert!(State::from_json(&text).is_ok() && State::from_json(&planted).is_err());
+    let mut unowned = State::new().unwrap();
+    unowned.profile = Some(Profile::Open);
+    let owned = Owned { state: unowned, people: ["alice", "bob", "carol"].map(person).into() };
+    let administrators = owned.people.iter().map(|(person, _)| person.clone()).collect();
+    let claim = Instruction::Claim { administrators, thresholds: Thresholds { signature: 2, revocation: 2 } };
+    let signed = owned.signed(claim, &[0, 1]).with_claim_of(owned.state.claim_secret().unwrap());
+    assert_eq!(owned.state.apply(&signed, HERE).unwrap().0.profile(), None);
 }
 
 #[test]

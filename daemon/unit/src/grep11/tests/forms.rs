@@ -58,6 +58,17 @@ fn the_form_of_openssl_is_taken() {
 }
 
 #[test]
+fn keys_that_tls_does_not_sign_with_are_not_imported_under_tls() {
+    let (client, wrapping) = importer(Profile::Tls);
+    let koblitz = encrypted(&padded(&openssl("EC -pkeyopt ec_paramgen_curve:secp256k1")));
+    let one = take_in(&client, &wrapping, &IV, &koblitz, ckk::CKK_EC).unwrap_err().to_string();
+    let other = take_in(&client, &wrapping, &IV, &encrypted(&[0; 144]), ckk::CKK_EC).unwrap_err().to_string();
+    assert_eq!(one, other, "no answer tells what the key is");
+    client.unit.set_profile(Profile::Strict);
+    take_in(&client, &wrapping, &IV, &koblitz, ckk::CKK_EC).unwrap();
+}
+
+#[test]
 fn other_forms_of_a_key_are_refused_with_one_answer() {
     let (client, wrapping) = importer(Profile::Strict);
     let ec = openssl("EC -pkeyopt ec_paramgen_curve:P-256");

@@ -119,7 +119,14 @@ fn a_key_that_unwraps_has_no_other_use() {
         assert_eq!(code(&refused), "CKR_KEY_FUNCTION_NOT_PERMITTED", "{profile}");
         assert!(refused.to_string().contains(&format!("profile {profile}")), "{refused}");
     }
+    // The digest of a key can be as useful as the key.
+    let digestible = only(&[cka::CKA_UNWRAP, cka::CKA_IBM_USE_AS_DATA]);
+    let key = client.under(Profile::Open, |client| client.aes(&digestible).unwrap());
     client.unit.set_profile(Profile::Strict);
+    let mech = Some(plain(ckm::CKM_SHA256));
+    let state = client.crypto.digest_init(keyward_grep11::DigestInitRequest { mech }).unwrap().state;
+    let request = keyward_grep11::DigestKeyRequest { state, key_bytes: key, ..Default::default() };
+    assert_eq!(code(&client.crypto.digest_key(request).unwrap_err()), "CKR_KEY_FUNCTION_NOT_PERMITTED");
     client.aes(&only(&[cka::CKA_UNWRAP])).unwrap_err();
     client.aes(&only(&[cka::CKA_WRAP])).unwrap_err();
     client.aes(&only(&[cka::CKA_IBM_USE_AS_DATA])).unwrap_err();
