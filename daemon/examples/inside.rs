@@ -10,9 +10,11 @@
 //! `trace=PID`, `signal=PID` or `user`.
 
 use std::ffi::OsString;
+use std::fs::Permissions;
 use std::fs::{self, File};
 use std::io;
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
@@ -21,6 +23,7 @@ use keyward_unit::Profile;
 use keyward_unit_server::Transport;
 use nix::sys::{ptrace, signal};
 use nix::unistd::{Pid, Uid, setuid};
+use rustix::net::{AddressFamily, SendFlags, SocketType};
 
 fn main() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().collect();
@@ -77,6 +80,22 @@ fn attempted(verb: &str, object: &str) -> io::Result<()> {
         "write" => File::create(object).map(drop),
         "connect" => TcpStream::connect(("127.0.0.1", number()? as u16)).map(drop),
         "listen" => TcpListener::bind(("127.0.0.1", 0)).map(drop),
+        // Two ways to send data that Landlock does not see.
+        "multipath" => {
+            let kind = (AddressFamily::INET, SocketType::STREAM);
+            let socket = rustix::net::socket(kind.0, kind.1, Some(rustix::net::ipproto::MPTCP))?;
+            Ok(rustix::net::connect(&socket, &loopback(number()?))?)
+        }
+        "fastopen" => {
+            let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None)?;
+            let flags = SendFlags::from_bits_retain(MSG_FASTOPEN);
+            Ok(rustix::net::sendto(&socket, b"out", flags, &loopback(number()?)).map(drop)?)
+        }
+        // A program that others could run as the user of the daemon.
+        "setuid" => {
+            File::create(object)?;
+            fs::set_permissions(object, Permissions::from_mode(0o4755))
+        }
         "udp" => UdpSocket::bind(("127.0.0.1", 0)).map(drop),
         "spawn" => Command::new("/bin/true").status().map(drop),
         "execute" => Err(Command::new("/bin/true").exec()),
@@ -86,6 +105,13 @@ fn attempted(verb: &str, object: &str) -> io::Result<()> {
         _ => Err(io::ErrorKind::InvalidInput.into()),
     }
 }
+
+fn loopback(port: i32) -> SocketAddrV4 {
+    SocketAddrV4::new(Ipv4Addr::LOCALHOST, port as u16)
+}
+
+/// sendto(2).
+const MSG_FASTOPEN: u32 = 0x2000_0000;
 
 /// Begins each line.
 const MARK: &str = "attempted from inside:";

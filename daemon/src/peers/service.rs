@@ -47,7 +47,8 @@ pub(crate) fn obstacle() -> Option<&'static str> {
         match namespace {
             // Process 1 belongs to another user, so its path is as visible as that of any peer.
             Ok(FIRST_NAMESPACE) if path(&own).is_some() => match fs::read_to_string("/proc/1/cgroup") {
-                Ok(_) => None,
+                Ok(first) if path(&first).is_some() => None,
+                Ok(_) => Some("this system has no cgroup v2"),
                 Err(_) => {
                     Some("/proc hides processes of other users (hidepid, or ProtectProc in the service)")
                 }

@@ -7,7 +7,6 @@ use keyward_unit_server::Transport;
 
 use super::error::ServeError;
 use super::options::Options;
-use super::sockets::directories_before_upgrade;
 use crate::backend::grep11::iam_server;
 use crate::config::{self, Auth, Config};
 use crate::ground::confinement::{self, Needs};
@@ -33,7 +32,6 @@ fn needs(options: &Options, config: &Config) -> Needs {
     needs.read_below.extend(env::var_os("CREDENTIALS_DIRECTORY").map(Into::into));
     let extra = config.socket.extra.iter().map(ToString::to_string).filter(|name| !name.starts_with('@'));
     needs.bind.extend(extra.filter_map(|path| Path::new(&path).parent().map(Into::into)));
-    needs.bind.extend(directories_before_upgrade());
     needs.read.extend(secrets(config).map(|(_, file)| file.to_owned()));
     needs.read.extend([&config.embedded.master_key, &config.store_key].into_iter().flatten().cloned());
     for backend in config.grep11.values() {

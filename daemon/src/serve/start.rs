@@ -18,7 +18,7 @@ use super::error::ServeError;
 use super::migration;
 use super::options::Options;
 use super::reload::{record, reload};
-use super::sockets::{HandedOver, Opened, SocketError, Sockets};
+use super::sockets::{self, HandedOver, Opened, SocketError, Sockets};
 use super::starter::{self, Starter};
 use super::upgrade;
 use super::{audit, background, confinement, unit_server};
@@ -33,6 +33,7 @@ use crate::ground::state_dir;
 use crate::ground::text::time;
 use crate::ground::{exit, hardening, in_use};
 use crate::keys::{KeyStore, Scratch, StoreError};
+use crate::lifecycle;
 use crate::peers::reactors::Reactors;
 use crate::peers::shared::Shared;
 use crate::policy::authorise::{Grant, Who};
@@ -75,6 +76,7 @@ fn run(
     let scratch = Scratch::make();
     ownership::make_directories(&options.runtime_dir)
         .map_err(|reason| SocketError::RuntimeDir { path: options.runtime_dir.clone(), reason })?;
+    sockets::remove_others(&options.runtime_dir, &config.socket.extra);
     // Before the first secret is read, and before the first thread is started.
     confinement::confine(options, &config)?;
     let store = open_store(options, &config)?;
@@ -184,6 +186,7 @@ impl Server<'_> {
         }
         notify(&[NotifyState::Stopping]);
         drained.await;
+        lifecycle::mend_secrets(daemon).await;
         if self.unit_server.is_some() {
             calls.await?;
         }

@@ -161,7 +161,8 @@ fn without_control_groups_of_version_2_no_service_is_known() {
         let legacy = daemon.path("legacy");
         let lines = format!("5:pids:/system.slice/{0}\n1:name=systemd:/system.slice/{0}\n", service("nginx"));
         fs::write(&legacy, lines).unwrap();
-        let script = format!("mount --bind {} /proc/$$/cgroup && exec \"$@\"", legacy.display());
+        // The number of the daemon is not known yet, so it hears of the first process.
+        let script = format!("mount --bind {} /proc/1/cgroup && exec \"$@\"", legacy.display());
         ["unshare", "--mount", "sh", "-c", &script, "sh"].map(str::to_owned).into()
     };
     let Some(scene) = Scene::start(legacy) else { return };

@@ -73,7 +73,7 @@ pub fn confine(needs: Needs) -> io::Result<()> {
     let unfiltered = calls::filter(!needs.ports.is_empty()).err();
     // A second call has no effect on the report.
     let _ = CONFINED.set(Confined { needs, files, unlocked, unfiltered });
-    Ok(())
+    names::start_reader()
 }
 
 /// The file, if this process may not read it, because the file is outside of the directories that

@@ -18,6 +18,7 @@ use std::{fs, thread};
 use nix::sys::signal::SigSet;
 
 use super::question::{Question, format_answer, parse_answer};
+use crate::hardening;
 
 /// The helper of this process, if it has one.
 static HELPER: OnceLock<Helper> = OnceLock::new();
@@ -77,18 +78,19 @@ pub(super) fn ask(question: &Question) -> io::Result<Option<Vec<String>>> {
     }
 }
 
+/// Starts the thread that reads the answers of the helper, and notices its end. Call this after the
+/// process has confined itself, which it does while it has one thread.
+///
+/// # Errors
+/// The system refuses a thread.
+pub fn start_reader() -> io::Result<()> {
+    let Some(helper) = HELPER.get() else { return Ok(()) };
+    let answers = lock(&helper.questions).try_clone()?;
+    thread::Builder::new().name("names".into()).spawn(move || helper.read(answers)).map(drop)
+}
+
 impl Helper {
     fn ask(&'static self, question: &Question) -> io::Result<Option<Vec<String>>> {
-        static READER: OnceLock<Result<(), String>> = OnceLock::new();
-        // Not before the first question: the process confines itself while it has one thread.
-        let reader = READER.get_or_init(|| {
-            let answers = lock(&self.questions).try_clone();
-            let read = answers.and_then(|answers| {
-                thread::Builder::new().name("names".into()).spawn(move || self.read(answers))
-            });
-            read.map(drop).map_err(|error| error.to_string())
-        });
-        reader.as_ref().map_err(|error| io::Error::other(error.clone()))?;
         let (sender, answer) = sync_channel(1);
         let number = self.last.fetch_add(1, Ordering::Relaxed);
         lock(&self.waiting).insert(number, sender);
@@ -124,6 +126,8 @@ impl Helper {
 /// # Errors
 /// Standard input is not a socket.
 pub fn answer_questions(hosts: &[String]) -> io::Result<()> {
+    // Without Landlock, the confined parent could change the memory of a process that it can trace.
+    hardening::harden()?;
     close_inherited()?;
     // The helper ends after its parent, which answers requests after SIGTERM.
     SigSet::all().thread_block()?;

@@ -11,7 +11,7 @@ mod question;
 use core::net::IpAddr;
 use std::io;
 
-pub use helper::{answer_questions, problem, start_helper};
+pub use helper::{answer_questions, problem, start_helper, start_reader};
 use question::Question;
 
 /// An entry of the user database (passwd(5)).

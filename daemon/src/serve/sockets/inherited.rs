@@ -4,8 +4,9 @@
 use std::env;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use keyward_client::Address;
 use listenfd::ListenFd;
 use rustix::fs::{AtFlags, FileType, Stat};
 
@@ -13,6 +14,8 @@ use super::bind::open_directory;
 use super::error::SocketError;
 use super::private_directory::FileId;
 use super::role::Role;
+use crate::admin;
+use crate::peers;
 
 /// Socket that was passed to this process.
 pub(super) struct PassedSocket {
@@ -47,12 +50,18 @@ pub(super) fn passed() -> Result<Vec<PassedSocket>, SocketError> {
     Ok(passed)
 }
 
-/// Directories of the sockets that the daemon bound before its upgrade. Some of these sockets may
-/// not be configured any more, and are removed.
-pub(crate) fn directories_before_upgrade() -> Vec<PathBuf> {
+/// Removes the files of sockets that the daemon bound before its upgrade, and that are not
+/// configured any more. After the confinement of this process, only configured directories can be
+/// changed.
+pub(crate) fn remove_others(runtime_dir: &Path, extra: &[Address]) {
+    let own = [peers::SOCKET, admin::SOCKET].map(|name| runtime_dir.join(name).display().to_string());
+    let configured: Vec<_> = extra.iter().map(ToString::to_string).chain(own).collect();
     let locations = env::var(LISTEN_PLACES).unwrap_or_default();
-    let paths = locations.split('\n').filter_map(parse_location).map(|(location, _)| location);
-    paths.filter_map(|path| Path::new(&path).parent().map(Path::to_owned)).collect()
+    for (location, file) in locations.split('\n').filter_map(parse_location) {
+        if let Some(file) = file.filter(|_| configured.iter().all(|other| one_line(other) != location)) {
+            remove(&location, file);
+        }
+    }
 }
 
 /// True if this process continues the work of a daemon that has upgraded itself.
@@ -89,21 +98,17 @@ pub(super) struct Inherited {
     pub(super) file: Option<FileId>,
 }
 
-impl Inherited {
-    /// Removes the file of the socket, unless the name leads to another file by now.
-    pub(super) fn remove(&self) {
-        let path = Path::new(&self.location);
-        let (Some(parent), Some(name), Some(file)) = (path.parent(), path.file_name(), self.file) else {
-            return;
-        };
-        // By descriptor: the owner of the directory could exchange it for a link meanwhile.
-        let Ok(parent) = open_directory(parent) else { return };
-        let found = rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW);
-        // The place comes from the daemon before, which must not choose any other file.
-        let is_socket = |found: &Stat| FileType::from_raw_mode(found.st_mode) == FileType::Socket;
-        if found.is_ok_and(|found| is_socket(&found) && (found.st_dev, found.st_ino) == file) {
-            let _ = rustix::fs::unlinkat(&parent, name, AtFlags::empty());
-        }
+/// Removes the file of a socket, unless the name leads to another file by now.
+fn remove(location: &str, file: FileId) {
+    let path = Path::new(location);
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return };
+    // By descriptor: the owner of the directory could exchange it for a link meanwhile.
+    let Ok(parent) = open_directory(parent) else { return };
+    let found = rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW);
+    // The place comes from the daemon before, which must not choose any other file.
+    let is_socket = |found: &Stat| FileType::from_raw_mode(found.st_mode) == FileType::Socket;
+    if found.is_ok_and(|found| is_socket(&found) && (found.st_dev, found.st_ino) == file) {
+        let _ = rustix::fs::unlinkat(&parent, name, AtFlags::empty());
     }
 }
 

@@ -19,7 +19,7 @@ pub(crate) use bind::check_extra;
 pub(crate) use endpoint::Opened;
 use endpoint::{Endpoint, Location};
 pub(crate) use error::SocketError;
-pub(crate) use inherited::{HandedOver, LISTEN_PLACES, directories_before_upgrade};
+pub(crate) use inherited::{HandedOver, LISTEN_PLACES, remove_others};
 use inherited::{Inherited, PassedSocket};
 pub(crate) use role::Role;
 
@@ -67,8 +67,6 @@ impl Sockets {
             }
             endpoints.push(endpoint);
         }
-        // The rest is not configured any more.
-        inherited.iter().for_each(Inherited::remove);
         Ok((Self { runtime_dir: runtime_dir.to_owned(), endpoints }, opened))
     }
 
