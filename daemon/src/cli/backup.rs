@@ -220,6 +220,12 @@ impl Check {
                 directory.display()
             );
         }
+        if let Some(directory) = &checked.secrets {
+            text += &format!(
+                "this also needs the secret of the key store, which was read from {}: on another machine, it opens with a recovery file of its time; to check one, add --recovery FILE\n",
+                directory.display()
+            );
+        }
         for (backend, keys) in checked.remote {
             text += &format!(
                 "{keys} keys are at backend {backend}: the master key of its units was not checked\n"

@@ -53,17 +53,20 @@ async fn make_final(daemon: &Daemon) -> Result<(), Error> {
     Ok(())
 }
 
-/// Writes the files of shred secrets again that another program has removed or changed.
-pub(crate) async fn mend_secrets(daemon: &Daemon) {
+/// Writes the files of shred secrets again that another program has removed or changed. Returns the
+/// reason why the next start would not find a secret.
+pub(crate) async fn mend_secrets(daemon: &Daemon) -> Option<String> {
     let mended = daemon.keys.mend_secrets().await;
     for id in mended.iter().flatten() {
         tracing::error!(
             "another program had removed or changed the file of the secret {id} in the directory shred of the state directory: the daemon has written the file again"
         );
     }
-    daemon.set_secrets(mended.err().map(|error| {
+    let problem = mended.err().map(|error| error.to_string());
+    daemon.set_secrets(problem.as_ref().map(|error| {
         format!("{error}; without the file, the next start fails; the daemon tries again every 10 seconds")
     }));
+    problem
 }
 
 /// The secrets for a recovery file.

@@ -42,6 +42,8 @@ pub(crate) struct Checked {
     pub(crate) made: Option<u64>,
     /// Directory with the state of the unit, if the state was needed, too.
     pub(crate) unit: Option<PathBuf>,
+    /// Directory with the secrets of the copy, if they were read from the state directory.
+    pub(crate) secrets: Option<PathBuf>,
 }
 
 /// Opens a copy with the master key with which the daemon would start, and checks every key. The
@@ -66,6 +68,8 @@ pub(crate) fn check(
     let recovery = recovery.map(read_recovery).transpose()?;
     let needed = KeyStore::needed_secrets(scratch.path()).map_err(wrong)?;
     let secrets = Found::find(copy, needed, recovery, &options.state_dir)?;
+    let of_host = (!secrets.in_place.is_empty())
+        .then(|| SecretFiles::of(&options.state_dir, Owners::OwnOrService).directory().to_owned());
     let secrets = secrets.in_place.into_iter().chain(secrets.in_recovery).collect();
     let store = KeyStore::open_with(scratch.path(), secrets).map_err(wrong)?;
     let dev = store.is_dev().map_err(wrong)? == Some(true) && config.embedded.master_key.is_none();
@@ -103,6 +107,7 @@ pub(crate) fn check(
         master_key: store.wkid(EMBEDDED).map_err(wrong)?.map(|wkid| wkid.to_string()),
         made: store.created().map_err(wrong)?,
         unit: file.path().parent().filter(|_| needs_state).map(Path::to_owned),
+        secrets: of_host,
     };
     let mut after: Option<String> = None;
     loop {
@@ -262,7 +267,9 @@ impl Found {
                 found.in_recovery.push(offered.swap_remove(place).1);
                 continue;
             }
-            match files.read(needed.id) {
+            // A recovery file that was named is enough, or is the wrong one.
+            let in_place = if has.is_some() { Ok(None) } else { files.read(needed.id) };
+            match in_place {
                 Ok(Some(secret)) => found.in_place.push(secret),
                 Ok(None) => {
                     let missing = MissingSecret { needed, has, files: files.directory().to_owned() };

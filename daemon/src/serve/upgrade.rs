@@ -47,7 +47,10 @@ pub(super) fn handed_over_keys() -> io::Result<Option<Zeroizing<Vec<u8>>>> {
 pub(super) async fn is_possible(starter: &Starter, daemon: &Daemon) -> bool {
     background::write_pending_now(daemon).await;
     lifecycle::mend_state(daemon).await;
-    lifecycle::mend_secrets(daemon).await;
+    if let Some(problem) = lifecycle::mend_secrets(daemon).await {
+        tracing::error!("not upgraded: the new program would not find a secret of the key store: {problem}");
+        return false;
+    }
     if let Some(problem) = daemon.keys.problem().await {
         tracing::error!(
             "not upgraded: this program has data in memory that the new program would not find: {problem}"

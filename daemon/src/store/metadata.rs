@@ -29,6 +29,8 @@ pub(crate) const CREATED: &str = "created";
 pub(crate) const SECRET: &str = "shred-secret";
 /// Shred secret before, in the same form, while blobs are wrapped anew.
 pub(crate) const OLD_SECRET: &str = "shred-secret-old";
+/// [`YES`] once the shred secret before wraps nothing any more, and its file is being erased.
+pub(crate) const OLD_UNUSED: &str = "shred-secret-old-unused";
 /// Id of a shred secret whose file is being written, and that wraps nothing yet.
 pub(crate) const NEW_SECRET: &str = "shred-secret-new";
 /// [`YES`] if a key was destroyed since the shred secret in force was made.

@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
@@ -12,6 +13,7 @@ use zeroize::Zeroizing;
 
 use super::secret::{SecretId, ShredSecret};
 use crate::ground::ownership::{self, Owners, OwnershipError};
+use crate::ground::text::quoted;
 use crate::store::SECRETS;
 
 /// The directory with the files.
@@ -37,17 +39,26 @@ impl SecretFiles {
         self.directory.join(id.to_string())
     }
 
-    /// Reads a secret. `None` if the file is missing, or does not have this secret.
+    /// Reads a secret. `None` if the file is missing, is a symbolic link, or does not have this
+    /// secret: a secret elsewhere could not be erased.
     ///
     /// # Errors
-    /// Another user can change the file, or the file cannot be read.
+    /// Another user can read or change the file, or the file cannot be read.
     pub(crate) fn read(&self, id: SecretId) -> io::Result<Option<ShredSecret>> {
+        if self.path(id).symlink_metadata().is_ok_and(|found| found.is_symlink()) {
+            return Ok(None);
+        }
         let file = match ownership::open_of(&self.path(id), self.owners).map_err(OwnershipError::into_io) {
             Ok(file) => file,
             Err(Ok(reason)) if reason.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(Ok(reason)) => return Err(reason),
             Err(Err(refused)) => return Err(io::Error::other(refused)),
         };
+        if file.metadata()?.mode() & 0o077 != 0 {
+            let path = quoted(&self.path(id));
+            let reason = format!("other users can read or change the file; run: chmod 600 {path}");
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, reason));
+        }
         // The full capacity at once: bytes that grow leave copies of themselves in memory.
         let mut bytes = Zeroizing::new(Vec::with_capacity(ShredSecret::LENGTH + 1));
         file.take(ShredSecret::LENGTH as u64 + 1).read_to_end(&mut bytes)?;
@@ -96,6 +107,27 @@ impl SecretFiles {
         Ok(rustix::fs::fsync(&directory)?)
     }
 
+    /// Erases the files of all secrets but one, also files that are not complete. Leaves files of
+    /// other names.
+    ///
+    /// # Errors
+    /// The error of the system.
+    pub(crate) fn erase_all_but(&self, kept: Option<SecretId>) -> io::Result<()> {
+        let entries = match std::fs::read_dir(&self.directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            entries => entries?,
+        };
+        for entry in entries {
+            let name = entry?.file_name();
+            let name = name.to_str().unwrap_or_default();
+            let id = name.strip_suffix(PART).unwrap_or(name).parse().ok();
+            if let Some(id) = id.filter(|id| Some(*id) != kept) {
+                self.erase(id)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Makes the directory, unless it exists.
     fn make(&self, owner: Option<(u32, u32)>) -> io::Result<()> {
         match rustix::fs::mkdir(&self.directory, Mode::RWXU) {
@@ -119,7 +151,9 @@ fn erase(directory: &OwnedFd, name: &str) -> io::Result<()> {
     let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     match rustix::fs::openat(directory, name, flags, Mode::empty()).map(File::from) {
         Ok(mut file) => {
-            file.write_all(&[0; ShredSecret::LENGTH])?;
+            // A file that is shorter may have no room for more on a full disk.
+            let length = file.metadata()?.len().min(ShredSecret::LENGTH as u64) as usize;
+            file.write_all(&[0; ShredSecret::LENGTH][..length])?;
             file.sync_all()?;
         }
         Err(Errno::NOENT) => return Ok(()),
@@ -168,12 +202,37 @@ mod tests {
     }
 
     #[test]
+    fn all_secrets_but_one_are_erased_and_other_files_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = SecretFiles::of(dir.path(), Owners::Own);
+        let secrets = [(); 3].map(|()| ShredSecret::generate().unwrap());
+        files.erase_all_but(None).unwrap();
+        secrets.iter().for_each(|secret| files.write(secret, None).unwrap());
+        let [kept, gone, half] = secrets.each_ref().map(ShredSecret::id);
+        fs::rename(files.path(half), files.path(half).with_extension("new")).unwrap();
+        let others = ["README", "0123456789ABCDEF", "0123456789abcdef.txt"];
+        others.iter().for_each(|name| fs::write(files.directory.join(name), "").unwrap());
+        files.erase_all_but(Some(kept)).unwrap();
+        assert!(files.read(kept).unwrap().is_some() && files.read(gone).unwrap().is_none());
+        assert_eq!(fs::read_dir(&files.directory).unwrap().count(), 1 + others.len());
+    }
+
+    #[test]
     fn a_file_with_other_bytes_or_of_others_is_not_used() {
         let dir = tempfile::tempdir().unwrap();
         let files = SecretFiles::of(dir.path(), Owners::Own);
         let secret = ShredSecret::generate().unwrap();
         files.write(&secret, None).unwrap();
         let path = files.path(secret.id());
+        // A secret elsewhere could not be erased.
+        fs::rename(&path, dir.path().join("elsewhere")).unwrap();
+        symlink(dir.path().join("elsewhere"), &path).unwrap();
+        assert!(files.read(secret.id()).unwrap().is_none());
+        fs::remove_file(&path).unwrap();
+        files.write(&secret, None).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        assert!(files.read(secret.id()).unwrap_err().to_string().contains("run: chmod 600 "));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         for bytes in [&[0; 32][..], &[], &[secret.as_bytes(), b"\n"].concat()] {
             fs::write(&path, bytes).unwrap();
             assert!(files.read(secret.id()).unwrap().is_none());

@@ -8,8 +8,9 @@
 //!    secret in force and names the old one. A transaction before has the id of the new secret, so
 //!    that its file does not remain if the daemon is killed in between.
 //! 2. [`KeyStore::rewrap_list`] wraps the blobs of each list of the index anew.
-//! 3. [`KeyStore::erase_old_secret`] overwrites and removes the file of the old secret, and then
-//!    the store names it no more.
+//! 3. [`KeyStore::erase_old_secret`] notes that the old secret wraps nothing any more, overwrites
+//!    and removes the files of all secrets but the one in force, and then the store names the old
+//!    one no more.
 //!
 //! A key that is destroyed meanwhile makes another secret due. So there are two secrets at most.
 
@@ -26,7 +27,7 @@ pub(crate) use recovery::{MAX_FILE as MAX_RECOVERY, Recovery, RecoveryError};
 pub(crate) use secret::{Named, Place, SecretId, Secrets, ShredSecret};
 
 use super::{KeyStore, Keys, StoreError, StoreKey, now, record};
-use crate::store::metadata::{DESTROYED, NEW_SECRET, OLD_SECRET, RECOVERY, SECRET, YES};
+use crate::store::metadata::{DESTROYED, NEW_SECRET, OLD_SECRET, OLD_UNUSED, RECOVERY, SECRET, YES};
 use crate::store::{LISTS, RedbStore, Upgrade};
 
 /// State of the shred secrets, as the store names them.
@@ -109,7 +110,7 @@ impl KeyStore {
         let store = Self::without_secrets(Arc::new(RedbStore::open(directory)?));
         let Shred { in_force, old, .. } = store.shred()?;
         let old = match old {
-            Some(old) if store.has_blobs_of(old.id)? => Some(old),
+            Some(old) if store.needs_old(old.id)? => Some(old),
             _ => None,
         };
         Ok(in_force.into_iter().chain(old).collect())
@@ -131,7 +132,7 @@ impl KeyStore {
             match read {
                 Some(secret) => self.change_secrets(|secrets| secrets.push(Arc::new(secret))),
                 // The daemon was killed after it had erased the file.
-                None if Some(named) == old && !self.has_blobs_of(named.id)? => {}
+                None if Some(named) == old && !self.needs_old(named.id)? => {}
                 None => {
                     let (store, secret) = (self.path().to_owned(), named.to_string());
                     return Err(StoreError::SecretGone { store, secret, file });
@@ -255,9 +256,20 @@ impl KeyStore {
     pub(crate) fn erase_old_secret(&self) -> Result<(), StoreError> {
         let files = self.secret_files();
         let Some(old) = self.shred()?.old else { return Ok(()) };
+        // An altered record may have a blob under it for ever. No start needs the secret for that.
+        self.store.set_metadata(&[(OLD_UNUSED, Some(YES))])?;
         self.change_secrets(|secrets| secrets.retain(|secret| secret.id() != old.id));
-        files.erase(old.id).map_err(|reason| StoreError::Secret(files.path(old.id), reason))?;
-        self.store.set_metadata(&[(OLD_SECRET, None)])
+        let failed = |reason| StoreError::Secret(files.path(old.id), reason);
+        files.erase(old.id).map_err(failed)?;
+        // Others are of stores that were here before: copies of them may have a purged key.
+        let in_force = self.shred()?.in_force.map(|named| named.id);
+        files.erase_all_but(in_force).map_err(failed)?;
+        self.store.set_metadata(&[(OLD_SECRET, None), (OLD_UNUSED, None)])
+    }
+
+    /// True if blobs need the old secret.
+    fn needs_old(&self, id: SecretId) -> Result<bool, StoreError> {
+        Ok(self.store.metadata(OLD_UNUSED)?.is_none() && self.has_blobs_of(id)?)
     }
 
     /// Writes the files of secrets again that another program has removed or changed. Returns the
@@ -268,15 +280,21 @@ impl KeyStore {
     pub(crate) fn mend_secrets(&self) -> Result<Vec<SecretId>, StoreError> {
         let files = self.secret_files();
         let secrets = self.secrets();
-        let mut mended = Vec::new();
+        let (mut mended, mut problem) = (Vec::new(), None);
         for secret in &secrets.0 {
-            let failed = |reason| StoreError::Secret(files.path(secret.id()), reason);
-            if files.read(secret.id()).map_err(failed)?.is_none() {
-                files.write(secret, None).map_err(failed)?;
-                mended.push(secret.id());
+            let mend = || match files.read(secret.id()) {
+                Ok(Some(_)) => Ok(false),
+                // Also a file with another mode, which this process replaces.
+                Err(error) if error.kind() != io::ErrorKind::PermissionDenied => Err(error),
+                Ok(None) | Err(_) => files.write(secret, None).map(|()| true),
+            };
+            match mend() {
+                Ok(true) => mended.push(secret.id()),
+                Ok(false) => {}
+                Err(reason) => problem = Some(StoreError::Secret(files.path(secret.id()), reason)),
             }
         }
-        Ok(mended)
+        problem.map_or(Ok(mended), Err)
     }
 
     /// The secrets, for a recovery file. Notes in the store that the file was made. `None` before

@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
@@ -250,6 +251,7 @@ fn a_secret_that_is_lost_is_asked_for_and_one_that_is_removed_is_mended() {
     assert!(matches!(gone, StoreError::SecretGone { .. }));
     assert!(gone.to_string().contains(&id.to_string()) && gone.to_string().contains("restore --recovery"));
     fs::write(&path, bytes).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     let store = unlocked(dir.path());
     make_final(&store);
     assert_whole(&store);

@@ -115,12 +115,13 @@ impl StoreFile {
         let failed = |reason| StoreError::Io(self.path.clone(), reason);
         let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
         fs::rename(at, &self.path).map_err(failed)?;
-        self.path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all()).map_err(failed)?;
+        // From here on the new file is the store, whatever happens: who asks must not hear of the
+        // old one.
         self.file.store(Arc::new(new));
         open.times += 1;
         open.database = None;
         open.database = Some(open_database(&self.path, &self.file.load())?);
-        Ok(())
+        self.path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all()).map_err(failed)
     }
 }
 
