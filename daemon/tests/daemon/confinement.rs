@@ -141,7 +141,7 @@ fn the_confined_process_cannot_leave() {
     ended(sleep);
 }
 
-/// The same daemon without its confinement can do what the other test tries.
+/// Control: the attempts of the other test succeed in a daemon without its confinement.
 #[test]
 fn the_attempts_succeed_where_nothing_is_confined() {
     let other = tempfile::tempdir().unwrap();
