@@ -19,6 +19,7 @@ use keyward_grep11::{ckf, ckm};
 use thiserror::Error;
 
 use crate::blob::Attributes;
+use crate::object::SecretKind;
 
 /// The control points of a unit.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -198,6 +199,15 @@ pub(crate) enum Class {
     Aes,
     /// A generic secret.
     Generic,
+}
+
+impl From<SecretKind> for Class {
+    fn from(kind: SecretKind) -> Self {
+        match kind {
+            SecretKind::Aes => Self::Aes,
+            SecretKind::Generic => Self::Generic,
+        }
+    }
 }
 
 /// Reason why a profile refuses a key.

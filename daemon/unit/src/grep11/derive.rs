@@ -20,7 +20,7 @@ use super::template::Template;
 use crate::blob::Attributes;
 use crate::key::Pair;
 use crate::object::{Material, Object, Secret, SecretKind};
-use crate::profile::{Class, Origin};
+use crate::profile::Origin;
 
 impl Crypto {
     /// Derives a secret key from a private key and the public key of a peer.
@@ -40,11 +40,7 @@ impl Crypto {
             }
         };
         template.expect(cko::CKO_SECRET_KEY, key_type)?;
-        let class = match kind {
-            SecretKind::Aes => Class::Aes,
-            SecretKind::Generic => Class::Generic,
-        };
-        let attributes = self.attributes_of_new(&template, SECRET_DEFAULTS, Origin::Derived, class)?;
+        let attributes = self.attributes_of_new(&template, SECRET_DEFAULTS, Origin::Derived, kind.into())?;
 
         let base = self.unit.unwrapped(&key_argument(request.base_key, request.base_key_bytes)?)?;
         let private = private_key(&mechanism, &base)?;

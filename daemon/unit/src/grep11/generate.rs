@@ -35,15 +35,15 @@ impl Crypto {
         let mechanism = self.offered(request.mech, ckf::CKF_GENERATE)?;
         no_parameter(&mechanism)?;
         let template = Template::read(request.template, request.template_bytes)?;
-        let (kind, class, key_type) = match mechanism.mechanism {
-            ckm::CKM_AES_KEY_GEN => (SecretKind::Aes, Class::Aes, ckk::CKK_AES),
-            ckm::CKM_GENERIC_SECRET_KEY_GEN => (SecretKind::Generic, Class::Generic, ckk::CKK_GENERIC_SECRET),
+        let (kind, key_type) = match mechanism.mechanism {
+            ckm::CKM_AES_KEY_GEN => (SecretKind::Aes, ckk::CKK_AES),
+            ckm::CKM_GENERIC_SECRET_KEY_GEN => (SecretKind::Generic, ckk::CKK_GENERIC_SECRET),
             other => return Err(not_offered(other)),
         };
         template.expect(cko::CKO_SECRET_KEY, key_type)?;
         let length = template.value_length()?.ok_or_else(|| missing(cka::CKA_VALUE_LEN))?;
         let attributes =
-            generated(self.attributes_of_new(&template, SECRET_DEFAULTS, Origin::Generated, class)?);
+            generated(self.attributes_of_new(&template, SECRET_DEFAULTS, Origin::Generated, kind.into())?);
         template.agrees(attributes)?;
         self.check_length(length)?;
         let mut value = vec![0; length.min(Secret::MAX_GENERIC + 1)];
