@@ -92,6 +92,14 @@ impl UnitServer {
         wait_for(&format!("the log to say {told}"), || (lines() > before).then_some(()));
     }
 
+    /// Output of a command of an administrator, also if it fails.
+    pub fn keyward(&self, arguments: &[&str]) -> String {
+        let mut command = Command::new(built("keyward"));
+        let output = command.args(arguments).arg("--runtime-dir").arg(&self.runtime_dir).output();
+        let output = output.expect("keyward");
+        [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat()
+    }
+
     /// Sends a signal to the server.
     pub fn signal(&self, signal: Signal) {
         self.process.signal(signal);

@@ -272,14 +272,16 @@ impl Server<'_> {
         tasks: &Tasks,
         stop: &CancellationToken,
     ) -> Result<Reload, String> {
-        if let Some(server) = &self.unit_server {
-            server.reload().await;
-        }
+        let problems = match &self.unit_server {
+            Some(server) => server.reload().await,
+            None => Vec::new(),
+        };
         let mut reloaded = reload(&self.peers, self.options, &self.at_start, &self.log).await;
         if let Err(error) = accept(&self.peers, sockets.reopen(), tasks, stop) {
             tracing::error!("cannot listen on a socket that was bound again: {error}");
         }
         if let Ok(reload) = &mut reloaded {
+            reload.problems.extend(problems);
             reload.problems.extend(sockets.lost());
         }
         reloaded

@@ -114,15 +114,23 @@ impl UnitServer {
     }
 
     /// Reads tokens and certificates again, if there are any. All other options need a restart.
-    pub async fn reload(&self) {
+    /// Returns the problems of files that are not in force.
+    pub async fn reload(&self) -> Vec<String> {
+        let mut problems = Vec::new();
         if let Some(tls) = &self.tls {
             tls.read_again(untried).await;
+            problems.extend(tls.problem());
         }
         match self.tokens.as_ref().map(|tokens| tokens.read_again()) {
             Some(Ok(())) => tracing::info!("tokens read again"),
-            Some(Err(error)) => tracing::error!("the old tokens stay in force: {error}"),
+            Some(Err(error)) => {
+                let problem = format!("the old tokens stay in force: {error}");
+                tracing::error!("{problem}");
+                problems.push(problem);
+            }
             None => {}
         }
+        problems
     }
 }
 

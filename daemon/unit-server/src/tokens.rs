@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use tonic::codegen::http::HeaderMap;
 
 use super::clients::ClientName;
+use keyward_ground::confinement;
 use keyward_ground::ownership;
 use keyward_ground::text::quoted;
 
@@ -53,7 +54,13 @@ impl Tokens {
 /// Reads a file of tokens as digests with line numbers.
 fn digests(path: &Path) -> Result<Vec<([u8; 32], usize)>, String> {
     let shown = path.display();
-    let failed = |reason: io::Error| format!("cannot read the tokens in {shown}: {reason}");
+    let failed = |reason: io::Error| {
+        let advice = match reason.kind() {
+            io::ErrorKind::PermissionDenied => confinement::advice_for_new_directory(),
+            _ => "",
+        };
+        format!("cannot read the tokens in {shown}: {reason}{advice}")
+    };
     let file = ownership::open(path).map_err(|error| match error.into_io() {
         Ok(reason) => failed(reason),
         Err(error) => format!("refused the tokens: {error}"),

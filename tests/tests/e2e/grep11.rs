@@ -214,6 +214,9 @@ fn bearer_tokens_are_read_again() {
     server.reload(&format!("{stays}refused the tokens in {tokens}"));
     fs::remove_file(&tokens).unwrap();
     server.reload(&format!("{stays}cannot read the tokens in {tokens}"));
+    // An administrator who asks for the reload hears of the problem.
+    let answer = server.keyward(&["reload"]);
+    assert!(answer.contains("the old tokens stay in force: cannot read the tokens"), "{answer}");
     assert!(!admitted("first") && admitted("second"));
 
     write("0123456789abcdef-first\n");
