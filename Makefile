@@ -35,8 +35,7 @@ endef
 BUILD_TESTS = $(CARGO) build --release --workspace --lib --bins --tests --examples
 
 # The inner loop: own crates without optimisation, whose dependencies are those of the other builds.
-QUICK = CARGO_INCREMENTAL=1 $(CARGO) --config 'profile.release.package.keyward.opt-level=0' \
-	--config 'profile.release.package.keyward.debug=false' --config 'profile.release.package.keyward-tests.opt-level=0'
+QUICK = CARGO_INCREMENTAL=1 $(CARGO) --config 'profile.release.package.keyward.opt-level=0'
 
 .PHONY: all check demo test test-openssl-4 soak bench lint install-demo install-test
 
