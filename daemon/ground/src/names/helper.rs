@@ -5,13 +5,14 @@
 //! cannot send data away in the names of hosts. The helper ends with its parent.
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::time::Duration;
 use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::{fs, thread};
 
@@ -99,7 +100,16 @@ impl Helper {
         if sent.is_err() || self.has_ended.load(Ordering::SeqCst) {
             lock(&self.waiting).remove(&number);
         }
-        let answer = answer.recv().map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, ENDED))?;
+        let answer = answer.recv_timeout(LONGEST_WAIT).map_err(|error| match error {
+            RecvTimeoutError::Disconnected => io::Error::new(io::ErrorKind::BrokenPipe, ENDED),
+            RecvTimeoutError::Timeout => {
+                lock(&self.waiting).remove(&number);
+                let seconds = LONGEST_WAIT.as_secs();
+                let late =
+                    format!("the system had no answer to a question about a name for {seconds} seconds");
+                io::Error::new(io::ErrorKind::TimedOut, late)
+            }
+        })?;
         parse_answer(&answer)
     }
 
@@ -188,6 +198,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Argument of the program that makes it a helper.
 const COMMAND: &str = "names";
+/// Time for an answer. A resolver gives up a host after 30 seconds (resolv.conf(5): 5 seconds, two
+/// attempts, three servers).
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
 const ENDED: &str = "the process that looks up names of users, groups and hosts has ended, so new names are not known; restart the daemon";
 /// Maximum number of names that are looked up at a time. A directory service may be slow.
 const AT_A_TIME: usize = 8;

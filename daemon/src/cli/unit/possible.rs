@@ -47,6 +47,7 @@ fn refusal(unit: &OwnedUnitView, instruction: &Instruction) -> Option<Refusal> {
             Some(Refusal::Thresholds { asked: *asked, administrators })
         }
         Instruction::SetControlPoints(_) if !unit.serves_grep11 => Some(Refusal::ServesTls),
+        Instruction::SetControlPoints(_) if unit.current.state == "empty" => Some(Refusal::WithoutMasterKey),
         Instruction::Commit(pattern) if unit.new.state == "committed" && has(&unit.new) == Some(*pattern) => {
             Some(Refusal::AlreadyCommitted)
         }
