@@ -10,12 +10,13 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use keyward_proto::Label;
 use keyward_unit::Wkid;
 use serde_json::{Map, Value};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::audit::{self, Phase, Trail, Unwritten};
 use crate::backend::{Backend, Backends, KeyMaterial};
 use crate::config::Config;
 use crate::ground::allowance::Allowance;
+use crate::keys::shred::Shredding;
 use crate::keys::{KeyStore, Keys, Scratch, Version};
 use crate::observe::metrics::Metrics;
 use crate::policy::authorise::{Grant, Peer};
@@ -362,47 +363,6 @@ fn note_problem(place: &ArcSwapOption<String>, problem: Option<String>) {
     let before = place.swap(problem.clone());
     if let Some(problem) = problem.filter(|problem| Some(problem) != before.as_ref()) {
         tracing::error!("{problem}");
-    }
-}
-
-/// State of the purges that are being made final.
-#[derive(Debug, Default)]
-pub(crate) struct Shredding {
-    destroyed: Notify,
-    /// Keys that are left to wrap anew, plus one; 0 while none are wrapped.
-    left: AtomicU64,
-}
-
-impl Shredding {
-    /// Has the purges made final, since a key was destroyed.
-    pub(crate) fn want(&self) {
-        self.destroyed.notify_one();
-    }
-
-    /// Waits for [`Self::want`].
-    pub(crate) async fn is_wanted(&self) {
-        self.destroyed.notified().await;
-    }
-
-    /// Begins to wrap some keys anew.
-    pub(crate) fn begin(&self, keys: u64) {
-        self.left.store(keys.saturating_add(1), Ordering::Relaxed);
-    }
-
-    /// Counts keys that are wrapped anew. A key that was made since the beginning is not among
-    /// these that are left.
-    pub(crate) fn advance(&self, keys: u64) {
-        self.begin(self.left().unwrap_or_default().saturating_sub(keys));
-    }
-
-    /// Ends the wrapping, whatever is left.
-    pub(crate) fn end(&self) {
-        self.left.store(0, Ordering::Relaxed);
-    }
-
-    /// Number of keys that are left; `None` while none are wrapped.
-    pub(crate) fn left(&self) -> Option<u64> {
-        self.left.load(Ordering::Relaxed).checked_sub(1)
     }
 }
 

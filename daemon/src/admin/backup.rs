@@ -2,18 +2,20 @@
 
 use std::io::{self, Read, Seek};
 
-use axum::Extension;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::HeaderName;
 use axum::http::header::{CONNECTION, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use zeroize::Zeroizing;
 
-use super::{Admin, AdminError, Administrator};
+use super::parse::Document;
+use super::{Admin, AdminError, Administrator, Answer};
 use crate::admin::api::KEYS_IN_BACKUP;
+use crate::admin::purge_view::{RecoveryNote, RecoveryView};
 use crate::keys::CopyFile;
 use crate::lifecycle;
 
@@ -39,6 +41,20 @@ pub(super) async fn recovery(
     let text = Bytes::from_owner(Text(recovery.to_text()));
     // The buffer of the connection holds the secrets until the connection is closed.
     Ok(([(CONTENT_TYPE, "text/plain"), (CONNECTION, "close")], text).into_response())
+}
+
+/// Notes that a client has written a recovery file.
+pub(super) async fn note_recovery(
+    State(admin): State<Admin>,
+    Extension(Administrator(actor)): Extension<Administrator>,
+    Document(note): Document<RecoveryNote>,
+) -> Answer<Option<RecoveryView>> {
+    let secret = note.secret.parse();
+    let secret = secret.map_err(|()| {
+        AdminError::Invalid(format!("{:?} is not the number and the id of a secret", note.secret))
+    })?;
+    lifecycle::note_recovery(&admin.daemon, actor, secret, note.has_old).await?;
+    Ok(Json(RecoveryView::of(&admin.daemon.keys.shred().await?)))
 }
 
 /// A text that is wiped after it was sent.

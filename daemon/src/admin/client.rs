@@ -26,7 +26,7 @@ use crate::admin::api::{
     AccessView, Certified, Finished, KEYS_IN_BACKUP, KeyView, MAX_ANSWER, MAX_PAGE, Page, Refusal, Reloaded,
     RepairedView, RequestSignature, Rewrapped, StatusView, UnitView, User,
 };
-use crate::admin::purge_view::PurgesView;
+use crate::admin::purge_view::{PurgesView, RecoveryNote, RecoveryView};
 use crate::admin::unit_view::{ClaimView, CommandsView, ImporterView, OwnedUnitView, SealedView, TakenView};
 use crate::admin::{SOCKET, request};
 use crate::audit::Filter;
@@ -218,6 +218,15 @@ impl AdminClient {
         let headers = self.stream("/v1/backup", Some(TIME_LIMIT), |part| file.write_all(part))?;
         let keys = headers.get(KEYS_IN_BACKUP).and_then(|keys| keys.to_str().ok()?.parse().ok());
         keys.ok_or_else(|| AdminClientError::Garbled(self.socket.clone()))
+    }
+
+    /// Tells the daemon that a recovery file is on a disk.
+    pub(crate) fn note_recovery(
+        &self,
+        note: &RecoveryNote,
+    ) -> Result<Option<RecoveryView>, AdminClientError> {
+        let body = serde_json::to_vec(note).unwrap_or_default();
+        self.call(Method::POST, "/v1/recovery", body.into())
     }
 
     /// Writes the secrets that wrap the blobs of the key store into a recovery file.

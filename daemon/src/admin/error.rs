@@ -107,6 +107,7 @@ fn lifecycle_status(error: &lifecycle::Error) -> StatusCode {
         | Error::NoSecret
         | Error::NoUnitHere
         | Error::OwnersActivate
+        | Error::SecretReplaced
         | Error::StoreIncomplete(_)
         | Error::StoreNeedsNew
         | Error::StoreNeedsOther { .. }

@@ -146,6 +146,7 @@ fn routes_of_keys(routes: Routes) -> Routes {
         .route("/v1/keys/{label}/restore", post(keys::restore), "restore", Manage)
         .route("/v1/backup", get(backup::make), "backup", Manage)
         .route("/v1/recovery", get(backup::recovery), "recovery", Manage)
+        .route("/v1/recovery", post(backup::note_recovery), "recovery", Manage)
         .route("/v1/repair", post(keys::repair), "repair", Manage)
         .route("/v1/keys/{label}/purge", post(keys::purge), "purge", Purge)
 }

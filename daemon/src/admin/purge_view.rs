@@ -38,6 +38,16 @@ pub(crate) struct RecoveryView {
     pub(crate) written: Option<u64>,
 }
 
+/// A recovery file that is on a disk.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RecoveryNote {
+    /// Number and id of the secret in the line `secret`.
+    pub(crate) secret: String,
+    /// True if the file has a line `old`.
+    pub(crate) has_old: bool,
+}
+
 impl RecoveryView {
     pub(crate) fn of(shred: &Shred) -> Option<Self> {
         Some(Self {

@@ -11,11 +11,12 @@ use super::client::{Client, RUNTIME_DIR, STATE_DIR};
 use super::failure::Failure;
 use super::output::{print, print_json, time};
 use crate::admin::client::{AdminClient, AdminClientError};
+use crate::admin::purge_view::RecoveryNote;
 use crate::ground::exit;
 use crate::ground::opening::Opening;
 use crate::ground::text::quoted;
-use crate::serve::Options;
 use crate::serve::backup::{self, BackupError};
+use crate::serve::{DEFAULT_CONFIG, Options};
 
 #[derive(Args, Debug)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
@@ -112,14 +113,17 @@ fn make_recovery(file: &Path, client: &Client) -> Result<(), Failure> {
     let attempt = format!("cannot write the recovery file {}", file.display());
     let admin =
         AdminClient::new(&client.runtime_dir).map_err(|error| Failure::from(error).while_trying(&attempt))?;
-    let status = fill(file, &attempt, |made| admin.recovery(made).and_then(|()| admin.status()))?;
-    let recovery = status.recovery;
-    let is_final = status.purges.is_none_or(|purges| purges.r#final);
+    fill(file, &attempt, |made| admin.recovery(made))?;
+    // The daemon warns until a whole file is on a disk.
+    let written = backup::read_recovery(file).map_err(|error| failure(error).while_trying(&attempt))?;
+    let (secret, is_final) = (written.in_force.0.to_string(), written.old.is_none());
+    admin.note_recovery(&RecoveryNote { secret: secret.clone(), has_old: !is_final }).map_err(|error| {
+        let attempt = format!("the recovery file {} is written, but cannot tell the daemon", file.display());
+        Failure::from(error).while_trying(attempt)
+    })?;
     if client.json {
-        let secret = recovery.as_ref().map(|recovery| &recovery.secret);
         return print_json(&json!({ "file": file, "secret": secret, "final": is_final }));
     }
-    let secret = recovery.map(|recovery| recovery.secret).unwrap_or_default();
     let mut text = format!(
         "the secret {secret} of the key store is written to {}\nCopies of the key store from now on open with this file and the master key: keep the three apart. Destroy older recovery files.\n",
         file.display()
@@ -141,7 +145,14 @@ fn make(file: &Path, client: &Client) -> Result<(), Failure> {
     let master_key = status.backends.iter().find(|backend| backend.name == crate::config::EMBEDDED);
     let master_key = master_key.and_then(|backend| backend.wkid.clone());
     if client.json {
-        return print_json(&json!({ "file": file, "keys": keys, "master_key": master_key }));
+        return print_json(&json!({
+            "file": file,
+            "keys": keys,
+            "master_key": master_key,
+            "secret": status.recovery.as_ref().map(|recovery| &recovery.secret),
+            "has_recovery": status.recovery.as_ref().map(|recovery| recovery.current),
+            "final": status.purges.is_none_or(|purges| purges.r#final),
+        }));
     }
     // An error means that all keys are at remote units.
     let unit = admin.unit().ok();
@@ -176,8 +187,10 @@ fn make(file: &Path, client: &Client) -> Result<(), Failure> {
             true => String::new(),
             false => format!(" --state-dir {}", quoted(&status.state_dir)),
         };
+        let config = status.config_file.filter(|file| file != Path::new(DEFAULT_CONFIG));
+        let config = config.map(|file| format!(" --config {}", quoted(&file))).unwrap_or_default();
         advice += &format!(
-            "To check that the key opens the copy: keyward backup check {}{state_dir}\n",
+            "To check that the key opens the copy: keyward backup check {}{state_dir}{config}\n",
             quoted(file)
         );
     }

@@ -24,7 +24,7 @@ use crate::ground::exit;
 use crate::ground::master_key::{self, MasterKeyError, Patterns};
 use crate::ground::ownership::{self, Name, Owners, OwnershipError};
 use crate::ground::unit_state::{KnownUnit, Nowhere, UnitStateFile};
-use crate::keys::{self, KeyStore, Look, StoreError, StoreKeyError, Witness};
+use crate::keys::{self, KeyStore, Look, StoreError, StoreKeyError, Witness, permit};
 use crate::serve::migration::{self, MASTER_KEY, STORE_KEY};
 use crate::serve::sockets::check_extra;
 use crate::serve::upgrade::RUNNING_FORMAT;
@@ -56,11 +56,12 @@ pub(super) fn check(options: &Options, remarks: &mut Remarks) -> Result<Config, 
     let noted = noted.and_then(|name| name.parse::<Wkid>().ok());
     let altered = |_| wrong(StoreError::AlteredStore(options.state_dir.join(KeyStore::FILE)));
     let (fresh, needed) = match keys::look(&options.state_dir) {
-        Look::Old => return Err(wrong(migration::old_format(options, &config))),
+        Look::Old(format) => return Err(wrong(migration::old_format(options, &config, format))),
         Look::New => (!has_witness, noted),
         Look::Used(Some(name)) => (false, Some(name.parse().map_err(altered)?)),
         Look::Used(None) => (false, noted),
     };
+    check_running_format(options, &config)?;
     check_places(options, &config, remarks)?;
     // With --dev, the daemon makes its own keys.
     if !options.dev {
@@ -76,14 +77,22 @@ pub(super) fn check(options: &Options, remarks: &mut Remarks) -> Result<Config, 
     Ok(config)
 }
 
-/// Checks that other users cannot change the key store or the sockets.
+/// Checks that this version opens the key store of the running daemon that wants to execute it.
+fn check_running_format(options: &Options, config: &Config) -> Result<(), Failure> {
+    let store = options.state_dir.join(KeyStore::FILE);
+    match env::var(RUNNING_FORMAT).ok().as_deref() {
+        None | Some(keys::THIS_FORMAT) => Ok(()),
+        Some(keys::BARE_FORMAT) if permit::is_given(&store) => Ok(()),
+        Some(keys::BARE_FORMAT) => Err(wrong(migration::old_format(options, config, keys::BARE_FORMAT))),
+        Some(other) => Err(wrong(StoreError::Format(store, other.to_owned()))),
+    }
+}
+
+/// Checks that other users cannot change the key store or the sockets, and that the secret of the
+/// store is there.
 fn check_places(options: &Options, config: &Config, remarks: &mut Remarks) -> Result<(), Failure> {
     let running = env::var(RUNNING_FORMAT).ok();
     let store = options.state_dir.join(KeyStore::FILE);
-    let is_known = |format: &&str| [keys::BARE_FORMAT, keys::THIS_FORMAT].contains(format);
-    if let Some(format) = running.as_deref().filter(|format| !is_known(format)) {
-        return Err(wrong(StoreError::Format(store, format.to_owned())));
-    }
     let owners = match migration::other_owner(&options.state_dir) {
         Some(owner) if running.is_none() => Owners::OwnOr(owner),
         _ => Owners::Own,
@@ -109,6 +118,7 @@ fn check_places(options: &Options, config: &Config, remarks: &mut Remarks) -> Re
             Ok(()) => {}
         }
     }
+    KeyStore::check_secret(&options.state_dir, owners).map_err(wrong)?;
     for address in config.socket.extra.iter().map(Address::to_string).filter(|at| !at.starts_with('@')) {
         let of = |reason: &dyn Display| format!("the daemon cannot listen on {address}: {reason}");
         match check_extra(Path::new(&address)).map_err(OwnershipError::into_io) {

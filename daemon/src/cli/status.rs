@@ -68,7 +68,10 @@ fn text(status: &StatusView) -> String {
         text += &format!("{label:<12}{measure}: {detail}\n");
     }
     if let Some(purges) = status.purges.filter(|purges| !purges.r#final) {
-        text += &format!("purges      not final: {} keys are left to wrap anew\n", purges.keys_left);
+        text += &match purges.keys_left {
+            0 => "purges      not final: the old secret of the key store is not erased yet\n".to_owned(),
+            keys => format!("purges      not final: {keys} keys are left to wrap anew\n"),
+        };
     }
     if let Some(warning) = status.recovery_warning() {
         text += &format!("recovery    {warning}; run: keyward backup --recovery FILE\n");

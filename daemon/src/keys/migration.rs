@@ -35,7 +35,7 @@ mod tests {
     use redb::{Database, ReadableDatabase};
 
     use super::super::tests::{key, store_key};
-    use super::super::{KeyStore, StoreError, finish, was_migrated};
+    use super::super::{Format, KeyStore, StoreError, finish, permit, was_migrated};
     use super::{Key, Migrated, MigratedKey, MigrationError, OldStore, record};
     use crate::store::{KEYS, META, open_existing};
 
@@ -59,7 +59,8 @@ mod tests {
     }
 
     fn migrate(dir: &Path) -> Result<Migrated<MigratedKey>, MigrationError> {
-        super::migrate(&OldStore::open(dir).unwrap().unwrap(), &store_key(), Some(b"wrapped"))
+        let Format::First(old) = OldStore::open(dir).unwrap() else { panic!("another format") };
+        super::migrate(&old, &store_key(), Some(b"wrapped"))
     }
 
     #[test]
@@ -69,12 +70,13 @@ mod tests {
         other.versions[0].next_blob = Some(vec![8]);
         let keys = [Key { revision: 9, ..key("shop") }, other];
         old_store(dir.path(), &keys);
-        assert!(matches!(KeyStore::open(dir.path()), Err(StoreError::OldFormat(_))));
+        assert!(matches!(KeyStore::open(dir.path()), Err(StoreError::OldFormat(..))));
         let migrated = migrate(dir.path()).unwrap();
         let labels: Vec<_> = migrated.keys.iter().map(|key| key.label.as_str()).collect();
         assert_eq!(labels, ["other", "shop"]);
-        assert!(OldStore::open(dir.path()).unwrap().is_none());
+        assert!(matches!(OldStore::open(dir.path()).unwrap(), Format::Second));
 
+        permit::give(&dir.path().join(KeyStore::FILE)).unwrap();
         let store = KeyStore::open(dir.path()).unwrap();
         assert_eq!(store.wrapped_key().unwrap().unwrap(), b"wrapped");
         store.unlock(&store_key(), None).unwrap();
@@ -141,6 +143,6 @@ mod tests {
         old_store(dir.path(), &[key("shop"), Key { current: 7, ..key("hurt") }]);
         let refused = migrate(dir.path()).err().unwrap();
         assert!(refused.to_string().contains("\"hurt\""), "{refused}");
-        assert!(OldStore::open(dir.path()).unwrap().is_some());
+        assert!(matches!(OldStore::open(dir.path()).unwrap(), Format::First(_)));
     }
 }

@@ -36,9 +36,10 @@ use keyward_proto::Label;
 use keyward_unit::{Header, Unit, Wkid};
 
 use crate::config::EMBEDDED;
-pub(crate) use crate::store::metadata::{BARE_FORMAT, THIS_FORMAT};
+pub(crate) use crate::store::metadata::{BARE_FORMAT, OLD_FORMAT, THIS_FORMAT};
 pub(crate) use crate::store::{
-    Altered, Look, MigrationError, OldStore, Witness, finish, look, migrated_before, was_migrated,
+    Altered, Format, Look, MigrationError, OldStore, Witness, finish, look, migrated_before, permit,
+    was_migrated,
 };
 pub use crate::store::{StoreError, StoreKey};
 pub(crate) use audit_key::AuditKey;

@@ -73,6 +73,11 @@ impl KeyStore {
         self.unwritten().keys().cloned().collect()
     }
 
+    /// True if a key is destroyed in memory only. Never waits for the disk.
+    pub(super) fn has_unwritten_destruction(&self) -> bool {
+        self.unwritten().values().any(|change| *change == Unwritten::Destroyed)
+    }
+
     /// True if the last change of a key holds in memory only. Never waits for the disk.
     pub(crate) fn is_pending(&self, label: &Label) -> bool {
         self.unwritten().contains_key(label)

@@ -272,6 +272,11 @@ pub(crate) enum Error {
     /// There is nothing to put into a recovery file.
     #[error("there is no secret to copy: the key store has had no key yet")]
     NoSecret,
+    /// A recovery file has a secret that is not in force.
+    #[error(
+        "the secret of that recovery file is not in force any more: make another one: keyward backup --recovery FILE"
+    )]
+    SecretReplaced,
     /// There is no next master key to give up.
     #[error("there is no change of the master key to give up; see: keyward unit status")]
     NoChange,

@@ -77,6 +77,7 @@ pub(super) enum Action {
     Import,
     LoadConfiguration,
     LoadMasterKey,
+    NoteRecovery,
     Purge,
     RemoveAdministrator,
     Repair,
@@ -121,6 +122,7 @@ impl Action {
             Self::Import => "keyward.key.import",
             Self::LoadConfiguration => "keyward.configuration.load",
             Self::LoadMasterKey => "keyward.unit-master-key-register.add",
+            Self::NoteRecovery => "keyward.shred-secret.note",
             Self::Purge => "keyward.key.purge",
             Self::RemoveAdministrator => "keyward.unit-admin.remove",
             Self::Repair => "keyward.store.repair",
@@ -359,6 +361,11 @@ pub(super) enum Act<'a> {
     Generate(&'a Key),
     Import(&'a Key),
     LoadConfiguration(&'a Loaded),
+    /// A recovery file is on a disk.
+    NoteRecovery {
+        secret: Named,
+        has_old: bool,
+    },
     /// A deleted key was destroyed before its waiting period ended.
     Purge,
     Repair(&'a Repaired),
@@ -419,6 +426,7 @@ fn details(act: &Act<'_>) -> Map<String, Value> {
                 "lists": lists, "disabled": labels(disabled), "removed": labels(removed), "nameless": nameless,
             })
         }
+        Act::NoteRecovery { secret, has_old } => json!({ "secret": secret.to_string(), "has_old": has_old }),
         Act::SignRequest(scheme) => json!({ "scheme": scheme.name() }),
         Act::Compromise(_) | Act::Detach | Act::Purge | Act::Rotate => json!({}),
     };
@@ -505,6 +513,9 @@ fn log(act: &Act<'_>, action: Action, label: Option<&Label>, version: Option<u32
         }
         Act::LoadConfiguration(Loaded { fingerprint, grants, roles, .. }) => {
             tracing::info!(fingerprint, grants, roles, uid, pid, role, "configuration in force");
+        }
+        Act::NoteRecovery { secret, .. } => {
+            tracing::info!(%secret, uid, pid, role, "recovery file of the key store written");
         }
         Act::Purge => tracing::info!(key, uid, pid, role, "key destroyed before its time"),
         Act::Repair(Repaired { lists, disabled, removed, nameless }) => {

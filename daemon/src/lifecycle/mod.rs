@@ -34,7 +34,7 @@ pub(crate) use life::{Delete, MIN_WAIT, compromise, delete, purge, restore};
 pub(crate) use next_start::{follow as follow_next_start, look as look_at_next_start, mend_state};
 pub(crate) use request::{SignedRequest, sign_request};
 pub(crate) use rewrap::{Finished, Rewrapped, finish_rewrap, rewrap};
-pub(crate) use shred::{follow_purges, mend_secrets, recovery};
+pub(crate) use shred::{follow_purges, mend_secrets, note_recovery, recovery};
 pub(crate) use store::{backup, repair};
 pub(crate) use unit::{
     CarriedOut, claim_secret, give_up_rotation, left_behind, prepare_rotation, seal_unit, unit_commands,

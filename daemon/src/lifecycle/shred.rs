@@ -9,13 +9,15 @@ use tokio::time::sleep;
 use super::Error;
 use super::event::{Act, Action, Actor, begin};
 use crate::daemon::Daemon;
-use crate::keys::shred::{Recovery, lists};
+use crate::keys::shred::{Named, Recovery, lists};
 
 /// Makes purges final, now and whenever a key was destroyed. Never returns.
 pub(crate) async fn follow_purges(daemon: &Daemon) {
     loop {
         let done = make_final(daemon).await;
-        daemon.shredding.end();
+        if done.is_ok() {
+            daemon.shredding.end();
+        }
         let wait = if done.is_ok() { LOOK } else { RETRY };
         daemon.set_not_final(done.err().map(|error| {
             format!(
@@ -32,7 +34,7 @@ pub(crate) async fn follow_purges(daemon: &Daemon) {
 /// Makes every purge final that was asked for by now. Leaves them if the store is locked: its unit
 /// has no master key yet.
 async fn make_final(daemon: &Daemon) -> Result<(), Error> {
-    while !daemon.keys.is_locked() && !daemon.keys.shred().await?.is_final() {
+    while !daemon.keys.is_locked() && daemon.keys.shred().await?.needs_round() {
         daemon.keys.renew_secret().await?;
         daemon.shredding.begin(daemon.keys.count().await?);
         for list in lists() {
@@ -80,6 +82,24 @@ pub(crate) async fn recovery(daemon: &Daemon, actor: Actor) -> Result<Recovery, 
     let recovery = begun.result(recovery.and_then(|recovery| recovery.ok_or(Error::NoSecret))).await?;
     begun.done(Act::CopySecret(&recovery), None).await?;
     Ok(recovery)
+}
+
+/// Notes that a recovery file with `secret` is on a disk, and that the file has the secret before
+/// too, if `has_old`.
+///
+/// # Errors
+/// [`Error::SecretReplaced`] if the secret is not in force; [`Error::Store`] if the store is
+/// locked, or cannot be written.
+pub(crate) async fn note_recovery(
+    daemon: &Daemon,
+    actor: Actor,
+    secret: Named,
+    has_old: bool,
+) -> Result<(), Error> {
+    let begun = begin(daemon, actor, Action::NoteRecovery, None).await?;
+    let noted = daemon.keys.note_recovery(secret, has_old).await.map_err(Error::from);
+    begun.result(noted.and_then(|noted| noted.then_some(()).ok_or(Error::SecretReplaced))).await?;
+    begun.done(Act::NoteRecovery { secret, has_old }, None).await
 }
 
 /// Longest time between two looks whether a purge is not final.

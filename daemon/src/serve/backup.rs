@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use keyward_unit::Unit;
 use serde::Serialize;
+use tempfile::TempDir;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
@@ -18,7 +19,7 @@ use crate::ground::ownership::{self, Owners};
 use crate::ground::text::quoted;
 use crate::ground::unit_state::UnitStateFile;
 use crate::keys::shred::{MAX_RECOVERY, Named, Recovery, RecoveryError, SecretFiles, ShredSecret};
-use crate::keys::{self, Key, KeyStore, Look, StoreError, unlock};
+use crate::keys::{self, Key, KeyStore, Look, StoreError, permit, unlock};
 use crate::lifecycle;
 use crate::serve::embedded_unit::{self, Opened};
 use crate::serve::error::ServeError;
@@ -58,10 +59,10 @@ pub(crate) fn check(
     mut config: Config,
 ) -> Result<Checked, BackupError> {
     // A store is opened for writing, and the copy must not change.
-    let scratch = tempfile::tempdir().map_err(|reason| BackupError::Scratch(std::env::temp_dir(), reason))?;
-    let path = scratch.path().join(KeyStore::FILE);
-    copy_file(copy, &path).map_err(|reason| BackupError::Read(copy.to_owned(), reason))?;
+    let (scratch, path) = to_scratch(copy, |reason| BackupError::Read(copy.to_owned(), reason))?;
     let wrong = |error: StoreError| BackupError::Copy(copy.to_owned(), with_path_of(&error, &path, copy));
+    // A copy of the second format is brought to the present format in the scratch directory.
+    permit::give(&path).map_err(wrong)?;
     if keys::look(scratch.path()) == Look::New {
         return Err(BackupError::Empty(copy.to_owned()));
     }
@@ -164,21 +165,19 @@ pub(crate) fn restore(
     if state_dir.exists() {
         check_state_dir(state_dir).map_err(failed)?;
     }
-    let scratch = tempfile::tempdir().map_err(|reason| BackupError::Scratch(std::env::temp_dir(), reason))?;
-    let path = scratch.path().join(KeyStore::FILE);
-    copy_file(copy, &path).map_err(|reason| BackupError::Read(copy.to_owned(), reason))?;
+    let (scratch, path) = to_scratch(copy, |reason| BackupError::Read(copy.to_owned(), reason))?;
     let recovery = recovery.map(read_recovery).transpose()?;
     let secrets = match keys::look(scratch.path()) {
         Look::New => return Err(BackupError::Empty(copy.to_owned())),
         // At its start, the daemon says how to migrate such a store.
-        Look::Old => Found::default(),
+        Look::Old(_) => Found::default(),
         Look::Used(_) => {
             let needed = KeyStore::needed_secrets(scratch.path())
                 .map_err(|error| BackupError::Copy(copy.to_owned(), with_path_of(&error, &path, copy)))?;
             Found::find(copy, needed, recovery, state_dir)?
         }
     };
-    if let Look::Old | Look::Used(_) = keys::look(state_dir) {
+    if let Look::Old(_) | Look::Used(_) = keys::look(state_dir) {
         return Err(BackupError::InTheWay(file));
     }
     let owner = prepare(state_dir).map_err(failed)?;
@@ -192,6 +191,8 @@ pub(crate) fn restore(
         // By descriptor, not by name: the owner of the directory could exchange the file.
         std::os::unix::fs::fchown(&made, Some(uid), Some(gid)).map_err(failed)?;
     }
+    // A permit was for the file that was here before.
+    permit::end(&file).map_err(|error| failed(io::Error::other(error)))?;
     // In this hour, an administrator can keep keys that are deleted in the copy.
     lifecycle::hold_destructions(state_dir).map_err(failed)?;
     fs::rename(&part, &file).and_then(|()| File::open(state_dir)?.sync_all()).map_err(failed)?;
@@ -206,11 +207,11 @@ pub(crate) fn restore_secrets(recovery: &Path, state_dir: &Path) -> Result<PathB
     let file = state_dir.join(KeyStore::FILE);
     let failed = |reason| BackupError::Write(file.clone(), reason);
     let recovery = read_recovery(recovery)?;
-    let scratch = tempfile::tempdir().map_err(|reason| BackupError::Scratch(std::env::temp_dir(), reason))?;
     // The store may be of another user. To look into it can need a repair, which writes.
-    let path = scratch.path().join(KeyStore::FILE);
-    copy_file(&file, &path).map_err(|reason| BackupError::NoStore(file.clone(), reason))?;
-    let needed = KeyStore::needed_secrets(scratch.path())
+    let (scratch, path) = to_scratch(&file, |reason| BackupError::NoStore(file.clone(), reason))?;
+    // A store of the second format needs no secret.
+    let needed = permit::give(&path)
+        .and_then(|()| KeyStore::needed_secrets(scratch.path()))
         .map_err(|error| BackupError::Copy(file.clone(), with_path_of(&error, &path, &file)))?;
     let secrets = Found::find(&file, needed, Some(recovery), state_dir)?;
     let owner = prepare(state_dir).map_err(failed)?;
@@ -233,7 +234,27 @@ fn check_state_dir(state_dir: &Path) -> io::Result<()> {
     ownership::check_directory(state_dir, Owners::OwnOrService).map_err(io::Error::other)
 }
 
-fn read_recovery(path: &Path) -> Result<Recovery, BackupError> {
+/// Copies a store to a directory of its own, and returns the directory and the copy. `unreadable`
+/// makes the error for a store that cannot be read.
+fn to_scratch(
+    store: &Path,
+    unreadable: impl FnOnce(io::Error) -> BackupError,
+) -> Result<(TempDir, PathBuf), BackupError> {
+    let failed = |reason| BackupError::Scratch(std::env::temp_dir(), reason);
+    let scratch = tempfile::tempdir().map_err(failed)?;
+    let path = scratch.path().join(KeyStore::FILE);
+    copy_file(store, &path).map_err(|reason| match reason.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => failed(reason),
+        _ => unreadable(reason),
+    })?;
+    Ok((scratch, path))
+}
+
+/// Reads a recovery file.
+///
+/// # Errors
+/// [`BackupError`] if the file cannot be read, or is none.
+pub(crate) fn read_recovery(path: &Path) -> Result<Recovery, BackupError> {
     let failed = |reason| BackupError::Read(path.to_owned(), reason);
     // The full capacity at once: bytes that grow leave copies of themselves in memory.
     let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_RECOVERY + 1));
@@ -312,7 +333,7 @@ impl fmt::Display for MissingSecret {
         let age = match has.number.cmp(&needed.number) {
             Ordering::Less => "older: it was made before a purge that the store has seen",
             Ordering::Equal => "of another store, or of a store that went on from another copy",
-            Ordering::Greater => "newer: it was made after a purge that the store has not seen",
+            Ordering::Greater => "newer: it was made after a purge that is not final in the store",
         };
         write!(
             f,
@@ -353,7 +374,7 @@ pub(crate) enum BackupError {
     Owners(PathBuf),
     #[error("cannot read {}: {}", .0.display(), .1)]
     Read(PathBuf, #[source] io::Error),
-    #[error("cannot make a temporary directory in {} for the copy: {}", .0.display(), .1)]
+    #[error("cannot make a temporary directory in {} for the copy: {}; to use another directory: TMPDIR=DIR", .0.display(), .1)]
     Scratch(PathBuf, #[source] io::Error),
     #[error("cannot put secrets back, because there is no key store that needs them: cannot read {}: {}; with a copy, run: keyward restore COPY --recovery FILE", .0.display(), .1)]
     NoStore(PathBuf, #[source] io::Error),

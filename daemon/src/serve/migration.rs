@@ -14,7 +14,9 @@ use crate::ground::master_key;
 use crate::ground::ownership::{Name, SERVICE};
 use crate::ground::state_dir;
 use crate::ground::text::quoted;
-use crate::keys::{self, KeyStore, MigrationError, OldStore, StoreError, StoreKey, StoreKeyError};
+use crate::keys::{
+    self, Format, KeyStore, MigrationError, OldStore, StoreError, StoreKey, StoreKeyError, permit,
+};
 use crate::serve::backends::check_dev;
 use crate::serve::error::ServeError;
 use crate::serve::options::Options;
@@ -34,9 +36,22 @@ pub(crate) fn migrate(options: &Options) -> Result<String, ServeError> {
     }
     refuse_other_user(options, &config)?;
     state_dir::check(&options.state_dir)?;
-    let Some(store) = OldStore::open(&options.state_dir)? else {
-        finish(&file);
-        return Ok(format!("the key store {} has the format of this version already\n", file.display()));
+    let store = match OldStore::open(&options.state_dir) {
+        Ok(Format::First(store)) => store,
+        Ok(Format::Second) => {
+            finish(&file);
+            return permitted(&file, String::new());
+        }
+        Ok(Format::Present) => {
+            finish(&file);
+            return Ok(format!("the key store {} has the format of this version already\n", file.display()));
+        }
+        // Only the daemon can read the format. A permit that is not needed ends at the next start.
+        Err(StoreError::InUse(_)) => {
+            let in_use = "a daemon has the key store open, so its format was not checked; ";
+            return permitted(&file, in_use.into());
+        }
+        Err(error) => return Err(error.into()),
     };
     check_dev(options, store.is_dev()?)?;
     let master_key =
@@ -68,13 +83,24 @@ pub(crate) fn migrate(options: &Options) -> Result<String, ServeError> {
         let uses: Vec<_> = key.uses.iter().map(|key_use| key_use.name()).collect();
         format!("  {}: {}, {}\n", key.label, key.state.name(), uses.join(", "))
     });
+    permit::give(&file)?;
     Ok(format!(
-        "{}migrated: the key store {} now authenticates its {} keys, in this state:\n{}A copy of the old key store is in {}: keep the copy until the keys have signed, and protect it like the store\n",
+        "{}migrated: the key store {} now authenticates its {} keys, in this state:\n{}A copy of the old key store is in {}: keep the copy until the keys have signed, and protect it like the store\nThe next start wraps the keys with a secret of the store\n",
         warning.unwrap_or_default(),
         store.path().display(),
         migrated.keys.len(),
         keys.collect::<String>(),
         migrated.copy.display()
+    ))
+}
+
+/// Permits the migration of a store of the second format, and says what the next start does.
+fn permitted(store: &Path, checked: String) -> Result<String, ServeError> {
+    permit::give(store)?;
+    Ok(format!(
+        "{checked}permitted: the next start of the daemon wraps the keys of a store of format {} with a secret, and writes the key store {} anew, for which there must be room twice; an earlier version of keyward does not open the new file: to be able to go back, make a copy of the old file first, and protect the copy like the store\n",
+        keys::BARE_FORMAT,
+        store.display()
     ))
 }
 
@@ -87,11 +113,11 @@ pub(crate) fn finish(store: &Path) {
     }
 }
 
-/// Returns the message for a store of the old format: why the daemon does not start, and what to
+/// Returns the message for a store of an older format: why the daemon does not start, and what to
 /// do.
-pub(crate) fn old_format(options: &Options, config: &Config) -> String {
+pub(crate) fn old_format(options: &Options, config: &Config, format: &'static str) -> String {
     let store = options.state_dir.join(KeyStore::FILE);
-    if keys::was_migrated(&store) {
+    if format == keys::OLD_FORMAT && keys::was_migrated(&store) {
         return keys::migrated_before(&store);
     }
     let own = rustix::process::geteuid().as_raw();
@@ -99,7 +125,7 @@ pub(crate) fn old_format(options: &Options, config: &Config) -> String {
     let advice = command(options, owner, &credentials(options, config, owner));
     format!(
         "{}; if this version of keyward has run here before, the file was exchanged: restore the store from a backup. After an upgrade of keyward, migrate the store: {advice}",
-        StoreError::OldFormat(store)
+        StoreError::OldFormat(store, format)
     )
 }
 

@@ -293,7 +293,9 @@ fn open_store(options: &Options, config: &Config) -> Result<KeyStore, ServeError
     let opened =
         in_use::retried(|| KeyStore::open(&options.state_dir), |error| matches!(error, StoreError::InUse(_)));
     opened.map_err(|error| match error {
-        StoreError::OldFormat(_) => ServeError::OldFormat(migration::old_format(options, config)),
+        StoreError::OldFormat(_, format) => {
+            ServeError::OldFormat(migration::old_format(options, config, format))
+        }
         error => error.into(),
     })
 }

@@ -66,9 +66,9 @@ pub enum StoreError {
         /// Reason why the change could not be written.
         reason: Box<StoreError>,
     },
-    /// The store has the old format, which is not authenticated.
-    #[error("the key store {} has the format of an older version of keyward", .0.display())]
-    OldFormat(PathBuf),
+    /// The store has an older format, whose name is here too, and nobody has asked for a migration.
+    #[error("the key store {} has format {} of an older version of keyward", .0.display(), .1)]
+    OldFormat(PathBuf, &'static str),
     /// The store was made with another store key.
     #[error("the key store {} was made with another store key; configure that store key, or restore the store that belongs to the configured store key", .0.display())]
     OtherStoreKey(PathBuf),
@@ -120,7 +120,7 @@ fn of_access(path: &Path, reason: &io::Error) -> String {
 /// Advice for secrets that belong to another user.
 fn of_secret(file: &Path, reason: &io::Error) -> String {
     let directory = file.ancestors().find(|path| path.ends_with(SECRETS));
-    match directory.filter(|_| reason.kind() == io::ErrorKind::PermissionDenied) {
+    match directory.filter(|_| reason.raw_os_error() == Some(rustix::io::Errno::ACCESS.raw_os_error())) {
         None => String::new(),
         Some(directory) => {
             let (user, group) = ownership::own_names();

@@ -30,10 +30,11 @@ use std::path::Path;
 use keyward_proto::Label;
 use serde::Deserialize;
 
-pub(crate) use self::redb::look::{Look, look};
+pub(crate) use self::redb::look::{Look, look, secret_of};
 pub(crate) use self::redb::migrate::{
-    Migrated, MigrationError, OldStore, finish, migrated_before, was_migrated,
+    Format, Migrated, MigrationError, OldStore, finish, migrated_before, was_migrated,
 };
+pub(crate) use self::redb::permit;
 pub(crate) use self::redb::{FILE, RedbStore};
 #[cfg(test)]
 pub(crate) use self::redb::{

@@ -59,11 +59,9 @@ fn a_copy_for_another_master_key_or_a_damaged_copy_is_reported() {
     let text = daemon.succeed(&["backup", &copy]);
     // The command in the message runs exactly as printed, with the configuration of this daemon.
     let command = text.trim_end().rsplit_once("the key opens the copy: ").unwrap().1;
-    let script = format!("{command} --config \"$0\"");
     let path = std::path::Path::new(PROGRAM).parent().unwrap();
     let output = Command::new("sh")
-        .args(["-c", &script])
-        .arg(daemon.path("keyward.toml"))
+        .args(["-c", command])
         .env("PATH", format!("{}:/usr/bin:/bin", path.display()))
         .output()
         .unwrap();

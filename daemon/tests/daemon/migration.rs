@@ -43,16 +43,29 @@ fn a_store_of_the_old_format_is_migrated_on_request() {
     assert!(text.contains(keys), "{text}");
     assert!(text.contains("its 3 keys") && text.contains(copy.to_str().unwrap()), "{text}");
     assert_eq!(std::fs::metadata(&copy).unwrap().permissions().mode() & 0o777, 0o600);
-    let again = daemon.serve(&["--migrate-store"]).output().unwrap();
-    assert!(String::from_utf8(again.stdout).unwrap().contains("already"));
+    // A store of the second format is refused as well, until the command permits its migration.
+    let permit = daemon.path("state/keys.redb.migrate");
+    std::fs::remove_file(&permit).unwrap();
+    for more in [&["--check-config"][..], &[]] {
+        let (status, line) = failure_of(&daemon.serve(more).output().unwrap());
+        assert!(status == 78 && line.contains("has format 2 of an older version"), "{line}");
+        assert!(line.trim_end().ends_with(command), "{line}");
+    }
+    let output = Command::new("/bin/sh").args(["-c", command]).env("PATH", path).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && text.contains("permitted: the next start"), "{text}");
+    assert!(permit.exists());
 
     daemon.start(&[]);
+    assert!(!permit.exists(), "the permit is for one file");
     assert_eq!(daemon.succeed(&["key", "list", "--json"]), listed);
     for label in ["shop", "other"] {
         assert_eq!(daemon.outcome(label, &certificate_verify()), Outcome::Done);
     }
     assert_eq!(daemon.outcome("off", &certificate_verify()), Outcome::KeyDisabled);
     daemon.end(Signal::TERM);
+    let again = daemon.serve(&["--migrate-store"]).output().unwrap();
+    assert!(String::from_utf8(again.stdout).unwrap().contains("already"));
 
     // An old store in the place of a migrated store is refused, also by the command.
     let refused = |daemon: &Daemon| {

@@ -224,6 +224,13 @@ fn a_daemon_without_its_secret_asks_for_the_recovery_file() {
         text.contains("there is no recovery file") && text.contains("keyward backup --recovery FILE"),
         "{text}"
     );
+    // A client that reads the secret, and does not say that there is a file.
+    assert!(daemon.http("GET", "/v1/recovery", "").unwrap().1.starts_with("keyward recovery file 1"));
+    assert!(daemon.succeed(&["status"]).contains("there is no recovery file"));
+    for (secret, expected) in [("1 0123456789abcdef", 409), ("1", 400)] {
+        let note = format!(r#"{{"secret": "{secret}", "has_old": false}}"#);
+        assert_eq!(daemon.http("POST", "/v1/recovery", &note).unwrap().0, expected);
+    }
     let written = daemon.succeed(&["backup", "--recovery", &recovery]);
     assert!(written.contains("keep the three apart"), "{written}");
     assert!(!daemon.succeed(&["status"]).contains("recovery"));

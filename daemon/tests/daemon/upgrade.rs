@@ -245,11 +245,19 @@ fn a_daemon_does_not_execute_a_program_that_would_not_start() {
     assert_eq!(daemon.outcome("shop", &certificate_verify()), Outcome::Done);
 
     // The running daemon reports problems of files that only the daemon can read.
-    for (format, is_known) in [("2", true), ("3", true), ("1", false), ("4", false)] {
+    for (format, is_known) in [("2", false), ("3", true), ("1", false), ("4", false)] {
         let mut check = daemon.serve(&["--dev", "--check-config"]);
         let output = check.env("KEYWARD_RUNNING_FORMAT", format).output().unwrap();
         assert_eq!(output.status.success(), is_known, "{format}: {output:?}");
     }
+    // A permit can be given while the daemon of an earlier version runs.
+    let migrate = daemon.serve(&["--dev", "--migrate-store"]).output().unwrap();
+    assert!(String::from_utf8(migrate.stdout).unwrap().contains("was not checked; permitted"));
+    let mut check = daemon.serve(&["--dev", "--check-config"]);
+    assert!(check.env("KEYWARD_RUNNING_FORMAT", "2").output().unwrap().status.success());
+    daemon.signal(Signal::USR2);
+    daemon.await_ready();
+    assert!(!daemon.path("state/keys.redb.migrate").exists(), "the permit is not for this format");
 }
 
 /// A check by root accepts files that are right for the user of the daemon.
@@ -268,7 +276,7 @@ fn root_checks_for_the_user_of_the_daemon() {
     let output = check.output().unwrap();
     assert!(output.status.success(), "{output:?}");
     // A daemon that runs as root would not start with these files.
-    let output = check.env("KEYWARD_RUNNING_FORMAT", "2").output().unwrap();
+    let output = check.env("KEYWARD_RUNNING_FORMAT", "3").output().unwrap();
     assert!(!output.status.success(), "{output:?}");
 }
 

@@ -169,7 +169,7 @@ fn needs_master_key(state_dir: &Path, config: &Config) -> bool {
     let is_noted = Witness::read(state_dir).is_some_and(|noted| noted.master_key.is_some());
     match keys::look(state_dir) {
         Look::New => is_noted,
-        Look::Old | Look::Used(Some(_)) => true,
+        Look::Old(_) | Look::Used(Some(_)) => true,
         // A store that a daemon has open, or one for keys at remote units.
         Look::Used(None) => is_noted || (config.grep11.is_empty() && opens::has_had_master_key(state_dir)),
     }
@@ -179,7 +179,7 @@ fn needs_master_key(state_dir: &Path, config: &Config) -> bool {
 fn needed(state_dir: &Path) -> Option<Wkid> {
     let name = match keys::look(state_dir) {
         Look::Used(Some(name)) => Some(name),
-        Look::New | Look::Old | Look::Used(None) => {
+        Look::New | Look::Old(_) | Look::Used(None) => {
             Witness::read(state_dir).and_then(|noted| noted.master_key)
         }
     };

@@ -85,8 +85,15 @@ impl SecretFiles {
             if let Some((uid, gid)) = owner {
                 std::os::unix::fs::fchown(&file, Some(uid), Some(gid))?;
             }
+            // The file that is replaced, such as one that others could read, has the secret, too.
+            let replaced = open_to_erase(&directory, &id);
             rustix::fs::renameat(&directory, &part, &directory, &id)?;
-            Ok(rustix::fs::fsync(&directory)?)
+            rustix::fs::fsync(&directory)?;
+            match replaced {
+                Ok(replaced) => overwrite(replaced),
+                // None, a symbolic link, or a file that this user may not write.
+                Err(_) => Ok(()),
+            }
         };
         written().inspect_err(|_| drop(erase(&directory, &part)))
     }
@@ -148,20 +155,27 @@ impl SecretFiles {
 }
 
 fn erase(directory: &OwnedFd, name: &str) -> io::Result<()> {
-    let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    match rustix::fs::openat(directory, name, flags, Mode::empty()).map(File::from) {
-        Ok(mut file) => {
-            // A file that is shorter may have no room for more on a full disk.
-            let length = file.metadata()?.len().min(ShredSecret::LENGTH as u64) as usize;
-            file.write_all(&[0; ShredSecret::LENGTH][..length])?;
-            file.sync_all()?;
-        }
+    match open_to_erase(directory, name) {
+        Ok(file) => overwrite(file)?,
         Err(Errno::NOENT) => return Ok(()),
         // A symbolic link, or a file that this user may not write: removed only.
         Err(Errno::LOOP | Errno::ACCESS) => {}
         Err(error) => return Err(error.into()),
     }
     Ok(rustix::fs::unlinkat(directory, name, AtFlags::empty())?)
+}
+
+fn open_to_erase(directory: &OwnedFd, name: &str) -> Result<File, Errno> {
+    let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    rustix::fs::openat(directory, name, flags, Mode::empty()).map(File::from)
+}
+
+/// Overwrites the file of a secret with zeros.
+fn overwrite(mut file: File) -> io::Result<()> {
+    // A file that is shorter may have no room for more on a full disk.
+    let length = file.metadata()?.len().min(ShredSecret::LENGTH as u64) as usize;
+    file.write_all(&[0; ShredSecret::LENGTH][..length])?;
+    file.sync_all()
 }
 
 /// Ends the name of a file that is not complete yet.
@@ -187,7 +201,11 @@ mod tests {
         assert!(files.read(id).unwrap().is_none());
         files.erase(id).unwrap();
         files.write(&secret, None).unwrap();
+        let mut replaced = File::open(files.path(id)).unwrap();
         files.write(&secret, None).unwrap();
+        let mut zeros = Vec::new();
+        replaced.read_to_end(&mut zeros).unwrap();
+        assert_eq!(zeros, [0; ShredSecret::LENGTH], "the file that was replaced had the secret, too");
         assert_eq!((mode(&files.directory), mode(&files.path(id))), (0o700, 0o600));
         assert_eq!(files.read(id).unwrap().unwrap().as_bytes(), secret.as_bytes());
         // Somebody who holds the file open reads zeros.

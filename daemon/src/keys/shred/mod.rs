@@ -15,6 +15,7 @@
 //! A key that is destroyed meanwhile makes another secret due. So there are two secrets at most.
 
 mod files;
+mod progress;
 mod recovery;
 mod secret;
 
@@ -23,12 +24,14 @@ use std::path::Path;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 pub(crate) use files::SecretFiles;
+pub(crate) use progress::Shredding;
 pub(crate) use recovery::{MAX_FILE as MAX_RECOVERY, Recovery, RecoveryError};
 pub(crate) use secret::{Named, Place, SecretId, Secrets, ShredSecret};
 
 use super::{KeyStore, Keys, StoreError, StoreKey, now, record};
+use crate::ground::ownership::Owners;
 use crate::store::metadata::{DESTROYED, NEW_SECRET, OLD_SECRET, OLD_UNUSED, RECOVERY, SECRET, YES};
-use crate::store::{LISTS, RedbStore, Upgrade};
+use crate::store::{LISTS, RedbStore, Upgrade, secret_of};
 
 /// State of the shred secrets, as the store names them.
 #[derive(Clone, Copy, Debug, Default)]
@@ -39,6 +42,8 @@ pub(crate) struct Shred {
     pub(crate) old: Option<Named>,
     /// True if a key was destroyed since the secret in force was made.
     pub(crate) is_due: bool,
+    /// True if the record of a destroyed key is still in the store, which cannot be written.
+    pub(crate) is_unwritten: bool,
     /// The last recovery file.
     pub(crate) recovery: Option<Written>,
 }
@@ -46,7 +51,12 @@ pub(crate) struct Shred {
 impl Shred {
     /// True if every key that was destroyed is gone from copies of the store.
     pub(crate) fn is_final(&self) -> bool {
-        self.old.is_none() && !self.is_due
+        !self.needs_round() && !self.is_unwritten
+    }
+
+    /// True if blobs must be wrapped anew, or an old secret must be erased.
+    pub(crate) fn needs_round(&self) -> bool {
+        self.old.is_some() || self.is_due
     }
 
     /// True if a recovery file has the secret in force, and no secret that was erased since.
@@ -97,6 +107,7 @@ impl KeyStore {
             in_force: named(SECRET)?,
             old: named(OLD_SECRET)?,
             is_due: self.store.metadata(DESTROYED)?.is_some(),
+            is_unwritten: self.has_unwritten_destruction(),
             recovery: recovery.and_then(|text| Written::parse(&text)),
         })
     }
@@ -114,6 +125,26 @@ impl KeyStore {
             _ => None,
         };
         Ok(in_force.into_iter().chain(old).collect())
+    }
+
+    /// Checks that the file of the secret in force is there for the next start. Changes nothing,
+    /// and checks nothing of a store that is in use.
+    ///
+    /// # Errors
+    /// [`StoreError::Secret`] or [`StoreError::SecretGone`], as a start would say.
+    pub(crate) fn check_secret(state_dir: &Path, owners: Owners) -> Result<(), StoreError> {
+        let Some(named) = secret_of(state_dir).and_then(|text| text.parse::<Named>().ok()) else {
+            return Ok(());
+        };
+        let files = SecretFiles::of(state_dir, owners);
+        let file = files.path(named.id);
+        match files.read(named.id).map_err(|reason| StoreError::Secret(file.clone(), reason))? {
+            Some(_) => Ok(()),
+            None => {
+                let (store, secret) = (state_dir.join(Self::FILE), named.to_string());
+                Err(StoreError::SecretGone { store, secret, file })
+            }
+        }
     }
 
     /// Reads the secrets that the store names, and are not in memory yet.
@@ -297,8 +328,7 @@ impl KeyStore {
         problem.map_or(Ok(mended), Err)
     }
 
-    /// The secrets, for a recovery file. Notes in the store that the file was made. `None` before
-    /// the first key.
+    /// The secrets, for a recovery file. `None` before the first key.
     ///
     /// # Errors
     /// [`StoreError::Locked`] if nothing authenticates the names of the secrets; errors of the
@@ -316,12 +346,25 @@ impl KeyStore {
             Some((named, secret))
         };
         let Some(secret) = in_force else { return Ok(None) };
-        let recovery =
-            Recovery { in_force: copy(secret).ok_or_else(|| self.damaged())?, old: old.and_then(copy) };
-        drop(secrets);
-        let written = Written { secret, at: now(), has_old: recovery.old.is_some() };
+        let in_force = copy(secret).ok_or_else(|| self.damaged())?;
+        Ok(Some(Recovery { in_force, old: old.and_then(copy) }))
+    }
+
+    /// Notes that a recovery file is on a disk: with a secret, and with the secret before if
+    /// `has_old`. Returns false and notes nothing if the secret is not in force.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store is locked, or cannot be written.
+    pub(crate) fn note_recovery(&self, secret: Named, has_old: bool) -> Result<bool, StoreError> {
+        // No secret is made or erased meanwhile.
+        let _files = self.secret_files();
+        let shred = self.shred()?;
+        if shred.in_force != Some(secret) {
+            return Ok(false);
+        }
+        let written = Written { secret, at: now(), has_old };
         self.store.set_metadata(&[(RECOVERY, Some(&written.to_text()))])?;
-        Ok(Some(recovery))
+        Ok(true)
     }
 
     /// True if a record has a blob under a secret. Works while the store is locked.
@@ -416,6 +459,14 @@ impl Keys {
     /// See there.
     pub(crate) async fn recovery(&self) -> Result<Option<Recovery>, StoreError> {
         self.in_store(KeyStore::recovery).await
+    }
+
+    /// Does what [`KeyStore::note_recovery`] does.
+    ///
+    /// # Errors
+    /// See there.
+    pub(crate) async fn note_recovery(&self, secret: Named, has_old: bool) -> Result<bool, StoreError> {
+        self.in_store(move |store| store.note_recovery(secret, has_old)).await
     }
 }
 

@@ -7,13 +7,13 @@ use std::thread;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use keyward_proto::Label;
-use redb::Database;
+use redb::{Database, ReadableDatabase};
 
 use super::super::tests::{key, store_key, unlocked};
 use super::super::{Key, State};
 use super::*;
 use crate::store::metadata::{BARE_FORMAT, FORMAT};
-use crate::store::{FILE, OldStore};
+use crate::store::{FILE, Format, Look, OldStore, look, permit};
 
 fn label(text: &str) -> Label {
     text.parse().unwrap()
@@ -200,6 +200,45 @@ fn a_purge_during_another_makes_two_secrets_and_not_three() {
     assert_eq!(store.shred().unwrap().in_force, shred.in_force);
 }
 
+/// A record that was altered keeps a blob of the old secret for ever. A daemon that is killed after
+/// it has erased that secret does not ask for it.
+#[test]
+fn a_secret_that_only_an_altered_record_needs_is_not_asked_for() {
+    let (dir, store) = scene();
+    let row = record_of(dir.path(), store, "key-1");
+    let store = unlocked(dir.path());
+    store.delete(&label("purged")).unwrap();
+    store.renew_secret().unwrap();
+    rewrap(&store, lists());
+    drop(store);
+    let redb = Arc::new(RedbStore::open(dir.path()).unwrap());
+    redb.alter(|tables| drop(tables.keys.insert("key-1", row.as_slice()).unwrap()));
+    drop(redb);
+    let store = unlocked(dir.path());
+    let old = store.shred().unwrap().old.unwrap();
+    let needed = |dir: &Path| KeyStore::needed_secrets(dir).unwrap().contains(&old);
+    // The two steps of `erase_old_secret` before the last one.
+    store.store.set_metadata(&[(OLD_UNUSED, Some(YES))]).unwrap();
+    store.secret_files().erase(old.id).unwrap();
+    drop(store);
+    assert!(!needed(dir.path()));
+    let store = unlocked(dir.path());
+    make_final(&store);
+    assert!(
+        store.shred().unwrap().is_final()
+            && matches!(store.get(&label("key-1")), Err(StoreError::Altered(_)))
+    );
+    assert!(store.get(&label("key-2")).unwrap().is_some());
+}
+
+/// The row of a key as it is in the file.
+fn record_of(dir: &Path, store: KeyStore, name: &str) -> Vec<u8> {
+    drop(store);
+    let database = Database::open(dir.join(FILE)).unwrap();
+    let rows = database.begin_read().unwrap().open_table(crate::store::KEYS).unwrap();
+    rows.get(name).unwrap().unwrap().value().to_vec()
+}
+
 #[test]
 fn a_repair_that_removes_keys_is_a_destruction() {
     let dir = tempfile::tempdir().unwrap();
@@ -347,20 +386,25 @@ fn the_store_knows_the_last_recovery_file() {
     store.put(key("shop")).unwrap();
     store.put(key("purged")).unwrap();
     assert!(!store.shred().unwrap().has_recovery());
-    assert!(store.recovery().unwrap().unwrap().old.is_none());
-    assert!(store.shred().unwrap().has_recovery());
+    let note = |store: &KeyStore, recovery: &Recovery| {
+        store.note_recovery(recovery.in_force.0, recovery.old.is_some()).unwrap()
+    };
+    let first = store.recovery().unwrap().unwrap();
+    assert!(first.old.is_none() && !store.shred().unwrap().has_recovery(), "nobody has written a file");
+    assert!(note(&store, &first) && store.shred().unwrap().has_recovery());
     store.delete(&label("purged")).unwrap();
     store.renew_secret().unwrap();
     assert!(!store.shred().unwrap().has_recovery());
     let both = store.recovery().unwrap().unwrap();
-    assert!(both.old.is_some() && store.shred().unwrap().has_recovery());
+    assert!(both.old.is_some() && note(&store, &both) && store.shred().unwrap().has_recovery());
+    assert!(!note(&store, &first), "the secret is not in force");
     make_final(&store);
     assert!(!store.shred().unwrap().has_recovery(), "the file has the secret that was erased");
-    store.recovery().unwrap().unwrap();
-    assert!(store.shred().unwrap().has_recovery());
+    assert!(note(&store, &store.recovery().unwrap().unwrap()) && store.shred().unwrap().has_recovery());
     drop(store);
     let locked = KeyStore::open(dir.path()).unwrap();
     assert!(matches!(locked.recovery(), Err(StoreError::Locked(_))));
+    assert!(matches!(locked.note_recovery(both.in_force.0, false), Err(StoreError::Locked(_))));
     assert!(locked.shred().unwrap().has_recovery());
 }
 
@@ -386,7 +430,8 @@ fn make_bare(dir: &Path) {
     transaction.commit().unwrap();
     drop(database);
     let _ = fs::remove_file(dir.join("keys.redb.before-format-2"));
-    super::super::migrate(&OldStore::open(dir).unwrap().unwrap(), &store_key(), None).unwrap();
+    let Format::First(old) = OldStore::open(dir).unwrap() else { panic!("another format") };
+    super::super::migrate(&old, &store_key(), None).unwrap();
 }
 
 #[test]
@@ -398,12 +443,16 @@ fn a_store_of_the_format_before_has_its_blobs_wrapped() {
     assert!(has(&fs::read(&file).unwrap(), b"AAAAAAAAAAAA"), "a blob of zeros in base64");
     // The rest of a daemon that was killed meanwhile.
     fs::write(dir.path().join("keys.redb.new"), "half a store").unwrap();
+    assert!(matches!(KeyStore::open(dir.path()), Err(StoreError::OldFormat(_, BARE_FORMAT))));
+    assert_eq!(look(dir.path()), Look::Old(BARE_FORMAT));
+    permit::give(&file).unwrap();
+    assert_eq!(look(dir.path()), Look::Used(None));
     assert!(KeyStore::needed_secrets(dir.path()).unwrap().is_empty());
     let store = KeyStore::open(dir.path()).unwrap();
     assert_eq!(store.store.metadata(FORMAT).unwrap().as_deref(), Some(BARE_FORMAT));
     store.unlock(&store_key(), None).unwrap();
     assert_whole(&store);
-    assert!(!dir.path().join("keys.redb.new").exists());
+    assert!(!dir.path().join("keys.redb.new").exists() && !permit::is_given(&file));
     assert_eq!(store.put(with_blob("new", 9)).unwrap().revision, 100);
     drop(store);
     let bytes = fs::read(&file).unwrap();
@@ -422,6 +471,7 @@ fn an_upgrade_that_fails_leaves_the_store_as_it_was() {
     make_bare(dir.path());
     let shred = dir.path().join("shred");
     fs::write(&shred, "no directory").unwrap();
+    permit::give(&dir.path().join(FILE)).unwrap();
     let store = KeyStore::open(dir.path()).unwrap();
     assert!(matches!(store.unlock(&store_key(), None), Err(StoreError::Secret(..))));
     assert_eq!(store.store.metadata(FORMAT).unwrap().as_deref(), Some(BARE_FORMAT));
@@ -443,6 +493,7 @@ fn an_upgrade_trusts_no_row_that_was_not_trusted_before() {
     let (dir, store) = scene();
     drop(store);
     make_bare(dir.path());
+    permit::give(&dir.path().join(FILE)).unwrap();
     let list = crate::store::index::list_of("key-0");
     assert_ne!(list, crate::store::index::list_of("key-1"));
     {

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, Metadata};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -114,6 +114,7 @@ impl StoreFile {
     pub(crate) fn exchange(&self, new: File, at: &Path) -> Result<(), StoreError> {
         let failed = |reason| StoreError::Io(self.path.clone(), reason);
         let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        let old = self.file.load_full();
         fs::rename(at, &self.path).map_err(failed)?;
         // From here on the new file is the store, whatever happens: who asks must not hear of the
         // old one.
@@ -121,9 +122,35 @@ impl StoreFile {
         open.times += 1;
         open.database = None;
         open.database = Some(open_database(&self.path, &self.file.load())?);
-        self.path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all()).map_err(failed)
+        self.path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all()).map_err(failed)?;
+        if let Err(error) = overwrite(&old) {
+            tracing::warn!(
+                "cannot overwrite the file that was {} before, so its keys may remain in free parts of the disk: {error}",
+                self.path.display()
+            );
+        }
+        Ok(())
     }
 }
+
+/// Overwrites a file without a name with zeros, since freed parts of the disk keep its contents.
+fn overwrite(file: &File) -> io::Result<()> {
+    let found = file.metadata()?;
+    // A hard link is a copy that somebody keeps.
+    if found.nlink() > 0 {
+        return Ok(());
+    }
+    let zeros = vec![0; ZEROS];
+    let mut at = 0;
+    while at < found.len() {
+        let left = usize::try_from(found.len() - at).unwrap_or(ZEROS).min(ZEROS);
+        at += file.write_at(&zeros[..left], at)? as u64;
+    }
+    file.sync_all()
+}
+
+/// Bytes that are overwritten at a time (1 MiB).
+const ZEROS: usize = 1024 * 1024;
 
 /// Treats every error of redb as a fault.
 impl<X: Into<redb::Error>, E> From<X> for Failure<E> {

@@ -1,4 +1,5 @@
-//! Migration of a store of the old format, which had no MACs. The next start wraps the blobs.
+//! Migration of a store of the old format, which had no MACs. The next start wraps the blobs, for
+//! which the migration leaves a permit.
 //!
 //! Migration authenticates the store as it is, even a forged store. So an administrator asks for
 //! the migration, and the daemon never migrates on its own. The file is copied first. All changes
@@ -37,6 +38,16 @@ pub(crate) struct OldStore {
     database: Database,
 }
 
+/// The format of a store.
+pub(crate) enum Format {
+    /// The first format, without MACs.
+    First(OldStore),
+    /// The second format, in which no secret wraps the blobs.
+    Second,
+    /// The format of this version.
+    Present,
+}
+
 /// Result of a migration.
 pub(crate) struct Migrated<K> {
     /// The keys, whose records are authenticated now: the value that was read from each record.
@@ -46,17 +57,18 @@ pub(crate) struct Migrated<K> {
 }
 
 impl OldStore {
-    /// Opens the store of a state directory; `None` if the records of the store have MACs.
+    /// Finds the format of the store of a state directory.
     ///
     /// # Errors
-    /// [`StoreError`] if there is no store, or the store has a third format.
-    pub(crate) fn open(state_dir: &Path) -> Result<Option<Self>, StoreError> {
+    /// [`StoreError`] if there is no store, or the store has an unknown format.
+    pub(crate) fn open(state_dir: &Path) -> Result<Format, StoreError> {
         let path = state_dir.join(FILE);
         let database = file::open_existing(&path)?;
         let store = Self { path, database };
         match store.fact(FORMAT)?.as_deref() {
-            Some(OLD_FORMAT) => Ok(Some(store)),
-            Some(BARE_FORMAT | THIS_FORMAT) => Ok(None),
+            Some(OLD_FORMAT) => Ok(Format::First(store)),
+            Some(BARE_FORMAT) => Ok(Format::Second),
+            Some(THIS_FORMAT) => Ok(Format::Present),
             Some(other) => Err(StoreError::Format(store.path, other.to_owned())),
             None => Err(StoreError::Damaged(store.path)),
         }

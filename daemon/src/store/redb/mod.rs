@@ -11,6 +11,7 @@ mod copy;
 pub(crate) mod file;
 pub(crate) mod look;
 pub(crate) mod migrate;
+pub(crate) mod permit;
 mod repair;
 pub(crate) mod tables;
 mod upgrade;
@@ -75,6 +76,7 @@ impl RedbStore {
             reserve: Reserve::of(state_dir),
         };
         store.check_format()?;
+        store.end_permit()?;
         store.reserve.keep();
         Ok(store)
     }
@@ -94,12 +96,23 @@ impl RedbStore {
             };
             let path = || self.path().to_owned();
             match format.as_deref() {
-                Some(BARE_FORMAT | THIS_FORMAT) => Ok(transaction.abort()?),
-                Some(OLD_FORMAT) => Err(StoreError::OldFormat(path()).into()),
+                Some(THIS_FORMAT) => Ok(transaction.abort()?),
+                Some(BARE_FORMAT) if permit::is_given(self.path()) => Ok(transaction.abort()?),
+                Some(BARE_FORMAT) => Err(StoreError::OldFormat(path(), BARE_FORMAT).into()),
+                Some(OLD_FORMAT) => Err(StoreError::OldFormat(path(), OLD_FORMAT).into()),
                 Some(other) => Err(StoreError::Format(path(), other.to_owned()).into()),
                 None => Ok(transaction.commit()?),
             }
         })
+    }
+
+    /// Ends the permit for a migration as soon as the store has the present format, so that the
+    /// permit holds for no other file.
+    fn end_permit(&self) -> Result<(), StoreError> {
+        match self.metadata(FORMAT)?.as_deref() {
+            Some(THIS_FORMAT) => permit::end(self.path()),
+            _ => Ok(()),
+        }
     }
 
     /// Makes the first metadata of a new store, with the key that the store will have.
@@ -268,6 +281,7 @@ impl Store for RedbStore {
         // Before anybody can change the store.
         if self.read(|tables| Ok(tables.text(FORMAT)?))?.as_deref() == Some(BARE_FORMAT) {
             upgrade::upgrade(self, &seals, upgrade)?;
+            self.end_permit()?;
         }
         let _ = self.name.set(name);
         let _ = self.seals.set(seals);
