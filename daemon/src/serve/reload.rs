@@ -36,7 +36,10 @@ pub(super) async fn reload(
     }
     let file = daemon.config_file.clone().or_else(|| options.config.clone());
     let options = Options { config: file.clone(), ..options.clone() };
-    let config = load_config(&options).map_err(|error| {
+    // Names of users may come from a directory service that takes its time.
+    let read = options.clone();
+    let config = tokio::task::spawn_blocking(move || load_config(&read)).await;
+    let config = config.map_err(|error| refused(&error))?.map_err(|error| {
         match file.as_deref().is_some_and(is_out_of_reach) {
             true => refused(&format!("{error}; the file is in a directory that the daemon did not know at its start: restart the daemon")),
             false => refused(&error),

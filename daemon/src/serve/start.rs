@@ -232,7 +232,9 @@ impl Server<'_> {
                 instruction = signals.next() => instruction,
                 Some(request) = requests.recv() => {
                     notify_reloading();
-                    let reloaded = self.reload(sockets, tasks, stop).await;
+                    // A directory service that hangs must not keep the daemon from being stopped.
+                    let reloaded = signals.unless_stopped(self.reload(sockets, tasks, stop)).await;
+                    let Some(reloaded) = reloaded else { return false };
                     notify(&[NotifyState::Ready]);
                     // An administrator who hung up does not ask for the result.
                     drop(request.send(reloaded));
@@ -242,8 +244,11 @@ impl Server<'_> {
             match instruction {
                 Instruction::Reload => {
                     notify_reloading();
-                    if self.reload(sockets, tasks, stop).await.is_ok() {
-                        record(&self.peers.daemon).await;
+                    let reloaded = signals.unless_stopped(self.reload(sockets, tasks, stop)).await;
+                    match reloaded {
+                        Some(Ok(_)) => record(&self.peers.daemon).await,
+                        Some(Err(_)) => {}
+                        None => return false,
                     }
                     notify(&[NotifyState::Ready]);
                 }

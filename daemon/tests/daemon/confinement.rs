@@ -16,7 +16,7 @@ use seccompiler::{SeccompAction, SeccompFilter, apply_filter};
 use serde_json::Value;
 
 use crate::audit::await_some;
-use crate::fixture::{Daemon, PROGRAM, has_root, leave_out};
+use crate::fixture::{Daemon, PROGRAM, children, has_root, leave_out};
 use crate::users::ALICE;
 
 /// A daemon that has tried something, and the result of each attempt.
@@ -139,6 +139,24 @@ fn the_confined_process_cannot_leave() {
         assert!(inside.daemon.end(Signal::TERM).success(), "{}", inside.daemon.log());
     }
     ended(sleep);
+}
+
+/// A directory service that hangs keeps nobody from asking the daemon, or from stopping it.
+#[test]
+fn a_lookup_of_names_that_hangs_stops_nothing_else() {
+    let mut daemon = Daemon::production(&[("*", "tls-server")]);
+    let text = fs::read_to_string(daemon.path("keyward.toml")).unwrap();
+    daemon
+        .configure(&format!("{text}[[grant]]\nuser = \"nobody\"\nkeys = [\"*\"]\nuses = [\"tls-server\"]\n"));
+    let pid = daemon.daemon_pid();
+    let helper = children(pid).into_iter().next().unwrap();
+    kill_process(helper, Signal::STOP).unwrap();
+    daemon.signal(Signal::HUP);
+    let begin = Instant::now();
+    daemon.succeed(&["status"]);
+    assert!(daemon.end(Signal::TERM).success());
+    assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+    kill_process(helper, Signal::KILL).unwrap();
 }
 
 /// Control: the attempts of the other test succeed in a daemon without its confinement.

@@ -39,6 +39,7 @@ struct Helper {
 /// The error of the system.
 pub fn start_helper(hosts: &[String]) -> io::Result<()> {
     let (own, of_helper) = UnixStream::pair()?;
+    own.set_write_timeout(Some(LONGEST_WAIT))?;
     let mut command = Command::new("/proc/self/exe");
     command
         .arg0("keyward")
@@ -97,7 +98,11 @@ impl Helper {
         lock(&self.waiting).insert(number, sender);
         let line = format!("{number}\t{question}\n");
         let sent = lock(&self.questions).write_all(line.as_bytes());
-        if sent.is_err() || self.has_ended.load(Ordering::SeqCst) {
+        if sent.is_err() {
+            // A part of the question may be on its way, so no other one can follow.
+            self.has_ended.store(true, Ordering::SeqCst);
+        }
+        if self.has_ended.load(Ordering::SeqCst) {
             lock(&self.waiting).remove(&number);
         }
         let answer = answer.recv_timeout(LONGEST_WAIT).map_err(|error| match error {
@@ -198,9 +203,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Argument of the program that makes it a helper.
 const COMMAND: &str = "names";
-/// Time for an answer. A resolver gives up a host after 30 seconds (resolv.conf(5): 5 seconds, two
-/// attempts, three servers).
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// Time for an answer, and for the helper to take a question. A resolver gives up a host after 30
+/// seconds (resolv.conf(5): 5 seconds, two attempts, three servers).
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
 const ENDED: &str = "the process that looks up names of users, groups and hosts has ended, so new names are not known; restart the daemon";
 /// Maximum number of names that are looked up at a time. A directory service may be slow.
 const AT_A_TIME: usize = 8;
