@@ -18,7 +18,7 @@ pub(crate) struct PurgesView {
 
 impl PurgesView {
     pub(crate) async fn of(daemon: &Daemon, shred: &Shred) -> Result<Self, StoreError> {
-        let keys_left = match (shred.is_final(), daemon.shredding.left()) {
+        let keys_left = match (!shred.needs_round(), daemon.shredding.left()) {
             (true, _) => 0,
             (false, Some(left)) => left,
             (false, None) => daemon.keys.count().await?,

@@ -10,6 +10,7 @@ use serde_json::json;
 use super::client::{Client, RUNTIME_DIR, STATE_DIR};
 use super::failure::Failure;
 use super::output::{print, print_json, time};
+use crate::admin::api::StatusView;
 use crate::admin::client::{AdminClient, AdminClientError};
 use crate::admin::purge_view::RecoveryNote;
 use crate::ground::exit;
@@ -116,11 +117,14 @@ fn make_recovery(file: &Path, client: &Client) -> Result<(), Failure> {
     fill(file, &attempt, |made| admin.recovery(made))?;
     // The daemon warns until a whole file is on a disk.
     let written = backup::read_recovery(file).map_err(|error| failure(error).while_trying(&attempt))?;
-    let (secret, is_final) = (written.in_force.0.to_string(), written.old.is_none());
-    admin.note_recovery(&RecoveryNote { secret: secret.clone(), has_old: !is_final }).map_err(|error| {
+    let (secret, has_old) = (written.in_force.0.to_string(), written.old.is_some());
+    let note = RecoveryNote { secret: secret.clone(), has_old };
+    let status = admin.note_recovery(&note).and_then(|_| admin.status()).map_err(|error| {
         let attempt = format!("the recovery file {} is written, but cannot tell the daemon", file.display());
         Failure::from(error).while_trying(attempt)
     })?;
+    // A purge that waits for its round needs another secret, which no file has yet.
+    let is_final = !has_old && status.purges.is_none_or(|purges| purges.r#final);
     if client.json {
         return print_json(&json!({ "file": file, "secret": secret, "final": is_final }));
     }
@@ -129,7 +133,7 @@ fn make_recovery(file: &Path, client: &Client) -> Result<(), Failure> {
         file.display()
     );
     if !is_final {
-        text += "A purge is not final, so the file may have the old secret, too, which brings the purged key back from old copies. When the purge is final (keyward status), make another recovery file, and destroy this one.\n";
+        text += "A purge is not final, so the file has the secret that brings the purged key back from old copies. When the purge is final (keyward status), make another recovery file, and destroy this one.\n";
     }
     print(&text)
 }
@@ -138,10 +142,15 @@ fn make(file: &Path, client: &Client) -> Result<(), Failure> {
     let attempt = format!("cannot copy the key store to {}", file.display());
     let admin =
         AdminClient::new(&client.runtime_dir).map_err(|error| Failure::from(error).while_trying(&attempt))?;
-    let (keys, status) = fill(file, &attempt, |copy| {
-        let status = admin.status()?;
-        Ok((admin.backup(copy)?, status))
+    let (before, keys, status) = fill(file, &attempt, |copy| {
+        let before = admin.status()?;
+        let keys = admin.backup(copy)?;
+        Ok((before, keys, admin.status()?))
     })?;
+    let secret_of = |status: &StatusView| status.recovery.as_ref().map(|recovery| recovery.secret.clone());
+    // If it changed meanwhile, the copy may need either.
+    let secret = secret_of(&status).filter(|_| secret_of(&before) == secret_of(&status));
+    let is_final = [&before, &status].iter().all(|one| one.purges.is_none_or(|purges| purges.r#final));
     let master_key = status.backends.iter().find(|backend| backend.name == crate::config::EMBEDDED);
     let master_key = master_key.and_then(|backend| backend.wkid.clone());
     if client.json {
@@ -149,9 +158,9 @@ fn make(file: &Path, client: &Client) -> Result<(), Failure> {
             "file": file,
             "keys": keys,
             "master_key": master_key,
-            "secret": status.recovery.as_ref().map(|recovery| &recovery.secret),
-            "has_recovery": status.recovery.as_ref().map(|recovery| recovery.current),
-            "final": status.purges.is_none_or(|purges| purges.r#final),
+            "has_recovery": secret.is_some() && status.recovery.as_ref().is_some_and(|one| one.current),
+            "secret": secret,
+            "final": is_final,
         }));
     }
     // An error means that all keys are at remote units.
@@ -174,7 +183,7 @@ fn make(file: &Path, client: &Client) -> Result<(), Failure> {
         let directory = status.state_dir.join("unit");
         advice += &format!("Also keep a copy of the state of the unit: {}\n", quoted(&directory));
     }
-    if status.purges.is_some_and(|purges| !purges.r#final) {
+    if !is_final {
         advice += "A purge is not final, so the copy may need two secrets, of which one is erased soon: when the purge is final (keyward status), make another copy\n";
     }
     if status.recovery.as_ref().is_some_and(|recovery| !recovery.current) {

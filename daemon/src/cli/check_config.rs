@@ -88,8 +88,8 @@ fn check_running_format(options: &Options, config: &Config) -> Result<(), Failur
     }
 }
 
-/// Checks that other users cannot change the key store or the sockets, and that the secret of the
-/// store is there.
+/// Checks that other users cannot change the key store or the sockets, and that the secrets of
+/// the store are there.
 fn check_places(options: &Options, config: &Config, remarks: &mut Remarks) -> Result<(), Failure> {
     let running = env::var(RUNNING_FORMAT).ok();
     let store = options.state_dir.join(KeyStore::FILE);
@@ -118,7 +118,9 @@ fn check_places(options: &Options, config: &Config, remarks: &mut Remarks) -> Re
             Ok(()) => {}
         }
     }
-    KeyStore::check_secret(&options.state_dir, owners).map_err(wrong)?;
+    if let Some(warning) = KeyStore::check_secrets(&options.state_dir, owners).map_err(wrong)? {
+        remarks.warn(warning);
+    }
     for address in config.socket.extra.iter().map(Address::to_string).filter(|at| !at.starts_with('@')) {
         let of = |reason: &dyn Display| format!("the daemon cannot listen on {address}: {reason}");
         match check_extra(Path::new(&address)).map_err(OwnershipError::into_io) {

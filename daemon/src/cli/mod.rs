@@ -162,7 +162,7 @@ struct Serve {
     /// Development mode: make a master key, and let the user who starts the daemon do everything
     #[arg(long)]
     dev: bool,
-    /// Migrate the key store of an older version, after making a copy of it, and exit
+    /// Migrate the key store of an older version, or permit the next start to do it, and exit
     #[arg(long, conflicts_with = "check_config")]
     migrate_store: bool,
     /// Check the configuration, print it with all defaults, and exit

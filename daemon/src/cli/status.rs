@@ -69,7 +69,8 @@ fn text(status: &StatusView) -> String {
     }
     if let Some(purges) = status.purges.filter(|purges| !purges.r#final) {
         text += &match purges.keys_left {
-            0 => "purges      not final: the old secret of the key store is not erased yet\n".to_owned(),
+            0 => "purges      not final: no key is left to wrap anew, but a file cannot be written yet\n"
+                .to_owned(),
             keys => format!("purges      not final: {keys} keys are left to wrap anew\n"),
         };
     }

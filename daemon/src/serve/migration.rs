@@ -122,9 +122,17 @@ pub(crate) fn old_format(options: &Options, config: &Config, format: &'static st
     }
     let own = rustix::process::geteuid().as_raw();
     let owner = fs::symlink_metadata(&store).map_or(own, |found| found.uid());
-    let advice = command(options, owner, &credentials(options, config, owner));
+    // To permit a migration takes no key.
+    let (credentials, copy) = match format {
+        keys::OLD_FORMAT => (credentials(options, config, owner), ""),
+        _ => (
+            Vec::new(),
+            "make a copy of the file first, since earlier versions do not open the new one, and ",
+        ),
+    };
+    let advice = command(options, owner, &credentials);
     format!(
-        "{}; if this version of keyward has run here before, the file was exchanged: restore the store from a backup. After an upgrade of keyward, migrate the store: {advice}",
+        "{}; if this version of keyward has run here before, the file was exchanged: restore the store from a backup. After an upgrade of keyward, {copy}migrate the store: {advice}",
         StoreError::OldFormat(store, format)
     )
 }

@@ -30,7 +30,7 @@ use std::path::Path;
 use keyward_proto::Label;
 use serde::Deserialize;
 
-pub(crate) use self::redb::look::{Look, look, secret_of};
+pub(crate) use self::redb::look::{Look, NamedSecrets, look, secrets_of};
 pub(crate) use self::redb::migrate::{
     Format, Migrated, MigrationError, OldStore, finish, migrated_before, was_migrated,
 };

@@ -253,6 +253,8 @@ fn a_daemon_without_its_secret_asks_for_the_recovery_file() {
 
     // Gone at a start.
     fs::remove_dir_all(daemon.path("state/shred")).unwrap();
+    let (_, line) = failure_of(&daemon.serve(&["--check-config"]).output().unwrap());
+    assert!(line.contains("restore --recovery FILE"), "{line}");
     let (status, line) = failure_of(&daemon.serve(&[]).output().unwrap());
     assert_eq!(status, 65, "{line}");
     let command = line.trim_end().rsplit_once("from the recovery file: ").unwrap().1;
@@ -339,6 +341,13 @@ fn a_purge_without_room_for_a_secret_is_not_final() {
     assert!(metrics.contains("keyward_purges_not_final 1\n"), "{metrics}");
     assert_eq!(daemon.outcome("purged", &certificate_verify()), Outcome::UnknownKey);
     assert_eq!(daemon.outcome("shop", &certificate_verify()), Outcome::Done);
+    // The secret that the recovery file gets still wraps the purged key.
+    let recovery = |name: &str, more: &[&str]| {
+        let path = daemon.path(name).display().to_string();
+        daemon.succeed(&[&["backup", "--recovery", &path], more].concat())
+    };
+    assert!(recovery("recovery", &[]).contains("A purge is not final"));
+    assert!(recovery("recovery.json", &["--json"]).contains("\"final\": false"));
     fs::remove_file(&shred).unwrap();
     fs::rename(&away, &shred).unwrap();
     // The next purge does not wait for a minute.

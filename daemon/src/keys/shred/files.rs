@@ -91,8 +91,8 @@ impl SecretFiles {
             rustix::fs::fsync(&directory)?;
             match replaced {
                 Ok(replaced) => overwrite(replaced),
-                // None, a symbolic link, or a file that this user may not write.
-                Err(_) => Ok(()),
+                Err(Errno::NOENT | Errno::LOOP) => Ok(()),
+                Err(error) => Err(error.into()),
             }
         };
         written().inspect_err(|_| drop(erase(&directory, &part)))
@@ -158,8 +158,8 @@ fn erase(directory: &OwnedFd, name: &str) -> io::Result<()> {
     match open_to_erase(directory, name) {
         Ok(file) => overwrite(file)?,
         Err(Errno::NOENT) => return Ok(()),
-        // A symbolic link, or a file that this user may not write: removed only.
-        Err(Errno::LOOP | Errno::ACCESS) => {}
+        // No secret is read through a symbolic link.
+        Err(Errno::LOOP) => {}
         Err(error) => return Err(error.into()),
     }
     Ok(rustix::fs::unlinkat(directory, name, AtFlags::empty())?)
@@ -167,7 +167,16 @@ fn erase(directory: &OwnedFd, name: &str) -> io::Result<()> {
 
 fn open_to_erase(directory: &OwnedFd, name: &str) -> Result<File, Errno> {
     let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    rustix::fs::openat(directory, name, flags, Mode::empty()).map(File::from)
+    let open = || rustix::fs::openat(directory, name, flags, Mode::empty());
+    let opened = open().or_else(|error| match error {
+        // Its owner has taken away the right to write, which its owner can give back.
+        Errno::ACCESS => {
+            rustix::fs::chmodat(directory, name, Mode::RUSR | Mode::WUSR, AtFlags::empty())?;
+            open()
+        }
+        error => Err(error),
+    });
+    opened.map(File::from)
 }
 
 /// Overwrites the file of a secret with zeros.

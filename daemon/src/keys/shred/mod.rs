@@ -31,7 +31,7 @@ pub(crate) use secret::{Named, Place, SecretId, Secrets, ShredSecret};
 use super::{KeyStore, Keys, StoreError, StoreKey, now, record};
 use crate::ground::ownership::Owners;
 use crate::store::metadata::{DESTROYED, NEW_SECRET, OLD_SECRET, OLD_UNUSED, RECOVERY, SECRET, YES};
-use crate::store::{LISTS, RedbStore, Upgrade, secret_of};
+use crate::store::{LISTS, NamedSecrets, RedbStore, SECRETS, Upgrade, secrets_of};
 
 /// State of the shred secrets, as the store names them.
 #[derive(Clone, Copy, Debug, Default)]
@@ -127,24 +127,39 @@ impl KeyStore {
         Ok(in_force.into_iter().chain(old).collect())
     }
 
-    /// Checks that the file of the secret in force is there for the next start. Changes nothing,
-    /// and checks nothing of a store that is in use.
+    /// Checks that the files of the secrets are there for the next start. Returns a warning if the
+    /// store cannot be read without a change, or if only the start can tell whether it needs a
+    /// file.
     ///
     /// # Errors
     /// [`StoreError::Secret`] or [`StoreError::SecretGone`], as a start would say.
-    pub(crate) fn check_secret(state_dir: &Path, owners: Owners) -> Result<(), StoreError> {
-        let Some(named) = secret_of(state_dir).and_then(|text| text.parse::<Named>().ok()) else {
-            return Ok(());
+    pub(crate) fn check_secrets(state_dir: &Path, owners: Owners) -> Result<Option<String>, StoreError> {
+        let store = state_dir.join(Self::FILE);
+        let (in_force, old) = match secrets_of(state_dir) {
+            NamedSecrets::None => return Ok(None),
+            NamedSecrets::Known { in_force, old } => (in_force, old),
+            NamedSecrets::Unknown => {
+                return Ok(Some(format!(
+                    "the secret of the key store {} was not checked, because the store was not closed by its last daemon; the next start looks for it in {}",
+                    store.display(),
+                    state_dir.join(SECRETS).display()
+                )));
+            }
         };
         let files = SecretFiles::of(state_dir, owners);
-        let file = files.path(named.id);
-        match files.read(named.id).map_err(|reason| StoreError::Secret(file.clone(), reason))? {
-            Some(_) => Ok(()),
-            None => {
-                let (store, secret) = (state_dir.join(Self::FILE), named.to_string());
-                Err(StoreError::SecretGone { store, secret, file })
+        let missing = |name: Option<String>| -> Result<Option<StoreError>, StoreError> {
+            let Some(named) = name.and_then(|name| name.parse::<Named>().ok()) else { return Ok(None) };
+            let (file, store) = (files.path(named.id), store.clone());
+            match files.read(named.id).map_err(|reason| StoreError::Secret(file.clone(), reason))? {
+                Some(_) => Ok(None),
+                None => Ok(Some(StoreError::SecretGone { store, secret: named.to_string(), file })),
             }
+        };
+        if let Some(gone) = missing(in_force)? {
+            return Err(gone);
         }
+        let warning = missing(old)?.map(|gone| format!("if keys are not wrapped anew yet: {gone}"));
+        Ok(warning)
     }
 
     /// Reads the secrets that the store names, and are not in memory yet.
@@ -351,7 +366,8 @@ impl KeyStore {
     }
 
     /// Notes that a recovery file is on a disk: with a secret, and with the secret before if
-    /// `has_old`. Returns false and notes nothing if the secret is not in force.
+    /// `has_old`. Returns false and notes nothing if the secret is not in force. As long as there
+    /// is a secret before, every file has it.
     ///
     /// # Errors
     /// [`StoreError`] if the store is locked, or cannot be written.
@@ -362,7 +378,7 @@ impl KeyStore {
         if shred.in_force != Some(secret) {
             return Ok(false);
         }
-        let written = Written { secret, at: now(), has_old };
+        let written = Written { secret, at: now(), has_old: has_old || shred.old.is_some() };
         self.store.set_metadata(&[(RECOVERY, Some(&written.to_text()))])?;
         Ok(true)
     }

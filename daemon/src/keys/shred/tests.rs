@@ -398,6 +398,8 @@ fn the_store_knows_the_last_recovery_file() {
     let both = store.recovery().unwrap().unwrap();
     assert!(both.old.is_some() && note(&store, &both) && store.shred().unwrap().has_recovery());
     assert!(!note(&store, &first), "the secret is not in force");
+    // Somebody leaves out that the file has both: every file of this time has.
+    assert!(store.note_recovery(both.in_force.0, false).unwrap());
     make_final(&store);
     assert!(!store.shred().unwrap().has_recovery(), "the file has the secret that was erased");
     assert!(note(&store, &store.recovery().unwrap().unwrap()) && store.shred().unwrap().has_recovery());
@@ -462,6 +464,37 @@ fn a_store_of_the_format_before_has_its_blobs_wrapped() {
     assert_eq!(store.check().unwrap().total(), 0);
     assert_eq!(store.shred().unwrap().in_force.unwrap().number, 1);
     assert_eq!(store.is_dev().unwrap(), Some(false));
+}
+
+/// A permit is for one file: another one that takes its name is refused.
+#[test]
+fn a_permit_is_for_one_file() {
+    let (dir, store) = scene();
+    drop(store);
+    make_bare(dir.path());
+    let file = dir.path().join(FILE);
+    permit::give(&file).unwrap();
+    assert!(permit::is_given(&file));
+    let copy = dir.path().join("copy");
+    fs::copy(&file, &copy).unwrap();
+    fs::rename(&copy, &file).unwrap();
+    assert!(!permit::is_given(&file));
+    assert!(matches!(KeyStore::open(dir.path()), Err(StoreError::OldFormat(_, BARE_FORMAT))));
+}
+
+/// Somebody puts another file in the place of the store, before the store is unlocked.
+#[test]
+fn an_upgrade_replaces_no_other_file() {
+    let (dir, store) = scene();
+    drop(store);
+    make_bare(dir.path());
+    let file = dir.path().join(FILE);
+    permit::give(&file).unwrap();
+    let store = KeyStore::open(dir.path()).unwrap();
+    fs::rename(&file, dir.path().join("away")).unwrap();
+    fs::write(&file, "restored").unwrap();
+    assert!(matches!(store.unlock(&store_key(), None), Err(StoreError::Gone(_))));
+    assert_eq!(fs::read(&file).unwrap(), b"restored");
 }
 
 #[test]

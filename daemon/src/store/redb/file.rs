@@ -114,6 +114,10 @@ impl StoreFile {
     pub(crate) fn exchange(&self, new: File, at: &Path) -> Result<(), StoreError> {
         let failed = |reason| StoreError::Io(self.path.clone(), reason);
         let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        // Another file may have the name meanwhile, such as one that somebody has restored.
+        if !self.is_in_place() {
+            return Err(StoreError::Gone(self.path.clone()));
+        }
         let old = self.file.load_full();
         fs::rename(at, &self.path).map_err(failed)?;
         // From here on the new file is the store, whatever happens: who asks must not hear of the

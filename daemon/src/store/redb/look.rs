@@ -9,7 +9,7 @@ use super::file::FILE;
 use super::permit;
 use super::tables::META;
 use crate::ground::panics;
-use crate::store::metadata::{BARE_FORMAT, FORMAT, OLD_FORMAT, SECRET, WKID};
+use crate::store::metadata::{BARE_FORMAT, FORMAT, OLD_FORMAT, OLD_SECRET, OLD_UNUSED, SECRET, WKID};
 
 /// State of the key store in a state directory, as far as the user who asks may read the file.
 #[derive(Debug, Eq, PartialEq)]
@@ -23,14 +23,39 @@ pub(crate) enum Look {
     Used(Option<String>),
 }
 
-/// Number and id of the secret that wraps the blobs of the store. `None` if there is none, or if
-/// the store cannot be read, such as a store that is in use. Changes nothing.
-pub(crate) fn secret_of(state_dir: &Path) -> Option<String> {
+/// Names of the secrets that the next start needs, as far as a look tells.
+#[derive(Debug, Eq, PartialEq)]
+pub(crate) enum NamedSecrets {
+    /// No store, or a store that a daemon has open and sees to.
+    None,
+    /// The secret in force, and the one before if it may wrap blobs.
+    Known { in_force: Option<String>, old: Option<String> },
+    /// The store cannot be read without a change, such as after a daemon that was killed.
+    Unknown,
+}
+
+/// Finds the secrets of the store in a state directory, and changes nothing.
+pub(crate) fn secrets_of(state_dir: &Path) -> NamedSecrets {
+    let path = state_dir.join(FILE);
+    if path.metadata().map_or(true, |found| found.len() == 0) {
+        return NamedSecrets::None;
+    }
     let look = || -> Result<_, redb::Error> {
-        let meta = ReadOnlyDatabase::open(state_dir.join(FILE))?.begin_read()?.open_table(META)?;
-        Ok(meta.get(SECRET)?.map(|text| text.value().to_owned()))
+        let meta = ReadOnlyDatabase::open(&path)?.begin_read()?.open_table(META)?;
+        let text =
+            |name| -> Result<_, redb::Error> { Ok(meta.get(name)?.map(|text| text.value().to_owned())) };
+        let old = if text(OLD_UNUSED)?.is_none() { text(OLD_SECRET)? } else { None };
+        Ok(NamedSecrets::Known { in_force: text(SECRET)?, old })
     };
-    panics::caught(look).ok().and_then(Result::ok).flatten()
+    match panics::caught(look) {
+        Ok(Ok(known)) => known,
+        Ok(Err(redb::Error::DatabaseAlreadyOpen)) => NamedSecrets::None,
+        // The file of another user is that user's to check.
+        Ok(Err(redb::Error::Io(reason))) if reason.kind() == io::ErrorKind::PermissionDenied => {
+            NamedSecrets::None
+        }
+        _ => NamedSecrets::Unknown,
+    }
 }
 
 /// Finds the state of the store in a state directory, and changes nothing.

@@ -6,25 +6,32 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use crate::ground::ownership;
+use crate::ground::replace::replace;
 use crate::store::StoreError;
-use crate::store::error::refused;
 
-/// Permits the migration of a store.
+/// Permits the migration of a store: of the file that has its name now, and of no other one.
 ///
 /// # Errors
-/// [`StoreError`] if the file cannot be made.
+/// [`StoreError`] if the permit cannot be written.
 pub(crate) fn give(store: &Path) -> Result<(), StoreError> {
     let path = store.with_extension(PERMIT);
-    ownership::make_file(&path).map_err(|error| refused(&path, error))?;
-    sync(store).map_err(|reason| StoreError::Io(path, reason))
+    let file = name_of(store).map_err(|reason| StoreError::Io(store.to_owned(), reason))?;
+    replace(&path, file.as_bytes(), 0o600).map_err(|reason| StoreError::Io(path, reason))
 }
 
-/// True if an administrator has permitted the migration of a store.
+/// True if an administrator has permitted the migration of the file of a store.
 pub(crate) fn is_given(store: &Path) -> bool {
-    store.with_extension(PERMIT).symlink_metadata().is_ok()
+    let permitted = fs::read_to_string(store.with_extension(PERMIT));
+    permitted.is_ok_and(|permitted| name_of(store).is_ok_and(|file| file == permitted))
+}
+
+/// Name by which a file is told from another one at the same path.
+fn name_of(store: &Path) -> io::Result<String> {
+    let found = store.metadata()?;
+    Ok(format!("{} {}\n", found.dev(), found.ino()))
 }
 
 /// Ends the permit, if there is one.
