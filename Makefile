@@ -86,6 +86,7 @@ soak: install-test
 	done
 	KEYWARD_SOAK=1 $(CARGO) test --release --workspace --test daemon -- real_key_exchanges a_killed_unit --nocapture
 	KEYWARD_SOAK=1 $(CARGO) test --release --workspace --test daemon -- kill_9_under_load --nocapture
+	KEYWARD_SOAK=1 $(CARGO) test --release --workspace --test daemon -- many_keys_are_wrapped_anew --nocapture
 	KEYWARD_SOAK=1 $(CARGO) test --release --workspace --test soak -- --nocapture
 	@$(LEFT_OUT)
 	CARGO="$(CARGO)" .ci/fuzz $(FUZZ_SECONDS)

@@ -52,6 +52,8 @@ pub(crate) struct Daemon {
     not_final: ArcSwapOption<String>,
     /// Reason why the file of a shred secret is not right, if there is one.
     secrets: ArcSwapOption<String>,
+    /// Files of the unit server that are not in force, if there are any.
+    unit_files: ArcSwapOption<String>,
     pub(crate) shredding: Shredding,
     config: ArcSwap<Config>,
     /// File of the configuration, if there is one.
@@ -95,6 +97,7 @@ impl Daemon {
             unit_state: ArcSwapOption::empty(),
             not_final: ArcSwapOption::empty(),
             secrets: ArcSwapOption::empty(),
+            unit_files: ArcSwapOption::empty(),
             shredding: Shredding::default(),
             config: ArcSwap::from_pointee(Config::default()),
             config_file: None,
@@ -143,6 +146,11 @@ impl Daemon {
     /// Sets the reason why the file with the state of the embedded unit is not right.
     pub(crate) fn set_unit_state(&self, problem: Option<String>) {
         note_problem(&self.unit_state, problem);
+    }
+
+    /// Sets the files of the unit server that are not in force.
+    pub(crate) fn set_unit_files(&self, problem: Option<String>) {
+        note_problem(&self.unit_files, problem);
     }
 
     /// Sets the reason why purges are not made final.
@@ -341,7 +349,7 @@ impl Daemon {
             format!("{count} keys are compromised, disabled or deleted in the running daemon alone, because {why}: {first}; {until}, and a restart before that loses them")
         });
         let unusable = self.unusable_keys.load().as_ref().map(|problem| problem.to_string());
-        let noted = [&self.next_start, &self.unit_state, &self.not_final, &self.secrets];
+        let noted = [&self.next_start, &self.unit_state, &self.not_final, &self.secrets, &self.unit_files];
         let noted = noted.into_iter().filter_map(|problem| Some(problem.load_full()?.to_string()));
         unusable.into_iter().chain(pending).chain(noted).collect()
     }

@@ -1,5 +1,7 @@
 //! Answers about purges and the recovery file in JSON, for the daemon and for the client.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use crate::daemon::Daemon;
@@ -8,12 +10,15 @@ use crate::keys::StoreError;
 use crate::keys::shred::Shred;
 
 /// Whether keys that were destroyed can come back from copies of the key store.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct PurgesView {
     /// False until every other key is wrapped by a new secret, and the old secret is erased.
     pub(crate) r#final: bool,
     /// Number of keys that are left to wrap.
     pub(crate) keys_left: u64,
+    /// Files in the state directory by which copies open that a purge does not reach.
+    #[serde(default)]
+    pub(crate) leftovers: Vec<PathBuf>,
 }
 
 impl PurgesView {
@@ -23,7 +28,7 @@ impl PurgesView {
             (false, Some(left)) => left,
             (false, None) => daemon.keys.count().await?,
         };
-        Ok(Self { r#final: shred.is_final(), keys_left })
+        Ok(Self { r#final: shred.is_final(), keys_left, leftovers: daemon.keys.leftovers().await? })
     }
 }
 
@@ -34,6 +39,9 @@ pub(crate) struct RecoveryView {
     pub(crate) secret: String,
     /// True if the last recovery file has the secret in force and no other.
     pub(crate) current: bool,
+    /// True if the last recovery file has the secret in force, and one that was erased since.
+    #[serde(default)]
+    pub(crate) has_erased: bool,
     /// Time when the last recovery file was made, in seconds since 1970; none if none was made.
     pub(crate) written: Option<u64>,
 }
@@ -53,19 +61,25 @@ impl RecoveryView {
         Some(Self {
             secret: shred.in_force?.to_string(),
             current: shred.has_recovery(),
+            has_erased: !shred.has_recovery()
+                && shred.recovery.is_some_and(|written| Some(written.secret) == shred.in_force),
             written: shred.recovery.map(|written| written.at),
         })
     }
 
     /// Warning for a person, if a loss of the state directory would lose the keys.
     pub(crate) fn warning(&self) -> Option<String> {
-        let why = match (self.current, self.written) {
-            (true, _) => return None,
-            (false, None) => "there is no recovery file".to_owned(),
-            (false, Some(at)) => {
-                format!("the recovery file of {} does not have the present secret alone", time(at))
+        const LOSS: &str = "without the state directory, a backup of the key store of now does not open";
+        Some(match (self.current, self.has_erased, self.written) {
+            (true, ..) => return None,
+            (false, _, None) => format!("no recovery file is known: {LOSS}"),
+            (false, true, Some(at)) => format!(
+                "the recovery file of {} also has a secret that was erased since, by which purged keys open in old copies: make another one, and destroy that one",
+                time(at)
+            ),
+            (false, false, Some(at)) => {
+                format!("the recovery file of {} has the secret of before a purge: {LOSS}", time(at))
             }
-        };
-        Some(format!("{why}: without the state directory, no backup of the key store opens"))
+        })
     }
 }

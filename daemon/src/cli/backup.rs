@@ -150,7 +150,8 @@ fn make(file: &Path, client: &Client) -> Result<(), Failure> {
     let secret_of = |status: &StatusView| status.recovery.as_ref().map(|recovery| recovery.secret.clone());
     // If it changed meanwhile, the copy may need either.
     let secret = secret_of(&status).filter(|_| secret_of(&before) == secret_of(&status));
-    let is_final = [&before, &status].iter().all(|one| one.purges.is_none_or(|purges| purges.r#final));
+    let is_final =
+        [&before, &status].iter().all(|one| one.purges.as_ref().is_none_or(|purges| purges.r#final));
     let master_key = status.backends.iter().find(|backend| backend.name == crate::config::EMBEDDED);
     let master_key = master_key.and_then(|backend| backend.wkid.clone());
     if client.json {

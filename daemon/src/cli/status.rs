@@ -1,11 +1,13 @@
 //! `keyward status`: the state of the daemon in a few lines.
 
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 
 use super::client::Client;
 use super::failure::Failure;
+use super::key::for_daemon;
 use super::output::{print, print_json};
 use crate::admin::api::{MeasureView, StatusView};
 use crate::admin::client::AdminClient;
@@ -26,14 +28,14 @@ impl Status {
         if self.client.json {
             print_json(&status)?;
         } else {
-            print(&text(&status))?;
+            print(&text(&status, &self.client.runtime_dir))?;
         }
         let is_well = problems(&status).is_empty() && status.backends.iter().all(|backend| backend.ready);
         if is_well { Ok(()) } else { Err(Failure::silent(PROBLEM)) }
     }
 }
 
-fn text(status: &StatusView) -> String {
+fn text(status: &StatusView, runtime_dir: &Path) -> String {
     let StatusView { version, pid, uptime_seconds, keys, grants, connections, .. } = status;
     let up = humantime::format_duration(core::time::Duration::from_secs(*uptime_seconds));
     let mut text = format!(
@@ -67,7 +69,11 @@ fn text(status: &StatusView) -> String {
         let label = if *in_force { "confined" } else { "unconfined" };
         text += &format!("{label:<12}{measure}: {detail}\n");
     }
-    if let Some(purges) = status.purges.filter(|purges| !purges.r#final) {
+    for path in status.purges.iter().flat_map(|purges| &purges.leftovers) {
+        let path = path.display();
+        text += &format!("purges      do not reach copies of before, as long as there is {path}\n");
+    }
+    if let Some(purges) = status.purges.as_ref().filter(|purges| !purges.r#final) {
         text += &match purges.keys_left {
             0 => "purges      not final: no key is left to wrap anew, but a file cannot be written yet\n"
                 .to_owned(),
@@ -75,7 +81,8 @@ fn text(status: &StatusView) -> String {
         };
     }
     if let Some(warning) = status.recovery_warning() {
-        text += &format!("recovery    {warning}; run: keyward backup --recovery FILE\n");
+        let command = for_daemon("keyward backup --recovery FILE".into(), runtime_dir);
+        text += &format!("recovery    {warning}; run: {command}\n");
     }
     for setting in &status.waiting_for_restart {
         text += &format!("restart     needed for {setting}\n");

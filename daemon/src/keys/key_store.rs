@@ -131,6 +131,11 @@ impl KeyStore {
         self.store.problem()
     }
 
+    /// True if the file is gone, or another file has its name.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.store.is_gone()
+    }
+
     /// The key of a label.
     pub(crate) fn get(&self, label: &Label) -> Result<Option<Key>, StoreError> {
         match self.is_open.load(Ordering::Acquire) {

@@ -372,6 +372,11 @@ impl Keys {
         self.in_store(|store| Ok(store.problem())).await.unwrap_or_else(|error| Some(error.to_string()))
     }
 
+    /// True if the next start would not find the store: only the running daemon has the keys.
+    pub(crate) async fn is_gone(&self) -> bool {
+        self.in_store(|store| Ok(store.is_gone())).await.unwrap_or(false)
+    }
+
     /// The alterations of the store that are known. Never waits for the disk.
     pub(crate) fn altered(&self) -> Altered {
         self.store.known_altered()

@@ -184,6 +184,11 @@ pub(super) async fn begin<'a>(
     if action == Action::SealUnit {
         begun.is_urgent = daemon.backends.embedded().is_some_and(|embedded| !embedded.unit().is_sealed());
     }
+    // The running daemon is the only one that has the keys, and nothing can be recorded beside a
+    // store whose directory is gone.
+    if matches!(action, Action::Backup | Action::CopySecret) && daemon.keys.is_gone().await {
+        begun.is_urgent = true;
+    }
     // Without a key that can be read, the act itself fails.
     if let (Some((verb, state)), Some(label)) = (action.stop(), label) {
         // Before the key is read, which another act may stop meanwhile.
@@ -350,6 +355,8 @@ pub(super) enum Act<'a> {
     /// The keys are wrapped by another shred secret now, and the one before is erased.
     EraseSecret {
         erased: Option<Named>,
+        /// Ids of secrets of other stores, such as one that was moved away.
+        others: Vec<String>,
         in_force: Option<Named>,
     },
     /// `wkid` is the new master key, `keys` the number of keys that it wraps.
@@ -403,9 +410,9 @@ fn details(act: &Act<'_>) -> Map<String, Value> {
             let old = old.as_ref().map(|(named, _)| named.to_string());
             json!({ "secret": in_force.0.to_string(), "old": old })
         }
-        Act::EraseSecret { erased, in_force } => {
+        Act::EraseSecret { erased, others, in_force } => {
             let [erased, secret] = [erased, in_force].map(|named| named.map(|named| named.to_string()));
-            json!({ "erased": erased, "secret": secret })
+            json!({ "erased": erased, "others": others, "secret": secret })
         }
         Act::FinishRewrap { backend, wkid, keys } => {
             json!({ "backend": backend, "wkid": wkid.to_string(), "keys": keys })
@@ -490,10 +497,11 @@ fn log(act: &Act<'_>, action: Action, label: Option<&Label>, version: Option<u32
         }
         Act::Destroy => tracing::info!(key, uid, pid, role, "key destroyed"),
         Act::Detach => tracing::info!(key, version, uid, pid, role, "certificate detached"),
-        Act::EraseSecret { erased, in_force } => {
+        Act::EraseSecret { erased, ref others, in_force } => {
             let [erased, secret] = [erased, in_force].map(|named| named.map(|named| named.to_string()));
             tracing::info!(
                 erased,
+                ?others,
                 secret,
                 uid,
                 pid,

@@ -49,8 +49,10 @@ async fn make_final(daemon: &Daemon) -> Result<(), Error> {
         }
         let shred = daemon.keys.shred().await?;
         let begun = begin(daemon, Actor::Daemon, Action::EraseSecret, None).await?;
-        begun.result(daemon.keys.erase_old_secret().await).await?;
-        begun.done(Act::EraseSecret { erased: shred.old, in_force: shred.in_force }, None).await?;
+        let others = begun.result(daemon.keys.erase_old_secret().await).await?;
+        let others = others.iter().map(ToString::to_string).collect();
+        let act = Act::EraseSecret { erased: shred.old, others, in_force: shred.in_force };
+        begun.done(act, None).await?;
     }
     Ok(())
 }

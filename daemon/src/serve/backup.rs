@@ -333,7 +333,7 @@ impl fmt::Display for MissingSecret {
         let age = match has.number.cmp(&needed.number) {
             Ordering::Less => "older: it was made before a purge that the store has seen",
             Ordering::Equal => "of another store, or of a store that went on from another copy",
-            Ordering::Greater => "newer: it was made after a purge that is not final in the store",
+            Ordering::Greater => "newer: it was made after a later purge",
         };
         write!(
             f,
@@ -365,7 +365,7 @@ pub(crate) enum BackupError {
     #[error("{} is not a copy of a key store: it is empty", .0.display())]
     Empty(PathBuf),
     #[error(
-        "cannot restore: there is a key store with keys, {}; to replace it, stop the daemon and move the store away: mv {} {}.before", .0.display(), quoted(.0), quoted(.0)
+        "cannot restore: there is a key store with keys, {}; to replace it, make a recovery file of it (keyward backup --recovery FILE), without which it does not open after the next purge, then stop the daemon and move the store away: mv {} {}.before", .0.display(), quoted(.0), quoted(.0)
     )]
     InTheWay(PathBuf),
     #[error("the master key and the copy {} do not belong together: {}", .0.display(), .1)]

@@ -7,6 +7,7 @@ use std::{env, fs, io};
 use keyward_unit::Unit;
 use nix::unistd::{Uid, User};
 
+use crate::admin::client::AdminClient;
 use crate::backend::host_secrets;
 use crate::config::Config;
 use crate::ground::hardening;
@@ -46,8 +47,15 @@ pub(crate) fn migrate(options: &Options) -> Result<String, ServeError> {
             finish(&file);
             return Ok(format!("the key store {} has the format of this version already\n", file.display()));
         }
-        // Only the daemon can read the format. A permit that is not needed ends at the next start.
+        // Only the daemon can read the format. A daemon of this format says how its purges are.
         Err(StoreError::InUse(_)) => {
+            let status = AdminClient::new(&options.runtime_dir).and_then(|admin| admin.status());
+            if status.is_ok_and(|status| status.purges.is_some()) {
+                return Ok(format!(
+                    "the key store {} has the format of this version already\n",
+                    file.display()
+                ));
+            }
             let in_use = "a daemon has the key store open, so its format was not checked; ";
             return permitted(&file, in_use.into());
         }

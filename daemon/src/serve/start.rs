@@ -281,6 +281,8 @@ impl Server<'_> {
             Some(server) => server.reload().await,
             None => Vec::new(),
         };
+        let joined = Some(problems.join("; ")).filter(|joined| !joined.is_empty());
+        self.peers.daemon.set_unit_files(joined);
         let mut reloaded = reload(&self.peers, self.options, &self.at_start, &self.log).await;
         if let Err(error) = accept(&self.peers, sockets.reopen(), tasks, stop) {
             tracing::error!("cannot listen on a socket that was bound again: {error}");

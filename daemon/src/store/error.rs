@@ -40,7 +40,7 @@ pub enum StoreError {
     Format(PathBuf, String),
     /// The file has lost its name, or another file has the name.
     #[error(
-        "the key store {} is gone, or another file is in its place: nothing is written, because changes would be lost; copy the keys from the running daemon with keyward backup FILE, stop the daemon, and restore the keys with keyward restore FILE", .0.display()
+        "the key store {} is gone, or another file is in its place: nothing is written, because changes would be lost; if the file or its directory was moved, move it back; otherwise copy the keys from the running daemon, which has them as long as it runs: keyward backup FILE, and keyward backup --recovery OTHER; then stop the daemon, and run: keyward restore FILE --recovery OTHER", .0.display()
     )]
     Gone(PathBuf),
     /// Another process has the file open.

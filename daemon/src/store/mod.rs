@@ -32,7 +32,7 @@ use serde::Deserialize;
 
 pub(crate) use self::redb::look::{Look, NamedSecrets, look, secrets_of};
 pub(crate) use self::redb::migrate::{
-    Format, Migrated, MigrationError, OldStore, finish, migrated_before, was_migrated,
+    Format, Migrated, MigrationError, OldStore, copy_of_migration, finish, migrated_before, was_migrated,
 };
 pub(crate) use self::redb::permit;
 pub(crate) use self::redb::{FILE, RedbStore};
@@ -146,6 +146,9 @@ pub(crate) trait Store: Send + Sync {
 
     /// Reason why records are missing that were here before, or why a change would be lost.
     fn problem(&self) -> Option<String>;
+
+    /// True if the next start would not find the store.
+    fn is_gone(&self) -> bool;
 
     /// Writes the store as it is at one moment into an empty file, which is a store itself.
     /// Changes go on meanwhile. Returns the number of records.

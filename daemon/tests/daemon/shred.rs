@@ -221,12 +221,12 @@ fn a_daemon_without_its_secret_asks_for_the_recovery_file() {
     daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
     let text = daemon.succeed(&["status"]);
     assert!(
-        text.contains("there is no recovery file") && text.contains("keyward backup --recovery FILE"),
+        text.contains("no recovery file is known") && text.contains("keyward backup --recovery FILE"),
         "{text}"
     );
     // A client that reads the secret, and does not say that there is a file.
     assert!(daemon.http("GET", "/v1/recovery", "").unwrap().1.starts_with("keyward recovery file 1"));
-    assert!(daemon.succeed(&["status"]).contains("there is no recovery file"));
+    assert!(daemon.succeed(&["status"]).contains("no recovery file is known"));
     for (secret, expected) in [("1 0123456789abcdef", 409), ("1", 400)] {
         let note = format!(r#"{{"secret": "{secret}", "has_old": false}}"#);
         assert_eq!(daemon.http("POST", "/v1/recovery", &note).unwrap().0, expected);
@@ -319,6 +319,50 @@ fn a_daemon_without_its_secret_asks_for_the_recovery_file() {
     fs::remove_file(daemon.path("state/keys.redb")).unwrap();
     let (status, line) = failure_of(&restore(&daemon, &["--recovery", &recovery], "state"));
     assert!(status == 66 && line.contains("restore COPY --recovery FILE"), "{status} {line}");
+}
+
+/// Only the running daemon has the keys: nobody else can save them, even without an audit trail.
+#[test]
+fn keys_are_saved_when_the_state_directory_is_gone() {
+    let mut daemon = Daemon::production(&[("*", "tls-server")]);
+    daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
+    fs::rename(daemon.path("state"), daemon.path("away")).unwrap();
+    fs::remove_dir_all(daemon.path("away/shred")).unwrap();
+    let [copy, recovery] = ["copy", "recovery"].map(|name| daemon.path(name).display().to_string());
+    daemon.succeed(&["backup", &copy]);
+    let (_, line) = daemon.fail(&["backup", "--recovery", &recovery]);
+    assert!(line.contains("is written, but cannot tell the daemon"), "{line}");
+    daemon.end(Signal::TERM);
+    let _ = fs::remove_dir_all(daemon.path("state"));
+    let output = restore(&daemon, &[&copy, "--recovery", &recovery], "state");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    fs::rename(daemon.path("away/unit"), daemon.path("state/unit")).unwrap();
+    daemon.start(&[]);
+    assert_eq!(daemon.outcome("shop", &certificate_verify()), Outcome::Done);
+}
+
+/// Files by which purged keys come back from old copies are said, though the purge is final.
+#[test]
+fn the_status_names_what_a_purge_does_not_reach() {
+    let daemon = Daemon::production(&[("*", "tls-server")]);
+    for label in ["shop", "purged"] {
+        daemon.succeed(&["key", "generate", label, "--type", "p256"]);
+    }
+    let old = secrets(&daemon).pop().unwrap();
+    let bytes = fs::read(daemon.path("state/shred").join(&old)).unwrap();
+    let copy = daemon.path("state/keys.redb.before-format-2");
+    fs::write(&copy, "of before").unwrap();
+    assert!(!daemon.succeed(&["status"]).contains("do not reach"));
+    daemon.destroy("purged");
+    await_final(&daemon);
+    // As an old copy of the directory brings it back.
+    fs::write(daemon.path("state/shred").join(&old), bytes).unwrap();
+    let told = daemon.succeed(&["status"]);
+    for path in [daemon.path("state/shred").join(&old), copy] {
+        let line =
+            format!("purges      do not reach copies of before, as long as there is {}", path.display());
+        assert!(told.contains(&line), "{told}");
+    }
 }
 
 /// Without room for a new secret, the key is destroyed, and the purge waits and says so.

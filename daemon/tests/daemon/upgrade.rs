@@ -250,9 +250,13 @@ fn a_daemon_does_not_execute_a_program_that_would_not_start() {
         let output = check.env("KEYWARD_RUNNING_FORMAT", format).output().unwrap();
         assert_eq!(output.status.success(), is_known, "{format}: {output:?}");
     }
-    // A permit can be given while the daemon of an earlier version runs.
+    // A daemon of this version has no store to migrate.
     let migrate = daemon.serve(&["--dev", "--migrate-store"]).output().unwrap();
-    assert!(String::from_utf8(migrate.stdout).unwrap().contains("was not checked; permitted"));
+    assert!(String::from_utf8(migrate.stdout).unwrap().contains("has the format of this version already"));
+    // The permit for the file, as for a daemon of an earlier version.
+    let file = fs::metadata(daemon.path("state/keys.redb")).unwrap();
+    let permit = format!("{} {}\n", file.dev(), file.ino());
+    fs::write(daemon.path("state/keys.redb.migrate"), permit).unwrap();
     let mut check = daemon.serve(&["--dev", "--check-config"]);
     assert!(check.env("KEYWARD_RUNNING_FORMAT", "2").output().unwrap().status.success());
     daemon.signal(Signal::USR2);

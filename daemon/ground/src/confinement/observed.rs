@@ -129,7 +129,7 @@ fn network(confined: Option<&Confined>) -> Measure {
     let ports = confined.map(|confined| confined.needs.ports.iter().map(u16::to_string).collect::<Vec<_>>());
     let ports = ports.unwrap_or_default().join(", ");
     let (in_force, detail) = match (tcp, udp) {
-        (false, false) => (true, "no network sockets".to_owned()),
+        (false, false) => (true, "no new network sockets".to_owned()),
         (true, false) if restricts_ports => (true, format!("only TCP connections to the ports {ports}")),
         (true, false) => (
             false,

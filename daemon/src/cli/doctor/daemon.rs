@@ -11,6 +11,7 @@ use super::expiry;
 use super::finding::Finding;
 use crate::admin::api::{BackendView, MeasureView, StatusView, UnitView};
 use crate::admin::client::{AdminClient, AdminClientError};
+use crate::cli::key::for_daemon;
 use crate::cli::output::{from_now, time};
 use crate::ground::opening::described;
 
@@ -81,8 +82,20 @@ pub(super) fn check(
         findings.push(Finding::fail(KEY_STORE, problem, advice));
     }
     if let Some(warning) = status.recovery_warning() {
-        let fix = "keep a recovery file apart from the backups: keyward backup --recovery FILE";
+        let command = for_daemon("keyward backup --recovery FILE".into(), runtime_dir);
+        let fix = format!("keep a recovery file apart from the backups: {command}");
         findings.push(Finding::warn(KEY_STORE, warning, fix));
+    }
+    for path in status.purges.iter().flat_map(|purges| &purges.leftovers) {
+        findings.push(Finding::warn(
+            KEY_STORE,
+            format!("purged keys can come back from copies of before, as long as there is {}", path.display()),
+            "see docs/key-store.md; the next purge erases other secrets; remove the copy of a migration yourself",
+        ));
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    for problem in status.audit.iter().flat_map(|audit| audit.problems(now)) {
+        findings.push(Finding::fail("audit trail", problem, "docs/audit.md describes what to do"));
     }
     if status.keys == 0 && status.grants > 0 && status.problems.is_empty() {
         findings.push(Finding::warn(

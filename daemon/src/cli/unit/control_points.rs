@@ -8,6 +8,7 @@ use serde_json::json;
 use super::issue::Issue;
 use crate::cli::failure::Failure;
 use crate::cli::output::{print, print_json};
+use crate::ground::exit;
 
 #[derive(Args, Debug)]
 pub(in crate::cli) struct ControlPoints {
@@ -21,6 +22,16 @@ pub(in crate::cli) struct ControlPoints {
 impl ControlPoints {
     pub(super) fn run(self) -> Result<(), Failure> {
         let Some(profile) = self.set else { return self.show() };
+        // As long as nobody owns the unit, its command line decides.
+        if let Ok(unit) = self.issue.admin().and_then(|admin| Ok(admin.unit()?))
+            && unit.serves_grep11
+            && !unit.owned
+        {
+            let why = format!(
+                "cannot set the control points: nobody owns the unit, so its command line decides; start it again with: keyward unit serve --control-points {profile}"
+            );
+            return Err(Failure::new(exit::CANNOT_CREATE, why));
+        }
         let done = self
             .issue
             .issue("cannot set the control points", |_| Ok(Instruction::SetControlPoints(profile)))?;

@@ -25,6 +25,7 @@ fn refusal(unit: &OwnedUnitView, instruction: &Instruction) -> Option<Refusal> {
             return (!can_own(administrators, *thresholds)).then_some(Refusal::Owners);
         }
         (true, Instruction::Claim { .. }) => return Some(Refusal::Owned),
+        (_, Instruction::SetControlPoints(_)) if !unit.serves_grep11 => return Some(Refusal::ServesTls),
         (false, _) => return Some(Refusal::Unowned),
         (true, _) => {}
     }
@@ -46,7 +47,6 @@ fn refusal(unit: &OwnedUnitView, instruction: &Instruction) -> Option<Refusal> {
         Instruction::SetThresholds(asked) if !can_reach(*asked, administrators) => {
             Some(Refusal::Thresholds { asked: *asked, administrators })
         }
-        Instruction::SetControlPoints(_) if !unit.serves_grep11 => Some(Refusal::ServesTls),
         Instruction::SetControlPoints(_) if unit.current.state == "empty" => Some(Refusal::WithoutMasterKey),
         Instruction::Commit(pattern) if unit.new.state == "committed" && has(&unit.new) == Some(*pattern) => {
             Some(Refusal::AlreadyCommitted)

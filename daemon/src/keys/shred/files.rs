@@ -115,24 +115,33 @@ impl SecretFiles {
     }
 
     /// Erases the files of all secrets but one, also files that are not complete. Leaves files of
-    /// other names.
+    /// other names. Returns the secrets that were erased.
     ///
     /// # Errors
     /// The error of the system.
-    pub(crate) fn erase_all_but(&self, kept: Option<SecretId>) -> io::Result<()> {
+    pub(crate) fn erase_all_but(&self, kept: Option<SecretId>) -> io::Result<Vec<SecretId>> {
+        let others = self.all_but(kept)?;
+        others.iter().try_for_each(|id| self.erase(*id))?;
+        Ok(others)
+    }
+
+    /// The secrets that have a file, without one of them.
+    ///
+    /// # Errors
+    /// The error of the system.
+    pub(crate) fn all_but(&self, known: Option<SecretId>) -> io::Result<Vec<SecretId>> {
         let entries = match std::fs::read_dir(&self.directory) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries?,
         };
+        let mut others = Vec::new();
         for entry in entries {
             let name = entry?.file_name();
             let name = name.to_str().unwrap_or_default();
             let id = name.strip_suffix(PART).unwrap_or(name).parse().ok();
-            if let Some(id) = id.filter(|id| Some(*id) != kept) {
-                self.erase(id)?;
-            }
+            others.extend(id.filter(|id| Some(*id) != known && !others.contains(id)));
         }
-        Ok(())
+        Ok(others)
     }
 
     /// Makes the directory, unless it exists.

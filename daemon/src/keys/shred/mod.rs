@@ -20,7 +20,7 @@ mod recovery;
 mod secret;
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 pub(crate) use files::SecretFiles;
@@ -31,7 +31,7 @@ pub(crate) use secret::{Named, Place, SecretId, Secrets, ShredSecret};
 use super::{KeyStore, Keys, StoreError, StoreKey, now, record};
 use crate::ground::ownership::Owners;
 use crate::store::metadata::{DESTROYED, NEW_SECRET, OLD_SECRET, OLD_UNUSED, RECOVERY, SECRET, YES};
-use crate::store::{LISTS, NamedSecrets, RedbStore, SECRETS, Upgrade, secrets_of};
+use crate::store::{LISTS, NamedSecrets, RedbStore, SECRETS, Upgrade, copy_of_migration, secrets_of};
 
 /// State of the shred secrets, as the store names them.
 #[derive(Clone, Copy, Debug, Default)]
@@ -295,13 +295,14 @@ impl KeyStore {
         self.store.rewrite(list, &rewrite)?.ok_or_else(|| StoreError::UnlistedKeys(self.path().to_owned()))
     }
 
-    /// Erases the old secret, after all lists were wrapped anew. Does nothing if there is none.
+    /// Erases the old secret, after all lists were wrapped anew, and all secrets of other stores.
+    /// Returns the secrets of other stores. Does nothing if there is no old secret.
     ///
     /// # Errors
     /// [`StoreError::Secret`] if the file cannot be removed; errors of the store.
-    pub(crate) fn erase_old_secret(&self) -> Result<(), StoreError> {
+    pub(crate) fn erase_old_secret(&self) -> Result<Vec<SecretId>, StoreError> {
         let files = self.secret_files();
-        let Some(old) = self.shred()?.old else { return Ok(()) };
+        let Some(old) = self.shred()?.old else { return Ok(Vec::new()) };
         // An altered record may have a blob under it for ever. No start needs the secret for that.
         self.store.set_metadata(&[(OLD_UNUSED, Some(YES))])?;
         self.change_secrets(|secrets| secrets.retain(|secret| secret.id() != old.id));
@@ -309,8 +310,24 @@ impl KeyStore {
         files.erase(old.id).map_err(failed)?;
         // Others are of stores that were here before: copies of them may have a purged key.
         let in_force = self.shred()?.in_force.map(|named| named.id);
-        files.erase_all_but(in_force).map_err(failed)?;
-        self.store.set_metadata(&[(OLD_SECRET, None), (OLD_UNUSED, None)])
+        let others = files.erase_all_but(in_force).map_err(failed)?;
+        self.store.set_metadata(&[(OLD_SECRET, None), (OLD_UNUSED, None)])?;
+        Ok(others)
+    }
+
+    /// Files in the state directory by which copies open that a purge does not reach: other
+    /// secrets, and the copy of a migration. None before the first purge.
+    pub(crate) fn leftovers(&self) -> Result<Vec<PathBuf>, StoreError> {
+        let files = self.secret_files();
+        let Shred { in_force, old, .. } = self.shred()?;
+        if old.is_some() || in_force.is_none_or(|named| named.number < 2) {
+            return Ok(Vec::new());
+        }
+        let failed = |reason| StoreError::Secret(files.directory().to_owned(), reason);
+        let others = files.all_but(in_force.map(|named| named.id)).map_err(failed)?;
+        let others = others.into_iter().map(|id| files.path(id));
+        let copy = copy_of_migration(self.path());
+        Ok(others.chain(Some(copy).filter(|copy| copy.symlink_metadata().is_ok())).collect())
     }
 
     /// True if blobs need the old secret.
@@ -457,8 +474,16 @@ impl Keys {
     ///
     /// # Errors
     /// See there.
-    pub(crate) async fn erase_old_secret(&self) -> Result<(), StoreError> {
+    pub(crate) async fn erase_old_secret(&self) -> Result<Vec<SecretId>, StoreError> {
         self.in_store(KeyStore::erase_old_secret).await
+    }
+
+    /// Does what [`KeyStore::leftovers`] does.
+    ///
+    /// # Errors
+    /// See there.
+    pub(crate) async fn leftovers(&self) -> Result<Vec<PathBuf>, StoreError> {
+        self.in_store(KeyStore::leftovers).await
     }
 
     /// Does what [`KeyStore::mend_secrets`] does.

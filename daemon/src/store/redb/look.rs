@@ -49,12 +49,10 @@ pub(crate) fn secrets_of(state_dir: &Path) -> NamedSecrets {
     };
     match panics::caught(look) {
         Ok(Ok(known)) => known,
-        Ok(Err(redb::Error::DatabaseAlreadyOpen)) => NamedSecrets::None,
-        // The file of another user is that user's to check.
-        Ok(Err(redb::Error::Io(reason))) if reason.kind() == io::ErrorKind::PermissionDenied => {
-            NamedSecrets::None
-        }
-        _ => NamedSecrets::Unknown,
+        // A file that was not closed needs a repair, which writes.
+        Ok(Err(redb::Error::RepairAborted)) => NamedSecrets::Unknown,
+        // A damaged file, or one of another user: the start says more.
+        _ => NamedSecrets::None,
     }
 }
 

@@ -218,6 +218,11 @@ impl OldStore {
     }
 }
 
+/// Path of the copy that a migration makes.
+pub(crate) fn copy_of_migration(store: &Path) -> PathBuf {
+    store.with_extension(COPY)
+}
+
 /// True if a file has the name that the copy of a migrated store gets.
 pub(crate) fn was_migrated(store: &Path) -> bool {
     store.with_extension(COPY).symlink_metadata().is_ok()

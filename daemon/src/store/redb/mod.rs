@@ -467,8 +467,12 @@ impl Store for RedbStore {
         })
     }
 
+    fn is_gone(&self) -> bool {
+        !self.file.is_in_place()
+    }
+
     fn problem(&self) -> Option<String> {
-        if !self.file.is_in_place() {
+        if self.is_gone() {
             return Some(self.gone().to_string());
         }
         let noted = lock(&self.witness).clone()?;
