@@ -1,6 +1,5 @@
 //! `keyward csr`: a certificate request, signed in the crypto unit.
 
-mod request;
 mod san;
 mod subject;
 
@@ -19,6 +18,7 @@ use super::output::{print, print_json};
 use crate::admin::api::{KeyView, MAX_KEY_FILE};
 use crate::admin::client::AdminClient;
 use crate::ground::exit;
+use crate::keys::certificates::request;
 use san::San;
 use subject::Subject;
 
@@ -82,7 +82,10 @@ impl Csr {
             spki.ok_or_else(|| Failure::new(exit::SOFTWARE, "the daemon sent an unknown public key"))?;
 
         let too_long = |_| Failure::new(exit::DATA, "it would be too long; give fewer names");
-        let info = request::info(self.subject.as_ref(), &self.names, &spki).map_err(too_long)?;
+        let subject = self.subject.as_ref().map(Subject::to_name).transpose().map_err(too_long)?;
+        let names =
+            self.names.iter().map(San::to_general_name).collect::<Result<_, _>>().map_err(too_long)?;
+        let info = request::info(subject, names, &spki).map_err(too_long)?;
         let signed_part = info.to_der().map_err(too_long)?;
         if signed_part.len() > MAX_KEY_FILE {
             let length = signed_part.len();
@@ -121,5 +124,28 @@ impl Csr {
             exit::NO_PERMISSION,
             format_args!("the uses of the key are {uses}, without csr; allow it: {how}"),
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::purpose::{Purpose, classify};
+
+    /// An Ed25519 key with an arbitrary point.
+    fn spki() -> Vec<u8> {
+        let header = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
+        [&header[..], &[7; 32]].concat()
+    }
+
+    #[test]
+    fn the_daemon_recognises_the_request() {
+        let subject: Subject = "CN=shop.example,O=Shop+OU=Web".parse().unwrap();
+        let names: Vec<San> = ["shop.example", "192.0.2.1"].map(|name| name.parse().unwrap()).into();
+        for (subject, names) in [(Some(&subject), &names[..]), (Some(&subject), &[]), (None, &names)] {
+            let names = names.iter().map(|name| name.to_general_name().unwrap()).collect();
+            let info = request::info(subject.map(|subject| subject.to_name().unwrap()), names, &spki());
+            assert_eq!(classify(&info.unwrap().to_der().unwrap(), &spki()), Purpose::CertificateRequest);
+        }
     }
 }

@@ -7,6 +7,7 @@
 
 mod chain;
 mod kind;
+pub(crate) mod request;
 mod signature;
 
 use core::time::Duration;
