@@ -22,6 +22,7 @@ use crate::observe::metrics::Metrics;
 use crate::policy::authorise::{Grant, Peer};
 use crate::policy::purpose::Purpose;
 use crate::policy::roles::RoleSet;
+use crate::renewal::Renewals;
 
 /// Running daemon without its sockets. Shared by reference between tasks.
 pub(crate) struct Daemon {
@@ -55,6 +56,8 @@ pub(crate) struct Daemon {
     /// Files of the unit server that are not in force, if there are any.
     unit_files: ArcSwapOption<String>,
     pub(crate) shredding: Shredding,
+    /// How far the plans of certificates are.
+    pub(crate) renewals: Renewals,
     config: ArcSwap<Config>,
     /// File of the configuration, if there is one.
     pub(crate) config_file: Option<PathBuf>,
@@ -78,6 +81,7 @@ impl Daemon {
         backends: Backends,
     ) -> Self {
         let daemon = Self {
+            renewals: Renewals::load(store.state_dir()),
             keys: Keys::new(store, config.cached_records).with_unit(backends.embedded_unit()),
             metrics: Metrics::new(
                 Purpose::ALL.map(Purpose::name).to_vec(),

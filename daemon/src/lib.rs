@@ -21,6 +21,7 @@ mod lifecycle;
 mod observe;
 mod peers;
 pub mod policy;
+mod renewal;
 pub mod serve;
 mod store;
 

@@ -181,6 +181,13 @@ pub(crate) struct Certified {
 }
 
 impl Certified {
+    /// The version of a key whose certificate servers use: the newest one that has certificates, of
+    /// an enabled key.
+    pub(crate) fn in_use(key: KeyView) -> Option<Self> {
+        let is_enabled = key.state == "enabled";
+        Self::all_of(key).filter(|_| is_enabled).max_by_key(|certified| certified.version)
+    }
+
     /// The versions of a key that have certificates.
     pub(crate) fn all_of(key: KeyView) -> impl Iterator<Item = Self> {
         let (label, current) = (key.label, key.current);

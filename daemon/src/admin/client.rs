@@ -12,6 +12,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use keyward_plans::PlanView;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde::Serialize;
@@ -201,6 +202,27 @@ impl AdminClient {
     /// Destroys a deleted key. Returns whether the purge is final.
     pub(crate) fn purge(&self, label: &str) -> Result<PurgesView, AdminClientError> {
         self.call(Method::POST, &format!("{}/purge", key_path(label)), Bytes::new())
+    }
+
+    /// The plans of certificates.
+    pub(crate) fn plans(&self) -> Result<Vec<PlanView>, AdminClientError> {
+        self.call(Method::GET, "/v1/plans", Bytes::new())
+    }
+
+    /// Has the keys of a plan made, so that its answers to challenges are known.
+    pub(crate) fn prepare(&self, plan: &str) -> Result<PlanView, AdminClientError> {
+        self.call(Method::POST, &format!("/v1/plans/{plan}/prepare"), Bytes::new())
+    }
+
+    /// Has a plan renewed now.
+    pub(crate) fn renew(&self, plan: &str) -> Result<PlanView, AdminClientError> {
+        self.call(Method::POST, &format!("/v1/plans/{plan}/renew"), Bytes::new())
+    }
+
+    /// Has the certificate of a plan revoked.
+    pub(crate) fn revoke(&self, plan: &str, reason: u8) -> Result<PlanView, AdminClientError> {
+        let body = serde_json::json!({ "reason": reason }).to_string();
+        self.call(Method::POST, &format!("/v1/plans/{plan}/revoke"), body.into())
     }
 
     /// Has the configuration reloaded.

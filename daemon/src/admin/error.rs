@@ -17,6 +17,7 @@ use crate::backend::BackendError;
 use crate::ground::text::printable;
 use crate::keys::StoreError;
 use crate::lifecycle;
+use crate::lifecycle::renewal::RenewalError;
 
 /// Reason why a request was refused.
 #[derive(Debug, Error)]
@@ -66,6 +67,19 @@ impl IntoResponse for AdminError {
     }
 }
 
+fn renewal_status(error: &RenewalError) -> StatusCode {
+    match error {
+        RenewalError::NoPlan(_) | RenewalError::NoCertificate(_) => StatusCode::NOT_FOUND,
+        RenewalError::OtherUrl { .. } | RenewalError::Nonce => StatusCode::BAD_REQUEST,
+        RenewalError::NotDue { .. } | RenewalError::ManyOrders { .. } => StatusCode::TOO_MANY_REQUESTS,
+        RenewalError::Progress(_) => StatusCode::INSUFFICIENT_STORAGE,
+        RenewalError::Binding(..) | RenewalError::BindingForm(_) | RenewalError::Encoding(_) => {
+            StatusCode::INTERNAL_SERVER_ERROR
+        }
+        _ => StatusCode::CONFLICT,
+    }
+}
+
 fn lifecycle_status(error: &lifecycle::Error) -> StatusCode {
     use lifecycle::Error;
 
@@ -90,6 +104,7 @@ fn lifecycle_status(error: &lifecycle::Error) -> StatusCode {
         | Error::NotForRequests { .. }
         | Error::PreActive { .. }
         | Error::SameUser { .. } => StatusCode::FORBIDDEN,
+        Error::Renewal(error) => renewal_status(error),
         Error::InUse { .. } | Error::UseNotKnown { .. } => StatusCode::LOCKED,
         Error::Custody(error) => custody_status(error),
         Error::OfCommand { reason, .. } => lifecycle_status(reason),

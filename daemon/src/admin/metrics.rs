@@ -11,8 +11,9 @@ use axum::response::{IntoResponse, Response};
 use tokio::sync::Mutex;
 
 use super::trail_view::AuditView;
-use super::{Admin, Asker};
+use super::{Admin, Asker, plans};
 use crate::backend::{Backend, UnitState};
+use crate::lifecycle::renewal;
 use crate::observe::audit_metrics::AuditLook;
 use crate::observe::metrics::{Access, Metrics, UnitLoad};
 
@@ -44,6 +45,9 @@ async fn text(Admin { daemon, peers, .. }: &Admin) -> Bytes {
     }
     if let Ok(shred) = daemon.keys.shred().await {
         metrics.set_final(shred.is_final());
+    }
+    if let Ok(plans) = renewal::all(daemon).await {
+        metrics.renewals.set(plans.into_iter().map(plans::look).collect());
     }
     metrics.set_altered(daemon.keys.altered().total());
     if let Some(trail) = daemon.trail() {

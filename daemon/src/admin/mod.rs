@@ -17,6 +17,7 @@ mod keys;
 mod metrics;
 mod parse;
 mod plain_key;
+mod plans;
 pub(crate) mod purge_view;
 mod reload;
 pub(crate) mod request;
@@ -96,7 +97,7 @@ fn routes(serves_grep11: bool) -> Router<Admin> {
     let routes = match serves_grep11 {
         // The end of a change takes the former master key from clients that have not rewrapped.
         true => routes_of_units(Right::Manage),
-        false => routes_of_keys(routes_of_units(Right::Operate)),
+        false => routes_of_plans(routes_of_keys(routes_of_units(Right::Operate))),
     };
     routes.into_router()
 }
@@ -149,6 +150,23 @@ fn routes_of_keys(routes: Routes) -> Routes {
         .route("/v1/recovery", post(backup::note_recovery), "recovery", Manage)
         .route("/v1/repair", post(keys::repair), "repair", Manage)
         .route("/v1/keys/{label}/purge", post(keys::purge), "purge", Purge)
+}
+
+fn routes_of_plans(routes: Routes) -> Routes {
+    use Right::{Operate, Step, View};
+
+    routes
+        .route("/v1/plans", get(plans::list), "plans", View)
+        .route("/v1/plans/{name}/files", get(plans::files), "files", Operate)
+        .route("/v1/plans/{name}/prepare", post(plans::prepare), "prepare", Operate)
+        .route("/v1/plans/{name}/renew", post(plans::renew), "renew", Operate)
+        .route("/v1/plans/{name}/revoke", post(plans::revoke), "revoke", Operate)
+        .route("/v1/plans/{name}/deployed", post(plans::deployed), "deployed", Operate)
+        .route("/v1/tasks", get(plans::tasks), "tasks", Step)
+        .route("/v1/plans/{name}/message", post(plans::message), "message", Step)
+        .route("/v1/plans/{name}/request", post(plans::request), "request", Step)
+        .route("/v1/plans/{name}/chain", post(plans::accept), "chain", Step)
+        .route("/v1/plans/{name}/report", post(plans::report), "report", Step)
 }
 
 /// Lets a request run to its end, including its log line, even if the client closes the connection.

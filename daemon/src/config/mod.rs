@@ -5,10 +5,12 @@
 
 mod advice;
 mod audit;
+mod authority;
 mod error;
 mod grant;
 mod grep11;
 mod names;
+mod plan;
 mod raw;
 mod role;
 mod syntax;
@@ -29,9 +31,12 @@ use crate::ground::ownership;
 use crate::policy::authorise::Grants;
 use crate::policy::roles::Roles;
 pub use audit::Audit;
+pub(crate) use authority::origin;
+pub use authority::{Authority, Binding};
 pub use error::ConfigError;
 pub(crate) use grep11::EMBEDDED;
 pub use grep11::{Auth, Dialect, Endpoint, Grep11, Tls};
+pub use plan::{Challenge, Identifier, Issuer, Plan, Server};
 use raw::Raw;
 use syntax::{explained, one_line};
 
@@ -63,6 +68,10 @@ pub struct Config {
     pub audit: Audit,
     /// Roles of administrators.
     pub roles: Roles,
+    /// Authorities that issue certificates, by name.
+    pub authorities: BTreeMap<String, Authority>,
+    /// Certificates that renew themselves.
+    pub plans: Vec<Plan>,
 }
 
 /// The sockets for peers.
@@ -165,6 +174,8 @@ impl Default for Config {
             grants: Grants::default(),
             audit: Audit::default(),
             roles: Roles::default(),
+            authorities: authority::known(),
+            plans: Vec::new(),
         }
     }
 }

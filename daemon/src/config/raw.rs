@@ -9,9 +9,11 @@ use serde::{Deserialize, Serialize};
 use tracing_subscriber::filter::LevelFilter;
 
 use super::audit::RawAudit;
+use super::authority::{self, RawAuthority};
 use super::error::InvalidSetting;
 use super::grant::RawGrant;
 use super::grep11::{self, EMBEDDED, RawGrep11};
+use super::plan::{self, RawPlan};
 use super::role::{RawRole, check_separation};
 use super::times::{duration, timeout};
 use super::{CACHED_KEYS, Config, Embedded, SocketSettings};
@@ -36,6 +38,9 @@ pub(super) struct Raw {
     // An empty list on a line of its own would not let anybody append a section.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     role: Vec<RawRole>,
+    ca: BTreeMap<String, RawAuthority>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    certificate: Vec<RawPlan>,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -109,6 +114,12 @@ impl Raw {
             grant: config.grants.iter().map(RawGrant::of).collect(),
             separation: config.roles.separation(),
             role: config.roles.iter().map(RawRole::of).collect(),
+            ca: config
+                .authorities
+                .iter()
+                .map(|(name, authority)| (name.clone(), RawAuthority::of(authority)))
+                .collect(),
+            certificate: config.plans.iter().map(RawPlan::of).collect(),
         }
     }
 
@@ -132,7 +143,10 @@ impl Raw {
             let reason = format!("{missing}; write {}, or take the line out", names.join(" or "));
             return Err(InvalidSetting::new("default-backend", reason));
         }
+        let authorities = authority::check(self.ca)?;
         Ok(Config {
+            plans: plan::check(self.certificate, &authorities)?,
+            authorities,
             log: level(&self.log)?,
             socket: self.socket.check()?,
             request_timeout: timeout("limits.request-timeout", &self.limits.request_timeout)?,
@@ -214,6 +228,8 @@ impl Default for Raw {
             grep11: BTreeMap::new(),
             grant: Vec::new(),
             role: Vec::new(),
+            ca: BTreeMap::new(),
+            certificate: Vec::new(),
         }
     }
 }

@@ -7,6 +7,7 @@ use keyward_unit::Wkid;
 use keyward_unit::administration::{CustodyError, InvalidSigned};
 use thiserror::Error;
 
+use super::renewal::RenewalError;
 use super::uses::set_uses_command;
 use crate::audit::Unwritten;
 use crate::backend::BackendError;
@@ -60,6 +61,9 @@ pub(crate) enum Error {
         time(*destroy_at)
     )]
     Deleted { label: Label, destroy_at: u64 },
+    /// A step of a plan was refused.
+    #[error(transparent)]
+    Renewal(#[from] RenewalError),
     /// The certificates do not make a chain.
     #[error(transparent)]
     Chain(#[from] InvalidChain),

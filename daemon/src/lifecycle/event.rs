@@ -34,6 +34,11 @@ pub(crate) enum Actor {
 }
 
 impl Actor {
+    /// Process id of the actor.
+    pub(crate) fn pid(self) -> i32 {
+        self.parts().1
+    }
+
     /// User id of the actor.
     pub(crate) fn uid(self) -> u32 {
         self.parts().0
@@ -80,9 +85,11 @@ pub(super) enum Action {
     NoteRecovery,
     Purge,
     RemoveAdministrator,
+    RenewCertificate,
     Repair,
     ResetUnit,
     Restore,
+    RevokeCertificate,
     Rewrap,
     Rotate,
     SealUnit,
@@ -92,6 +99,7 @@ pub(super) enum Action {
     SetThresholds,
     SetUses,
     ShowClaim,
+    SignAcme,
     SignRequest,
 }
 
@@ -125,9 +133,11 @@ impl Action {
             Self::NoteRecovery => "keyward.shred-secret.note",
             Self::Purge => "keyward.key.purge",
             Self::RemoveAdministrator => "keyward.unit-admin.remove",
+            Self::RenewCertificate => "keyward.certificate.renew",
             Self::Repair => "keyward.store.repair",
             Self::ResetUnit => "keyward.unit.reset",
             Self::Restore => "keyward.key.restore",
+            Self::RevokeCertificate => "keyward.certificate.revoke",
             Self::Rewrap => "keyward.key.rewrap",
             Self::Rotate => "keyward.key.rotate",
             Self::SealUnit => "keyward.unit.seal",
@@ -137,6 +147,7 @@ impl Action {
             Self::SetThresholds => "keyward.unit-threshold.set",
             Self::SetUses => "keyward.key.set-uses",
             Self::ShowClaim => "keyward.unit-claim.show",
+            Self::SignAcme => "keyward.acme-message.sign",
             Self::SignRequest => "keyward.certificate.request",
         }
     }
@@ -375,6 +386,7 @@ pub(super) enum Act<'a> {
     },
     /// A deleted key was destroyed before its waiting period ended.
     Purge,
+    RenewCertificate(&'a Label),
     Repair(&'a Repaired),
     Restore(&'a Key),
     /// `keys` is the number of keys that were looked at, `wrapped` the number of new blobs.
@@ -383,7 +395,17 @@ pub(super) enum Act<'a> {
         keys: u64,
         wrapped: u64,
     },
+    RevokeCertificate {
+        plan: &'a Label,
+        reason: u8,
+    },
     Rotate,
+    /// A message to an authority that issues certificates.
+    SignAcme {
+        plan: &'a Label,
+        step: &'static str,
+        url: &'a str,
+    },
     SignRequest(Scheme),
     /// An act on the embedded unit, with its facts.
     Unit(Map<String, Value>),
@@ -434,6 +456,9 @@ fn details(act: &Act<'_>) -> Map<String, Value> {
             })
         }
         Act::NoteRecovery { secret, has_old } => json!({ "secret": secret.to_string(), "has_old": has_old }),
+        Act::RenewCertificate(plan) => json!({ "plan": plan.as_str() }),
+        Act::RevokeCertificate { plan, reason } => json!({ "plan": plan.as_str(), "reason": reason }),
+        Act::SignAcme { plan, step, url } => json!({ "plan": plan.as_str(), "step": step, "url": url }),
         Act::SignRequest(scheme) => json!({ "scheme": scheme.name() }),
         Act::Compromise(_) | Act::Detach | Act::Purge | Act::Rotate => json!({}),
     };
@@ -526,6 +551,24 @@ fn log(act: &Act<'_>, action: Action, label: Option<&Label>, version: Option<u32
             tracing::info!(%secret, uid, pid, role, "recovery file of the key store written");
         }
         Act::Purge => tracing::info!(key, uid, pid, role, "key destroyed before its time"),
+        Act::RenewCertificate(plan) => {
+            tracing::info!(plan = plan.as_str(), key, uid, pid, role, "certificate is to be renewed now");
+        }
+        Act::RevokeCertificate { plan, reason } => {
+            tracing::warn!(plan = plan.as_str(), key, reason, uid, pid, role, "certificate is to be revoked");
+        }
+        Act::SignAcme { plan, step, url } => {
+            tracing::info!(
+                plan = plan.as_str(),
+                key,
+                step,
+                url,
+                uid,
+                pid,
+                role,
+                "message to the authority signed"
+            );
+        }
         Act::Repair(Repaired { lists, disabled, removed, nameless }) => {
             let labels = |labels: &[Label]| labels.iter().map(Label::to_string).collect::<Vec<_>>();
             let (disabled, removed) = (labels(disabled), labels(removed));

@@ -15,6 +15,7 @@ mod event;
 mod life;
 mod next_start;
 mod placement;
+pub(crate) mod renewal;
 mod request;
 mod rewrap;
 mod shred;

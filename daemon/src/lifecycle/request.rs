@@ -37,7 +37,8 @@ pub(crate) async fn sign_request(
     check(&key, version, info)?;
     let scheme = scheme(version);
     let begun = begin(daemon, actor, Action::SignRequest, Some(label)).await?;
-    let signature = begun.result(sign(daemon, &key, version, scheme, info).await).await?;
+    let signed = sign(daemon, &key, version, scheme, info, Some(Purpose::CertificateRequest)).await;
+    let signature = begun.result(signed).await?;
     let version = version.number;
     begun.done(Act::SignRequest(scheme), Some(version)).await?;
     Ok(SignedRequest { version, scheme, signature })
@@ -59,28 +60,34 @@ fn check(key: &Key, version: &Version, info: &[u8]) -> Result<(), Error> {
     }
 }
 
-async fn sign(
+/// Signs a message that the daemon has built or checked. `purpose` is what the metrics count it as.
+///
+/// # Errors
+/// The unit refuses, or is not available.
+pub(super) async fn sign(
     daemon: &Daemon,
     key: &Key,
     version: &Version,
     scheme: Scheme,
-    info: &[u8],
+    message: &[u8],
+    purpose: Option<Purpose>,
 ) -> Result<Vec<u8>, Error> {
     let backend = daemon
         .backends
         .get(&key.backend)
         .ok_or_else(|| Error::BackendGone { label: key.label.clone(), backend: key.backend.clone() })?;
     let mut context = Context::of_daemon(daemon.config().request_timeout);
-    let signed = backend.sign(key_material(version), scheme, SigningInput::Message(info), &mut context).await;
+    let signed =
+        backend.sign(key_material(version), scheme, SigningInput::Message(message), &mut context).await;
     let outcome = signed.as_ref().err().map_or(Outcome::Done, BackendError::outcome);
-    daemon.metrics.signature(outcome, Some(Purpose::CertificateRequest.index()));
+    daemon.metrics.signature(outcome, purpose.map(Purpose::index));
     daemon.metrics.times(backend.name(), scheme, outcome, &context.times.of(backend));
     Ok(signed?)
 }
 
 /// The preferred scheme of a key, except for RSA keys that are not bound to RSASSA-PSS: not every
 /// certificate authority takes RSASSA-PSS.
-fn scheme(version: &Version) -> Scheme {
+pub(super) fn scheme(version: &Version) -> Scheme {
     let schemes = PublicKey::from_spki(&version.spki).map_or(version.key_type.schemes(), |key| key.schemes());
     match (version.key_type, schemes.first()) {
         (KeyType::Rsa(_), _) | (_, None) => Scheme::RsaPkcs1Sha256,

@@ -18,6 +18,16 @@ use crate::keys::{Key, Life, State, StoreError, Verb, Version, now};
 /// # Errors
 /// [`Error`] says why the key cannot have another version, or why the unit has made no key.
 pub(crate) async fn rotate(daemon: &Daemon, actor: Actor, label: &Label) -> Result<Arc<Key>, Error> {
+    make(daemon, actor, label, true).await.map(|(key, _)| key)
+}
+
+/// Generates a new version of a key. Returns its number.
+async fn make(
+    daemon: &Daemon,
+    actor: Actor,
+    label: &Label,
+    is_current: bool,
+) -> Result<(Arc<Key>, u32), Error> {
     let key = daemon.keys.get(label).await?.ok_or_else(|| StoreError::Unknown(label.clone()))?;
     check(&key, Verb::AddVersion)?;
     let key_type = key.version(0).map(|version| version.key_type);
@@ -27,8 +37,43 @@ pub(crate) async fn rotate(daemon: &Daemon, actor: Actor, label: &Label) -> Resu
     let placement = Placement::of(daemon, Some(&key.backend)).await?;
     let begun = begin(daemon, actor, Action::Rotate, Some(label)).await?;
     let made = begun.result(placement.backend.generate(key_type, &key.uses, placement.wkid).await).await?;
-    let key = begun.result(add(daemon, &key, &made).await).await?;
-    begun.done(Act::Rotate, Some(key.current)).await?;
+    let (key, number) = begun.result(add(daemon, &key, &made, is_current).await).await?;
+    begun.done(Act::Rotate, Some(number)).await?;
+    Ok((key, number))
+}
+
+/// Generates a new version of a key, which does not become the current version yet. Returns its
+/// number.
+///
+/// # Errors
+/// As [`rotate`].
+pub(super) async fn prepare(daemon: &Daemon, actor: Actor, label: &Label) -> Result<(Arc<Key>, u32), Error> {
+    make(daemon, actor, label, false).await
+}
+
+/// Makes a version the current version.
+///
+/// # Errors
+/// [`Error`] says why the key cannot have another version.
+pub(super) async fn promote(
+    daemon: &Daemon,
+    actor: Actor,
+    label: &Label,
+    number: u32,
+) -> Result<Arc<Key>, Error> {
+    let begun = begin(daemon, actor, Action::Rotate, Some(label)).await?;
+    let promote = |key: &mut Key| {
+        check(key, Verb::AddVersion)?;
+        let label = || key.label.clone();
+        if key.version(number).is_none() {
+            return Err(Error::NoVersion { label: label(), number });
+        }
+        key.current = number;
+        Ok(())
+    };
+    let promoted = daemon.keys.update(label, promote).await.map(|(key, ())| key);
+    let key = begun.result(promoted).await?;
+    begun.done(Act::Rotate, Some(number)).await?;
     Ok(key)
 }
 
@@ -49,7 +94,7 @@ pub(crate) async fn import_version(
     let begun = begin(daemon, actor, Action::Import, Some(label)).await?;
     let made = begun.result(placement.backend.import(file, &key.uses, placement.wkid).await).await?;
     begun.result(check_import(&key, &made)).await?;
-    let key = begun.result(add(daemon, &key, &made).await).await?;
+    let (key, _) = begun.result(add(daemon, &key, &made, true).await).await?;
     begun.done(Act::Import(&key), Some(key.current)).await?;
     Ok(key)
 }
@@ -80,8 +125,8 @@ pub(super) fn first(label: Label, uses: Vec<Use>, backend: &str, made: &NewKey) 
     }
 }
 
-/// Stores a private key that was made for `key` as its current version.
-async fn add(daemon: &Daemon, key: &Key, made: &NewKey) -> Result<Arc<Key>, Error> {
+/// Stores a private key that was made for `key` as its newest version. Returns the number.
+async fn add(daemon: &Daemon, key: &Key, made: &NewKey, is_current: bool) -> Result<(Arc<Key>, u32), Error> {
     let blob = |key: &Key| key.versions.first().map(|version| version.blob.clone());
     let add = |now: &mut Key| {
         // With other uses, the key would have other attributes at the unit.
@@ -90,11 +135,14 @@ async fn add(daemon: &Daemon, key: &Key, made: &NewKey) -> Result<Arc<Key>, Erro
         }
         check(now, Verb::AddVersion)?;
         refuse_full(now)?;
-        now.current = now.versions.last().map_or(0, |version| version.number) + 1;
-        now.versions.push(version(now.current, made));
-        Ok::<_, Error>(())
+        let number = now.versions.last().map_or(0, |version| version.number) + 1;
+        if is_current {
+            now.current = number;
+        }
+        now.versions.push(version(number, made));
+        Ok::<_, Error>(number)
     };
-    daemon.keys.update(&key.label, add).await.map(|(key, ())| key)
+    daemon.keys.update(&key.label, add).await
 }
 
 /// Refuses another version of a key that has as many versions as a key can have.

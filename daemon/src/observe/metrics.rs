@@ -17,6 +17,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::observe::audit_metrics::AuditMetrics;
 use crate::observe::expiries::Expiries;
+use crate::observe::renewals::RenewalMetrics;
 
 /// Metrics since the start of the daemon. Shared by reference between tasks.
 pub(crate) struct Metrics {
@@ -52,6 +53,8 @@ pub(crate) struct Metrics {
     failures: Family<UnitLabels, Counter>,
     /// Metrics of the audit trail.
     pub(crate) audit: AuditMetrics,
+    /// Metrics of the plans of certificates.
+    pub(crate) renewals: RenewalMetrics,
     /// Expiry times of certificates. The caller keeps them up to date.
     pub(crate) expiries: Arc<Expiries>,
 }
@@ -162,6 +165,7 @@ impl Metrics {
             altered: Gauge::default(),
             not_final: Gauge::default(),
             audit: AuditMetrics::default(),
+            renewals: RenewalMetrics::default(),
             ready: Family::default(),
             waiting: Family::default(),
             token: Family::default(),
@@ -213,6 +217,7 @@ impl Metrics {
         registry.register("unit_calls", "Calls of the unit", self.calls.clone());
         registry.register("unit_failures", "Failures of the unit", self.failures.clone());
         self.audit.register(registry);
+        self.renewals.register(registry);
         registry.register_collector(Box::new(Arc::clone(&self.expiries)));
     }
 

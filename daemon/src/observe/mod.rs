@@ -3,3 +3,4 @@
 pub(crate) mod audit_metrics;
 pub(crate) mod expiries;
 pub(crate) mod metrics;
+pub(crate) mod renewals;

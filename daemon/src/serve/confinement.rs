@@ -34,6 +34,8 @@ fn needs(options: &Options, config: &Config) -> Needs {
     needs.bind.extend(extra.filter_map(|path| Path::new(&path).parent().map(Into::into)));
     needs.read.extend(secrets(config).map(|(_, file)| file.to_owned()));
     needs.read.extend([&config.embedded.master_key, &config.store_key].into_iter().flatten().cloned());
+    let bindings = config.authorities.values().filter_map(|authority| authority.binding.as_ref());
+    needs.read.extend(bindings.map(|binding| binding.key.clone()));
     for backend in config.grep11.values() {
         add_backend(&mut needs, backend);
     }

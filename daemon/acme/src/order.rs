@@ -1,0 +1,263 @@
+//! An order, from the account to the chain (RFC 8555, 7). Each step reads where the order is, so an
+//! order goes on after any interruption.
+
+use core::time::Duration;
+
+use keyward_plans::{Acme, Client, Report, Task};
+use serde_json::Value;
+use tokio::time::{Instant, sleep};
+
+use super::challenge::Answered;
+use super::failure::Failure;
+use super::server::Server;
+
+/// Brings an order to its end: the daemon has the new chain then. Without an account, only makes
+/// the account.
+///
+/// # Errors
+/// [`Failure`] of the authority, the daemon or a program. The order goes on at the next attempt.
+pub(crate) async fn advance(daemon: &Client, task: &Task, acme: &Acme) -> Result<Done, Failure> {
+    let mut server = Server::open(daemon, &task.plan, acme).await?;
+    if acme.account.is_none() {
+        // The next look has the thumbprint of the account key, which this step has made.
+        open_account(daemon, task, &mut server).await?;
+        return Ok(Done::Account);
+    }
+    let order = match &acme.order {
+        Some(order) => order.clone(),
+        None => make_order(daemon, task, &mut server).await?,
+    };
+    let done = follow(daemon, task, acme, &mut server, &order).await;
+    if let Err(failure) = &done
+        && ENDED.contains(&failure.kind.as_str())
+    {
+        // The next attempt makes another order.
+        tell(daemon, task, &Report::Order(None)).await?;
+    }
+    done.map(|()| Done::Certificate)
+}
+
+/// How far an attempt has come.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Done {
+    /// There is an account at the authority now.
+    Account,
+    /// The daemon has the new certificate.
+    Certificate,
+}
+
+/// Has the certificate of a plan revoked, as a person asked.
+pub(crate) async fn revoke(daemon: &Client, task: &Task, acme: &Acme) -> Result<(), Failure> {
+    let mut server = Server::open(daemon, &task.plan, acme).await?;
+    let url = server.needed("revokeCert")?;
+    match server.send("revoke", &url).await {
+        Ok(_) => {}
+        Err(failure) if failure.kind == "alreadyRevoked" => {}
+        Err(failure) => return Err(failure),
+    }
+    tell(daemon, task, &Report::Revoked).await
+}
+
+async fn open_account(daemon: &Client, task: &Task, server: &mut Server<'_>) -> Result<(), Failure> {
+    let url = server.needed("newAccount")?;
+    let answer = server.send("new-account", &url).await?;
+    let missing = || Failure::new("authority", format!("{url} did not say where the account is"));
+    let account = answer.location.ok_or_else(missing)?;
+    tell(daemon, task, &Report::Account(Some(account))).await
+}
+
+async fn make_order(daemon: &Client, task: &Task, server: &mut Server<'_>) -> Result<String, Failure> {
+    let url = server.needed("newOrder")?;
+    let answer = match server.send("new-order", &url).await {
+        // The account is gone, as at a test server that was restarted. The next attempt makes it.
+        Err(failure) if failure.kind == "accountDoesNotExist" => {
+            tell(daemon, task, &Report::Account(None)).await?;
+            return Err(Failure { kind: "account".into(), ..failure });
+        }
+        // The daemon names no certificate to replace then.
+        Err(failure) if failure.kind == "alreadyReplaced" => {
+            tell(daemon, task, &Report::Replaced).await?;
+            server.send("new-order", &url).await?
+        }
+        answer => answer?,
+    };
+    let order: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+    check_names(task, &order)?;
+    let missing = || Failure::new("authority", format!("{url} did not say where the order is"));
+    let order = answer.location.ok_or_else(missing)?;
+    tell(daemon, task, &Report::Order(Some(order.clone()))).await?;
+    Ok(order)
+}
+
+/// Some servers change the names of an order.
+fn check_names(task: &Task, order: &Value) -> Result<(), Failure> {
+    let has = |value: &str| {
+        let named = order["identifiers"].as_array().into_iter().flatten();
+        named.filter_map(|one| one["value"].as_str()).any(|one| one.eq_ignore_ascii_case(value))
+    };
+    match task.names.iter().find(|name| !has(&name.value)) {
+        Some(name) => {
+            Err(Failure::new("names", format!("the order of the authority lacks the name {}", name.value)))
+        }
+        None => Ok(()),
+    }
+}
+
+async fn follow(
+    daemon: &Client,
+    task: &Task,
+    acme: &Acme,
+    server: &mut Server<'_>,
+    url: &str,
+) -> Result<(), Failure> {
+    let deadline = Instant::now() + LONGEST;
+    let mut has_finalized = false;
+    loop {
+        let (order, retry_after) = match server.read(url).await {
+            // The order has expired, or belongs to an account of before.
+            Err(failure)
+                if ["malformed", "unauthorized", "accountDoesNotExist"].contains(&failure.kind.as_str()) =>
+            {
+                if failure.kind == "accountDoesNotExist" {
+                    tell(daemon, task, &Report::Account(None)).await?;
+                }
+                return Err(Failure { kind: "order".into(), ..failure });
+            }
+            order => order?,
+        };
+        match order["status"].as_str().unwrap_or_default() {
+            "pending" => authorise(task, acme, server, &order, deadline).await?,
+            "ready" if !has_finalized => {
+                let missing = || Failure::new("authority", format!("{url} has no finalize"));
+                let finalize = order["finalize"].as_str().ok_or_else(missing)?;
+                match server.send("finalize", finalize).await {
+                    // The order has gone on meanwhile.
+                    Err(failure) if failure.kind == "orderNotReady" => {}
+                    answer => drop(answer?),
+                }
+                has_finalized = true;
+            }
+            "ready" | "processing" => {}
+            "valid" => {
+                let missing = || Failure::new("authority", format!("{url} has no certificate"));
+                let certificate = order["certificate"].as_str().ok_or_else(missing)?;
+                return fetch(daemon, task, server, certificate).await;
+            }
+            other => {
+                let failure = Failure::of_problem(&order["error"], &format!("the order became {other:?}"));
+                let kind = if failure.kind == "authority" { "order".into() } else { failure.kind };
+                tell(daemon, task, &Report::Order(None)).await?;
+                return Err(Failure { kind, ..failure });
+            }
+        }
+        pause(deadline, retry_after, "the order").await?;
+    }
+}
+
+/// Validates the names of an order.
+async fn authorise(
+    task: &Task,
+    acme: &Acme,
+    server: &mut Server<'_>,
+    order: &Value,
+    deadline: Instant,
+) -> Result<(), Failure> {
+    let urls: Vec<_> = order["authorizations"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .map(str::to_owned)
+        .collect();
+    for url in urls {
+        let (mut authorization, _) = server.read(&url).await?;
+        if authorization["status"] != "pending" {
+            continue;
+        }
+        let name = authorization["identifier"]["value"].as_str().unwrap_or_default().to_owned();
+        let wanted = if acme.challenge.is_dns() { "dns-01" } else { "http-01" };
+        let challenges = authorization["challenges"].as_array().into_iter().flatten();
+        let challenge = challenges.filter(|one| one["type"] == wanted).find_map(|one| {
+            let token = one["token"].as_str().filter(|token| is_token(token))?;
+            Some((one["url"].as_str()?.to_owned(), token.to_owned()))
+        });
+        let missing =
+            || Failure::new("unsupportedIdentifier", format!("the authority offers no {wanted} for {name}"));
+        let (answer_at, token) = challenge.ok_or_else(missing)?;
+        let thumbprint = acme.thumbprint.as_deref().unwrap_or_default();
+        let answered = Answered::put(&task.plan, &acme.challenge, &name, &token, thumbprint).await?;
+        let validated = async {
+            drop(server.send("answer", &answer_at).await?);
+            loop {
+                let retry_after;
+                (authorization, retry_after) = server.read(&url).await?;
+                match authorization["status"].as_str().unwrap_or_default() {
+                    "pending" | "processing" => pause(deadline, retry_after, &name).await?,
+                    "valid" => return Ok(()),
+                    other => {
+                        let challenges = authorization["challenges"].as_array().into_iter().flatten();
+                        let error = challenges.map(|one| &one["error"]).find(|error| error.is_object());
+                        let instead = format!("the authority did not validate {name}: {other}");
+                        return Err(Failure::of_problem(error.unwrap_or(&Value::Null), &instead));
+                    }
+                }
+            }
+        }
+        .await;
+        answered.remove().await;
+        validated?;
+    }
+    Ok(())
+}
+
+/// Brings the chain to the daemon: the first one, or another one of the authority if the daemon
+/// refuses the first.
+async fn fetch(daemon: &Client, task: &Task, server: &mut Server<'_>, url: &str) -> Result<(), Failure> {
+    let answer = server.send("read", url).await?;
+    let path = format!("/v1/plans/{}/chain", task.plan);
+    let mut done = daemon.send::<Value>(&path, answer.body.to_vec()).await;
+    for other in answer.alternates {
+        if done.is_ok() {
+            break;
+        }
+        let answer = server.send("read", &other).await?;
+        done = daemon.send::<Value>(&path, answer.body.to_vec()).await;
+    }
+    match done {
+        Ok(_) => Ok(()),
+        Err(error @ keyward_plans::ClientError::Refused(_)) => Err(Failure::new("chain", error)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A token is base64url (RFC 8555, 8.1), and becomes the name of a file.
+fn is_token(token: &str) -> bool {
+    let is_of_alphabet = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    (1..=256).contains(&token.len()) && token.bytes().all(is_of_alphabet)
+}
+
+/// Waits between two looks.
+async fn pause(deadline: Instant, retry_after: Option<u64>, what: &str) -> Result<(), Failure> {
+    let pause = retry_after.map_or(LOOK, |seconds| Duration::from_secs(seconds.clamp(1, 60)));
+    if Instant::now() + pause > deadline {
+        return Err(Failure::new(
+            "slow",
+            format!("the authority was not ready with {what} within {} minutes", LONGEST.as_secs() / 60),
+        ));
+    }
+    sleep(pause).await;
+    Ok(())
+}
+
+/// Tells the daemon.
+pub(crate) async fn tell(daemon: &Client, task: &Task, report: &Report) -> Result<(), Failure> {
+    drop(daemon.post::<Value>(&format!("/v1/plans/{}/report", task.plan), report).await?);
+    Ok(())
+}
+
+/// Failures after which the order is of no use.
+const ENDED: [&str; 4] = ["order", "chain", "names", "badCSR"];
+/// Time between two looks if the authority does not say it.
+const LOOK: Duration = Duration::from_millis(500);
+/// Longest time for an order in one attempt.
+const LONGEST: Duration = Duration::from_secs(600);

@@ -1,0 +1,255 @@
+//! The files of servers: a directory for each generation, and a link to the one in use.
+//!
+//! ```text
+//! /etc/keyward/live/shop -> shop.7
+//! /etc/keyward/live/shop.7/fullchain.pem  cert.pem  chain.pem  key.pem  combined.pem
+//! ```
+//!
+//! `key.pem` is a reference, so nothing here is secret. The link changes in one step, and always
+//! leads to a whole generation. The one before is kept.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use keyward_plans::Files;
+use keyward_proto::{Label, Reference};
+use pem_rfc7468::LineEnding;
+use thiserror::Error;
+
+/// Reason why a generation cannot be written.
+#[derive(Debug, Error)]
+pub(crate) enum LiveError {
+    #[error("cannot write {}: {}", .0.display(), .1)]
+    Io(PathBuf, #[source] io::Error),
+    #[error("the daemon sent a chain that is not certificates in PEM")]
+    Chain,
+    #[error("the daemon sent a reference that is none, or is for another key")]
+    Reference,
+}
+
+/// The files of one generation.
+#[derive(Debug, Eq, PartialEq)]
+pub(crate) struct Generation {
+    certificates: Vec<String>,
+    reference: String,
+}
+
+impl Generation {
+    /// Checks what the daemon sent, and writes it anew: a server must not get anything else.
+    ///
+    /// # Errors
+    /// [`LiveError`] for other contents.
+    pub(crate) fn of(files: &Files, key: &Label) -> Result<Self, LiveError> {
+        let mut certificates = Vec::new();
+        for part in files
+            .chain
+            .split_inclusive("-----END CERTIFICATE-----\n")
+            .map(str::trim)
+            .filter(|part| !part.is_empty())
+        {
+            let (label, der) = pem_rfc7468::decode_vec(part.as_bytes()).map_err(|_| LiveError::Chain)?;
+            if label != "CERTIFICATE" || certificates.len() == MAX_CHAIN {
+                return Err(LiveError::Chain);
+            }
+            let pem = pem_rfc7468::encode_string("CERTIFICATE", LineEnding::LF, &der);
+            certificates.push(pem.map_err(|_| LiveError::Chain)?);
+        }
+        let reference = Reference::from_pem(&files.reference).map_err(|_| LiveError::Reference)?;
+        match certificates.is_empty() {
+            true => Err(LiveError::Chain),
+            false if reference.label() != key => Err(LiveError::Reference),
+            false => Ok(Self { certificates, reference: reference.to_pem() }),
+        }
+    }
+
+    fn files(&self) -> [(&'static str, String); 5] {
+        let all = self.certificates.concat();
+        let (leaf, rest) =
+            (self.certificates.first().cloned().unwrap_or_default(), self.certificates.get(1..));
+        // OpenSSL finds a reference behind a certificate only while its error queue is empty.
+        let combined = format!("{}{all}", self.reference);
+        [
+            ("fullchain.pem", all),
+            ("cert.pem", leaf),
+            ("chain.pem", rest.unwrap_or_default().concat()),
+            ("key.pem", self.reference.clone()),
+            ("combined.pem", combined),
+        ]
+    }
+
+    /// The text for the socket of HAProxy: without an empty line, which would end it.
+    pub(crate) fn combined(&self) -> String {
+        format!("{}{}", self.reference, self.certificates.concat())
+    }
+
+    /// True if the link of a plan leads to these files.
+    pub(crate) fn is_in_use(&self, live: &Path, plan: &Label) -> bool {
+        let directory = live.join(plan.as_str());
+        self.files()
+            .iter()
+            .all(|(name, text)| fs::read(directory.join(name)).is_ok_and(|found| found == text.as_bytes()))
+    }
+
+    /// Writes the files as a new generation, and puts it in use. Returns the one that was in use.
+    ///
+    /// # Errors
+    /// The error of the system. What was in use stays.
+    pub(crate) fn put(&self, live: &Path, plan: &Label) -> Result<Option<PathBuf>, LiveError> {
+        let io = |path: &Path| {
+            let path = path.to_owned();
+            move |reason| LiveError::Io(path, reason)
+        };
+        let mut builder = fs::DirBuilder::new();
+        builder.recursive(true).mode(0o755).create(live).map_err(io(live))?;
+        let before = fs::read_link(live.join(plan.as_str())).ok();
+        let number = generations(live, plan).last().map_or(1, |(number, _)| number + 1);
+        let name = format!("{plan}.{number}");
+        let directory = live.join(&name);
+        let written = || -> Result<(), LiveError> {
+            fs::DirBuilder::new().mode(0o755).create(&directory).map_err(io(&directory))?;
+            for (name, text) in self.files() {
+                let path = directory.join(name);
+                let mut options = fs::OpenOptions::new();
+                let file = options.write(true).create_new(true).mode(0o644).open(&path);
+                let mut file = file.map_err(io(&path))?;
+                file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(io(&path))?;
+            }
+            File::open(&directory).and_then(|dir| dir.sync_all()).map_err(io(&directory))?;
+            point(live, plan, Path::new(&name)).map_err(io(&directory))
+        };
+        written().inspect_err(|_| drop(fs::remove_dir_all(&directory)))?;
+        Ok(before)
+    }
+}
+
+/// Leads the link of a plan to a generation.
+///
+/// # Errors
+/// The error of the system; the link stays as it is.
+pub(crate) fn point(live: &Path, plan: &Label, generation: &Path) -> io::Result<()> {
+    let part = live.join(format!(".{plan}.new"));
+    match fs::remove_file(&part) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    symlink(generation, &part)?;
+    fs::rename(&part, live.join(plan.as_str()))?;
+    File::open(live)?.sync_all()
+}
+
+/// Removes generations except the one in use and the one before.
+pub(crate) fn clean(live: &Path, plan: &Label) {
+    let all = generations(live, plan);
+    let current = fs::read_link(live.join(plan.as_str())).ok();
+    let at = all.iter().position(|(_, name)| current.as_deref() == Some(Path::new(name)));
+    let kept = at.unwrap_or(all.len()).saturating_sub(1);
+    for (_, name) in all.iter().take(kept) {
+        if let Err(error) = fs::remove_dir_all(live.join(name)) {
+            tracing::warn!("cannot remove the old files in {}: {error}", live.join(name).display());
+        }
+    }
+}
+
+/// Generations of a plan with their numbers, ascending.
+fn generations(live: &Path, plan: &Label) -> Vec<(u64, String)> {
+    let entries = fs::read_dir(live).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let prefix = format!("{plan}.");
+    let mut all: Vec<_> = names
+        .filter_map(|name| {
+            let number = name.strip_prefix(&prefix)?;
+            let read = number.parse().ok().filter(|read: &u64| read.to_string() == number)?;
+            Some((read, name))
+        })
+        .collect();
+    all.sort_unstable();
+    all
+}
+
+/// As many certificates as the daemon attaches.
+const MAX_CHAIN: usize = 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn files(chain: &str, reference: &str) -> Files {
+        Files {
+            plan: "shop".into(),
+            chain: chain.into(),
+            reference: reference.into(),
+            certificate: String::new(),
+            not_after: 0,
+            is_placeholder: false,
+            servers: Vec::new(),
+            hook: None,
+            listeners: Vec::new(),
+            server_name: String::new(),
+        }
+    }
+
+    fn reference(label: &str) -> String {
+        // SubjectPublicKeyInfo of Ed25519 (RFC 8410, 4).
+        let spki = [&[0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00][..], &[7; 32]]
+            .concat();
+        Reference::new(label.parse().unwrap(), 1, spki).unwrap().to_pem()
+    }
+
+    fn certificate(byte: u8) -> String {
+        pem_rfc7468::encode_string("CERTIFICATE", LineEnding::LF, &[byte; 90]).unwrap()
+    }
+
+    #[test]
+    fn a_generation_replaces_the_one_before_as_a_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let (live, plan): (_, Label) = (dir.path().join("live"), "shop".parse().unwrap());
+        let generation = |byte| {
+            Generation::of(&files(&(certificate(byte) + &certificate(0)), &reference("shop")), &plan).unwrap()
+        };
+        let first = generation(1);
+        assert!(!first.is_in_use(&live, &plan));
+        assert_eq!(first.put(&live, &plan).unwrap(), None);
+        assert!(first.is_in_use(&live, &plan));
+        let read = |name: &str| fs::read_to_string(live.join("shop").join(name)).unwrap();
+        assert_eq!(read("fullchain.pem"), certificate(1) + &certificate(0));
+        assert_eq!((read("cert.pem"), read("chain.pem")), (certificate(1), certificate(0)));
+        let combined = read("combined.pem");
+        let at = |label: &str| combined.find(&format!("-----BEGIN {label}-----")).unwrap();
+        assert!(at("KEYWARD KEY") < at("CERTIFICATE"), "{combined}");
+        assert!(!first.combined().contains("\n\n"));
+        let second = generation(2);
+        let before = second.put(&live, &plan).unwrap().unwrap();
+        assert!(second.is_in_use(&live, &plan) && before == Path::new("shop.1"));
+        // Back, because the server did not take the second one.
+        point(&live, &plan, &before).unwrap();
+        assert!(first.is_in_use(&live, &plan));
+        for byte in 3..6 {
+            generation(byte).put(&live, &plan).unwrap();
+            clean(&live, &plan);
+        }
+        let mut names: Vec<_> = fs::read_dir(&live)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        assert_eq!(names, ["shop", "shop.4", "shop.5"]);
+    }
+
+    #[test]
+    fn a_server_gets_certificates_and_a_reference_and_nothing_else() {
+        let plan = "shop".parse().unwrap();
+        let refused = |chain: &str, reference: &str| Generation::of(&files(chain, reference), &plan).is_err();
+        assert!(refused("", &reference("shop")) && refused("text", &reference("shop")));
+        assert!(refused(&certificate(1), &reference("other")) && refused(&certificate(1), "text"));
+        let other = pem_rfc7468::encode_string("PRIVATE KEY", LineEnding::LF, &[1; 40]).unwrap();
+        assert!(
+            refused(&other, &reference("shop")) && refused(&(certificate(1) + &other), &reference("shop"))
+        );
+        assert!(refused(&certificate(1).repeat(11), &reference("shop")));
+        // Commands for HAProxy behind an empty line.
+        let commands = format!("{}\n\nshutdown sessions server x\n", certificate(1));
+        assert!(refused(&commands, &reference("shop")));
+    }
+}

@@ -1,0 +1,254 @@
+//! Messages between the daemon, the renewal agent and the deployer about certificates that renew
+//! themselves: JSON over HTTP on the administrators' socket.
+//!
+//! docs/admin-api.md describes the routes. Times are in seconds since 1970.
+
+mod client;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub use client::{Client, ClientError};
+
+/// The work of the agent.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Tasks {
+    /// Time at the daemon.
+    pub now: u64,
+    /// One for each plan.
+    pub tasks: Vec<Task>,
+}
+
+/// A plan, from the side of the agent.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Task {
+    /// Name of the plan.
+    pub plan: String,
+    /// Time at which the plan is due.
+    pub due: u64,
+    /// Names of the certificate.
+    pub names: Vec<Name>,
+    /// Who issues the certificate.
+    pub issuer: Issuer,
+    /// Program that is told when the state changes.
+    pub notify: Option<Vec<String>>,
+    /// The certificate that the plan has.
+    pub certificate: Option<Certificate>,
+    /// Reason for which a person asked to revoke the certificate (RFC 5280, 5.3.1).
+    pub revokes: Option<u8>,
+    /// Words for the state of the plan: `none`, `valid`, `due`, `failing` or `expired`.
+    pub state: String,
+    /// The last failure, in the words of the authority.
+    pub last_error: Option<String>,
+}
+
+/// A name of a certificate in the form of ACME (RFC 8555, 9.7.7).
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Name {
+    /// `dns` or `ip`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The name.
+    pub value: String,
+}
+
+/// Who issues a certificate.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Issuer {
+    /// A program: the request on standard input, the chain on standard output.
+    Command(Vec<String>),
+    /// An authority that speaks ACME.
+    Acme(Acme),
+}
+
+/// The account and the order at an authority.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Acme {
+    /// URL of the directory.
+    pub directory: String,
+    /// PEM file with the roots of the server.
+    pub root: Option<PathBuf>,
+    /// How the names are validated.
+    pub challenge: Challenge,
+    /// URL of the account, if there is one.
+    pub account: Option<String>,
+    /// Thumbprint of the account key: the last part of each answer to a challenge.
+    pub thumbprint: Option<String>,
+    /// URL of the order that is under way.
+    pub order: Option<String>,
+    /// Time at which the authority is asked for a window again.
+    pub next_look: u64,
+}
+
+/// How names are validated.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Challenge {
+    /// http-01, answered by the configuration of a server.
+    Http,
+    /// http-01, answered by a file below this directory.
+    Webroot(PathBuf),
+    /// dns-01, answered by a program.
+    DnsHook(Vec<String>),
+    /// dns-01, answered by an update of the zone.
+    DnsUpdate {
+        /// Server of the zone.
+        server: SocketAddr,
+        /// File with the key of the update.
+        key: PathBuf,
+    },
+}
+
+/// A certificate of a plan.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Certificate {
+    /// Id in ARI (RFC 9773, 4.1), if the certificate names its authority.
+    pub id: Option<String>,
+    /// SHA-256, in hexadecimal digits.
+    pub fingerprint: String,
+    /// Number of the version of the key.
+    pub version: u32,
+    /// First time at which the certificate is valid.
+    pub not_before: u64,
+    /// Last time at which the certificate is valid.
+    pub not_after: u64,
+}
+
+/// A message that the agent wants for its authority.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Message {
+    /// `new-account`, `new-order`, `read`, `answer`, `finalize` or `revoke`.
+    pub step: String,
+    /// Where the message goes.
+    pub url: String,
+    /// The nonce of the authority.
+    pub nonce: String,
+}
+
+/// A report of the agent about a plan.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Report {
+    /// URL of the account; none if the authority does not know the account.
+    Account(Option<String>),
+    /// URL of the order; none if there is no such order.
+    Order(Option<String>),
+    /// The authority refused that the order replaces the certificate.
+    Replaced,
+    /// The certificate is revoked.
+    Revoked,
+    /// A window that the authority suggests.
+    Window {
+        /// Id of the certificate.
+        certificate: String,
+        /// Begin of the window.
+        start: u64,
+        /// End of the window.
+        end: u64,
+        /// Page that explains the window.
+        explanation: Option<String>,
+        /// Seconds until the next question.
+        retry_after: Option<u64>,
+    },
+    /// An attempt has failed.
+    Failed {
+        /// Type of the error of ACME without its prefix, or a word of the agent.
+        kind: String,
+        /// The error in words.
+        detail: String,
+        /// Seconds until the next attempt, as the authority wants it.
+        retry_after: Option<u64>,
+    },
+}
+
+/// The files of a plan for its servers. None of them is secret.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Files {
+    /// Name of the plan.
+    pub plan: String,
+    /// The chain in PEM, the certificate first.
+    pub chain: String,
+    /// The reference to the key in PEM.
+    pub reference: String,
+    /// SHA-256 of the certificate, in hexadecimal digits.
+    pub certificate: String,
+    /// Last time at which the certificate is valid.
+    pub not_after: u64,
+    /// True if the daemon has made the certificate, because there is none yet.
+    pub is_placeholder: bool,
+    /// Servers that use the files: `nginx`, `haproxy` or `apache`.
+    pub servers: Vec<String>,
+    /// Program that is run after the files have changed.
+    pub hook: Option<Vec<String>>,
+    /// Addresses where the certificate must be seen after that.
+    pub listeners: Vec<SocketAddr>,
+    /// Name that a client asks for at a listener.
+    pub server_name: String,
+}
+
+/// Result of a deployment.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Deployed {
+    /// SHA-256 of the certificate in the files, in hexadecimal digits.
+    pub certificate: String,
+    /// For each listener nothing, or what it shows instead.
+    pub listeners: BTreeMap<SocketAddr, Option<String>>,
+    /// Why the files are not in use, if they are not.
+    pub problem: Option<String>,
+}
+
+/// A plan, for people.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct PlanView {
+    /// Name of the plan.
+    pub plan: String,
+    /// Label of the key.
+    pub key: String,
+    /// Names of the certificate.
+    pub names: Vec<String>,
+    /// Name of the authority, or the program that issues.
+    pub issuer: String,
+    /// `none`, `valid`, `due`, `failing` or `expired`.
+    pub state: String,
+    /// The certificate that the plan has.
+    pub certificate: Option<Certificate>,
+    /// Time of the next renewal.
+    pub due: u64,
+    /// Time of the last success.
+    pub renewed_at: Option<u64>,
+    /// Failures since then.
+    pub failures: u32,
+    /// The last failure, in the words of the authority.
+    pub last_error: Option<String>,
+    /// Type of that failure in ACME, or a word of the agent.
+    pub last_kind: Option<String>,
+    /// `http`, `webroot`, `dns`; none if a program issues.
+    pub challenge: Option<String>,
+    /// Time at which an agent last asked for work.
+    pub agent_seen: Option<u64>,
+    /// True if the deployer brings the certificate to a server of this host.
+    pub is_deployed_here: bool,
+    /// Page of the authority that says why it suggests this time.
+    pub explanation: Option<String>,
+    /// True if every listener shows the certificate; none if nobody has looked.
+    pub is_served: Option<bool>,
+    /// Result of the last deployment.
+    pub deployed: Option<Deployed>,
+    /// The line of the CAA record that keeps everybody else from getting a certificate (RFC 8657).
+    pub caa: Option<String>,
+    /// The answer to http-01 for every token, after the token and a point.
+    pub thumbprint: Option<String>,
+}
+
+impl Challenge {
+    /// True for dns-01.
+    pub fn is_dns(&self) -> bool {
+        matches!(self, Self::DnsHook(_) | Self::DnsUpdate { .. })
+    }
+}

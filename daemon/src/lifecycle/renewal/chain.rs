@@ -1,0 +1,155 @@
+//! The chain that an issuer gave: checked, and attached to its version. And the files of a plan.
+
+use der::Decode;
+use der::asn1::ObjectIdentifier;
+use keyward_proto::{Label, Reference};
+use x509_cert::Certificate as X509;
+use x509_cert::ext::pkix::ExtendedKeyUsage;
+
+use super::state::{self, has_names};
+use super::{RenewalError, key_of, placeholder, plan};
+use crate::config::{Identifier, Plan};
+use crate::daemon::Daemon;
+use crate::keys::certificates::{Certificate, Chain};
+use crate::keys::{Key, Version, now};
+use crate::lifecycle::event::Actor;
+use crate::lifecycle::{Error, certificates, versions};
+
+/// Checks the chain of a plan, and attaches it. The order has ended then.
+///
+/// # Errors
+/// [`RenewalError`] says how the certificate differs from the plan. Nothing is changed then.
+pub(crate) async fn accept(
+    daemon: &Daemon,
+    actor: Actor,
+    name: &Label,
+    chain: &Chain,
+) -> Result<state::PlanState, Error> {
+    let accepted = carry_out(daemon, actor, name, chain).await;
+    super::record_refusal(daemon, actor, name, "chain", &accepted);
+    accepted
+}
+
+async fn carry_out(
+    daemon: &Daemon,
+    actor: Actor,
+    name: &Label,
+    chain: &Chain,
+) -> Result<state::PlanState, Error> {
+    let plan = plan(&daemon.config(), name)?;
+    let before = state::of(daemon, name).await?;
+    let number = before.progress.version.ok_or_else(|| RenewalError::NotOrdered(name.clone()))?;
+    let key = key_of(daemon, &plan).await?;
+    let leaf = chain.certificates.first().ok_or_else(|| RenewalError::NoCertificate(name.clone()))?;
+    check(&plan, &key, number, leaf, before.certificate.as_ref(), before.progress.is_asked_for)?;
+    certificates::attach(daemon, actor, &plan.key, chain).await?;
+    let now = now();
+    daemon.renewals.update(name.as_str(), |progress| {
+        (progress.order, progress.last_error) = (None, None);
+        (progress.failures, progress.next_try) = (0, 0);
+        (progress.is_asked_for, progress.is_replaced) = (false, false);
+        progress.renewed_at = Some(now);
+        // The next request is for the current version, or for a new one.
+        if plan.servers.is_empty() && plan.hook.is_none() || key.current == number {
+            progress.version = None;
+        }
+        Ok::<_, RenewalError>(())
+    })?;
+    // Nobody has files: servers on rustls take the newest version with a certificate.
+    if key.current != number && plan.servers.is_empty() && plan.hook.is_none() {
+        versions::promote(daemon, actor, &plan.key, number).await?;
+    }
+    state::of(daemon, name).await
+}
+
+/// The placeholder of a plan, which is made once.
+async fn placeholder(daemon: &Daemon, plan: &Plan, key: &Key, version: &Version) -> Result<Vec<u8>, Error> {
+    let (name, number) = (plan.name.as_str(), version.number);
+    let known = daemon.renewals.placeholder(name, number).filter(|der| {
+        Certificate::from_der(der)
+            .is_ok_and(|certificate| certificate.not_after() > now() && has_names(&certificate, plan))
+    });
+    if let Some(known) = known {
+        return Ok(known);
+    }
+    let made = placeholder::made(daemon, plan, key, version).await?;
+    daemon.renewals.keep_placeholder(name, number, made.clone());
+    Ok(made)
+}
+
+fn check(
+    plan: &Plan,
+    key: &Key,
+    number: u32,
+    leaf: &Certificate,
+    present: Option<&Certificate>,
+    is_asked_for: bool,
+) -> Result<(), Error> {
+    let version = key.version(number).ok_or_else(|| Error::NoVersion { label: key.label.clone(), number })?;
+    if leaf.spki() != version.spki {
+        return Err(RenewalError::OtherKey { label: key.label.clone(), version: number }.into());
+    }
+    if !has_names(leaf, plan) {
+        let wants: Vec<_> = plan.names.iter().map(Identifier::to_string).collect();
+        let (has, wants) = (leaf.names().join(", "), wants.join(", "));
+        return Err(RenewalError::OtherNames { plan: plan.name.clone(), has, wants }.into());
+    }
+    let (not_before, not_after, now) = (leaf.not_before(), leaf.not_after(), now());
+    if now < not_before || not_after <= now {
+        return Err(RenewalError::NotValidNow { not_before, not_after, now }.into());
+    }
+    if let Some(present) = present.filter(|present| !is_asked_for && not_after <= present.not_after()) {
+        return Err(RenewalError::NotLater { new: not_after, old: present.not_after() }.into());
+    }
+    let usage = X509::from_der(leaf.der()).ok();
+    let usage =
+        usage.and_then(|one| one.tbs_certificate().get_extension::<ExtendedKeyUsage>().ok().flatten());
+    match usage {
+        Some((_, usage)) if !usage.0.contains(&ID_KP_SERVER_AUTH) => Err(RenewalError::NotForServers.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Extended key usage of TLS servers (RFC 5280, 4.2.1.12).
+const ID_KP_SERVER_AUTH: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.1");
+
+/// The files of a plan for its servers. None of them is secret.
+pub(crate) struct Files {
+    /// The certificate, and the certificates that certify it, in PEM.
+    pub(crate) chain: String,
+    /// The reference to the key, in PEM.
+    pub(crate) reference: String,
+    /// SHA-256 of the certificate, in hexadecimal digits.
+    pub(crate) certificate: String,
+    /// End of the certificate, in seconds since 1970.
+    pub(crate) not_after: u64,
+    /// True if the certificate is the placeholder of the daemon, before the first one.
+    pub(crate) is_placeholder: bool,
+}
+
+/// The files of a plan: with the newest certificate for its names, or with a placeholder that the
+/// daemon has made.
+///
+/// # Errors
+/// [`Error`] says why there is no key, or why the key signs no placeholder.
+pub(crate) async fn files(daemon: &Daemon, name: &Label) -> Result<Files, Error> {
+    let plan = plan(&daemon.config(), name)?;
+    let state = state::of(daemon, name).await?;
+    let key = key_of(daemon, &plan).await?;
+    let version = state.version.and_then(|number| key.version(number)).or_else(|| key.version(0));
+    let version = version.ok_or_else(|| RenewalError::NoCertificate(name.clone()))?;
+    let is_placeholder = state.certificate.is_none();
+    let ders = match is_placeholder {
+        true => vec![placeholder(daemon, &plan, &key, version).await?],
+        false => version.certificates.clone(),
+    };
+    let leaf = ders.first().and_then(|der| Certificate::from_der(der).ok());
+    let leaf = leaf.ok_or_else(|| RenewalError::NoCertificate(name.clone()))?;
+    let block = |der: &Vec<u8>| pem_rfc7468::encode_string("CERTIFICATE", pem_rfc7468::LineEnding::LF, der);
+    let chain = ders.iter().map(block).collect::<Result<String, _>>();
+    let chain = chain.map_err(|error| RenewalError::Encoding(error.to_string()))?;
+    let reference = Reference::new(plan.key.clone(), version.number, version.spki.clone());
+    let reference = reference.map_err(|error| RenewalError::Encoding(error.to_string()))?.to_pem();
+    let (certificate, not_after) = (leaf.fingerprint(), leaf.not_after());
+    Ok(Files { chain, reference, certificate, not_after, is_placeholder })
+}

@@ -1,0 +1,58 @@
+//! Reasons why a step of a plan was refused.
+
+use std::io;
+use std::path::PathBuf;
+
+use keyward_proto::Label;
+use thiserror::Error;
+
+use crate::ground::text::time;
+
+/// Reason why a step of a plan was refused.
+#[derive(Debug, Error)]
+pub(crate) enum RenewalError {
+    #[error("there is no plan {0} in the configuration; the plans are listed by: keyward cert list")]
+    NoPlan(Label),
+    #[error("the plan {0} has a program as its issuer, so it has no messages of ACME")]
+    NotAcme(Label),
+    #[error(
+        "key {0} cannot be the key of an ACME account: it must be of type p256, with the only use acme-account; name another label in account-key"
+    )]
+    NotAnAccountKey(Label),
+    #[error("{url:?} is not a URL of the authority, whose URLs begin with {origin}/")]
+    OtherUrl { url: String, origin: String },
+    #[error("the nonce is not one of ACME: 1 to 256 letters, digits, - and _ (RFC 8555, 6.5.1)")]
+    Nonce,
+    #[error("there is no account at the authority yet")]
+    NoAccount,
+    #[error("there is an order under way for the plan {0}")]
+    Ordered(Label),
+    #[error("there is no order under way for the plan {0}")]
+    NotOrdered(Label),
+    #[error("the plan {plan} is not due before {}; to renew it now: keyward cert renew {plan} --now", time(*at))]
+    NotDue { plan: Label, at: u64 },
+    #[error("the plan {plan} has had {orders} orders within a day, and gets no other before {}", time(*until))]
+    ManyOrders { plan: Label, orders: usize, until: u64 },
+    #[error("nobody asked to revoke the certificate of the plan {0}; to revoke it: keyward cert revoke {0}")]
+    NotRevoked(Label),
+    #[error("the certificate is for the names {has}, and the plan {plan} has {wants}")]
+    OtherNames { plan: Label, has: String, wants: String },
+    #[error("the certificate is for another key than the request: version {version} of key {label}")]
+    OtherKey { label: Label, version: u32 },
+    #[error("the certificate is valid from {} until {}, and now it is {}; set the clock, or ask the authority", time(*not_before), time(*not_after), time(*now))]
+    NotValidNow { not_before: u64, not_after: u64, now: u64 },
+    #[error("the certificate ends at {}, which is not after the end of the present one, {}", time(*new), time(*old))]
+    NotLater { new: u64, old: u64 },
+    #[error("the certificate is not for TLS servers: its extended key usage lacks serverAuth")]
+    NotForServers,
+    #[error("the plan {0} has no certificate yet")]
+    NoCertificate(Label),
+    #[error("cannot read the MAC key of the account at the authority in {}: {}", .0.display(), .1)]
+    Binding(PathBuf, #[source] io::Error),
+    #[error("the MAC key in {} is not in base64url, as the authority gives it", .0.display())]
+    BindingForm(PathBuf),
+    #[error("cannot write the progress of renewals in the state directory: {0}")]
+    Progress(#[from] io::Error),
+    #[error("cannot make the message: {0}")]
+    Encoding(String),
+}

@@ -1,0 +1,266 @@
+//! Messages to the authority of a plan, and the certificate request of a plan.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use der::Encode;
+use der::asn1::Ia5String;
+use keyward_proto::{Label, Scheme};
+use serde::Deserialize;
+use serde_json::Value;
+use x509_cert::ext::pkix::name::GeneralName;
+use zeroize::Zeroizing;
+
+use super::{RenewalError, account_key, authority, key_of, plan, state};
+use crate::config::{Identifier, Issuer, Plan, origin};
+use crate::daemon::Daemon;
+use crate::ground::ownership;
+use crate::keys::certificates::request as csr;
+use crate::keys::{Version, now};
+use crate::lifecycle::event::{Act, Action, Actor, begin};
+use crate::lifecycle::request::{sign, sign_request};
+use crate::lifecycle::{Error, versions};
+use crate::renewal::jws::{AccountKey, Payload, Unsigned};
+use crate::renewal::progress::Ordering;
+
+/// Kind of a message.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Step {
+    /// Makes the account, or finds the account of the key.
+    NewAccount,
+    /// Orders the certificate of the plan.
+    NewOrder,
+    /// Reads an order, an authorisation, a challenge or a certificate.
+    Read,
+    /// Says that the answer to a challenge is in place.
+    Answer,
+    /// Sends the certificate request.
+    Finalize,
+    /// Revokes the certificate of the plan, as a person asked.
+    Revoke,
+}
+
+impl Step {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::NewAccount => "new-account",
+            Self::NewOrder => "new-order",
+            Self::Read => "read",
+            Self::Answer => "answer",
+            Self::Finalize => "finalize",
+            Self::Revoke => "revoke",
+        }
+    }
+}
+
+/// Builds and signs the message of a step. The agent chooses the URL, below the origin of the
+/// authority, and the nonce.
+///
+/// # Errors
+/// [`Error::Renewal`] if the step is not one that the plan takes now.
+pub(crate) async fn message(
+    daemon: &Daemon,
+    actor: Actor,
+    name: &Label,
+    step: Step,
+    url: &str,
+    nonce: &str,
+) -> Result<Value, Error> {
+    let message = built(daemon, actor, name, step, url, nonce).await;
+    super::record_refusal(daemon, actor, name, step.name(), &message);
+    message
+}
+
+async fn built(
+    daemon: &Daemon,
+    actor: Actor,
+    name: &Label,
+    step: Step,
+    url: &str,
+    nonce: &str,
+) -> Result<Value, Error> {
+    let config = daemon.config();
+    let plan = plan(&config, name)?;
+    let authority = authority(&config, &plan)?;
+    let expected = authority.origin();
+    if origin(url) != Some(expected) {
+        let (url, origin) = (url.chars().take(200).collect(), expected.to_owned());
+        return Err(RenewalError::OtherUrl { url, origin }.into());
+    }
+    let is_nonce = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    if !(1..=256).contains(&nonce.len()) || !nonce.bytes().all(is_nonce) {
+        return Err(RenewalError::Nonce.into());
+    }
+    let account_key = account_key(daemon, authority).await?;
+    let version =
+        account_key.version(0).ok_or_else(|| RenewalError::NotAnAccountKey(account_key.label.clone()))?;
+    let public = AccountKey::of(&version.spki)
+        .ok_or_else(|| RenewalError::NotAnAccountKey(account_key.label.clone()))?;
+    let account = daemon.renewals.account(&authority.directory);
+    let account =
+        account.filter(|account| account.thumbprint == public.thumbprint()).map(|account| account.url);
+    let account = match step {
+        Step::NewAccount => None,
+        _ => Some(account.ok_or(RenewalError::NoAccount)?),
+    };
+    let names: Vec<_> = plan.names.iter().map(|name| (name.kind(), name.to_string())).collect();
+    let state = state::of(daemon, name).await?;
+    let request;
+    let certificate;
+    let replaces;
+    let mac_key;
+    let payload = match step {
+        Step::Read => Payload::Read,
+        Step::Answer => Payload::Answer,
+        Step::NewAccount => {
+            mac_key = authority.binding.as_ref().map(|binding| read_mac_key(&binding.key)).transpose()?;
+            let binding = authority.binding.as_ref().zip(mac_key.as_ref());
+            let binding = binding.map(|(binding, key)| (binding.kid.as_str(), key.as_slice()));
+            Payload::Account { contact: &authority.contact, binding }
+        }
+        Step::NewOrder => {
+            count_order(daemon, actor, &plan, &state)?;
+            let Issuer::Acme { profile, .. } = &plan.issuer else {
+                return Err(RenewalError::NotAcme(name.clone()).into());
+            };
+            replaces = state.replaces();
+            Payload::Order { names: &names, profile: profile.as_deref(), replaces: replaces.as_deref() }
+        }
+        Step::Finalize => {
+            if state.progress.order.is_none() {
+                return Err(RenewalError::NotOrdered(name.clone()).into());
+            }
+            request = self::request(daemon, actor, name).await?;
+            Payload::Finalize(&request)
+        }
+        Step::Revoke => {
+            let reason = state.progress.revokes.ok_or_else(|| RenewalError::NotRevoked(name.clone()))?;
+            certificate = state.certificate.ok_or_else(|| RenewalError::NoCertificate(name.clone()))?;
+            Payload::Revoke(certificate.der(), reason)
+        }
+    };
+    let message = Unsigned::new(public, account.as_deref(), nonce, url, &payload);
+    // Messages that only read are many, and change nothing at the authority.
+    let begun = match step {
+        Step::Read | Step::Answer => None,
+        _ => Some(begin(daemon, actor, Action::SignAcme, Some(&plan.key)).await?),
+    };
+    let scheme = Scheme::EcdsaSecp256r1Sha256;
+    let signed = sign(daemon, &account_key, version, scheme, &message.signing_input(), None).await;
+    let signed = match &begun {
+        Some(begun) => begun.result(signed).await?,
+        None => signed?,
+    };
+    let unreadable = || RenewalError::Encoding("the unit gave a signature that is none on P-256".into());
+    let message = message.signed(&signed).ok_or_else(unreadable)?;
+    if let Some(begun) = begun {
+        begun.done(Act::SignAcme { plan: name, step: step.name(), url }, None).await?;
+    }
+    Ok(message)
+}
+
+/// Refuses an order that is not due, and counts an order.
+fn count_order(daemon: &Daemon, actor: Actor, plan: &Plan, state: &state::PlanState) -> Result<(), Error> {
+    let (name, now) = (&plan.name, now());
+    let pid = actor.pid();
+    // Another agent may be ordering now. One that was killed meanwhile is not waited for.
+    let ordering = state.progress.ordering.clone().filter(|one| one.since.saturating_add(LEASE) > now);
+    let is_again = ordering.as_ref().is_some_and(|one| one.pid == pid && one.messages < MOST_MESSAGES);
+    if state.progress.order.is_some() || ordering.is_some() && !is_again {
+        return Err(RenewalError::Ordered(name.clone()).into());
+    }
+    if state.due > now {
+        return Err(RenewalError::NotDue { plan: name.clone(), at: state.due }.into());
+    }
+    daemon.renewals.update(name.as_str(), |progress| {
+        // The authority did not take the nonce of the message before.
+        if let Some(again) = ordering.filter(|_| is_again) {
+            progress.ordering = Some(Ordering { messages: again.messages + 1, ..again });
+            return Ok(());
+        }
+        // Of certificates that live for minutes, there are more.
+        let most =
+            state.lifetime().map_or(MOST_ORDERS, |life| MOST_ORDERS.max((4 * DAY / life.max(1)) as usize));
+        progress.orders.retain(|at| at.saturating_add(DAY) > now);
+        if progress.orders.len() >= most {
+            let until = progress.orders.first().map_or(now, |first| first.saturating_add(DAY));
+            return Err(RenewalError::ManyOrders { plan: name.clone(), orders: most, until });
+        }
+        progress.orders.push(now);
+        progress.ordering = Some(Ordering { pid, since: now, messages: 1 });
+        Ok(())
+    })?;
+    Ok(())
+}
+
+/// The certificate request of a plan, in DER, signed by the version of its key that the certificate
+/// is for. If the plan renews its key, the first request of an order makes the version.
+///
+/// # Errors
+/// [`Error`] says why the key does not sign the request.
+pub(crate) async fn request(daemon: &Daemon, actor: Actor, name: &Label) -> Result<Vec<u8>, Error> {
+    let plan = plan(&daemon.config(), name)?;
+    let key = key_of(daemon, &plan).await?;
+    let progress = daemon.renewals.of(name.as_str());
+    let known = progress.version.filter(|number| key.version(*number).is_some());
+    let has_certificate = key.version(0).is_some_and(|version| !version.certificates.is_empty());
+    let (key, number) = match known {
+        Some(number) => (key, number),
+        None if plan.renews_key && has_certificate => {
+            let (key, number) = versions::prepare(daemon, actor, &plan.key).await?;
+            (key, number)
+        }
+        None => {
+            let number = key.current;
+            (key, number)
+        }
+    };
+    if known != Some(number) {
+        daemon.renewals.update(name.as_str(), |progress| {
+            progress.version = Some(number);
+            Ok::<_, RenewalError>(())
+        })?;
+    }
+    let version = key.version(number).ok_or_else(|| Error::NoVersion { label: plan.key.clone(), number })?;
+    let info = info(&plan, version)?;
+    let bytes = info.to_der().map_err(encoding)?;
+    let signed = sign_request(daemon, actor, &plan.key, number, &bytes).await?;
+    let whole = csr::whole(info, signed.scheme, &signed.signature);
+    whole.ok_or_else(|| RenewalError::Encoding("no authority takes the scheme of the key".into()).into())
+}
+
+fn info(plan: &Plan, version: &Version) -> Result<x509_cert::request::CertReqInfo, Error> {
+    let names = plan.names.iter().map(general_name).collect::<Result<Vec<_>, _>>().map_err(encoding)?;
+    Ok(csr::info(None, names, &version.spki).map_err(encoding)?)
+}
+
+/// A name as the certificate has it.
+pub(super) fn general_name(name: &Identifier) -> der::Result<GeneralName> {
+    Ok(match name {
+        Identifier::Dns(name) => GeneralName::DnsName(Ia5String::new(name)?),
+        Identifier::Ip(address) => (*address).into(),
+    })
+}
+
+pub(super) fn encoding(error: der::Error) -> RenewalError {
+    RenewalError::Encoding(error.to_string())
+}
+
+fn read_mac_key(path: &std::path::Path) -> Result<Zeroizing<Vec<u8>>, RenewalError> {
+    let failed = |reason| RenewalError::Binding(path.to_owned(), reason);
+    let file = ownership::open(path).map_err(|error| failed(std::io::Error::other(error)))?;
+    let text = ownership::read_all(file).map_err(failed)?;
+    let form = || RenewalError::BindingForm(path.to_owned());
+    let text = str::from_utf8(&text).map_err(|_| form())?;
+    let decoded = URL_SAFE_NO_PAD.decode(text.trim().trim_end_matches('='));
+    decoded.map(Zeroizing::new).map_err(|_| form())
+}
+
+/// Most orders of a plan within a day. Let's Encrypt allows five for the same names within a week,
+/// so more than these come from a fault.
+const MOST_ORDERS: usize = 10;
+/// Seconds in which an agent says how an order ended.
+const LEASE: u64 = 10;
+/// Most messages of an order: as many nonces as an agent tries.
+const MOST_MESSAGES: u32 = 20;
+const DAY: u64 = 24 * 3600;

@@ -1,0 +1,105 @@
+//! Steps of plans: what the agent and the deployer ask for. The daemon builds and signs each
+//! message itself, so an agent in the wrong hands gets the certificates of the plans, for keys of
+//! this daemon, and nothing else.
+
+mod chain;
+mod error;
+mod message;
+mod placeholder;
+mod report;
+mod state;
+
+pub(crate) use chain::{accept, files};
+pub(crate) use error::RenewalError;
+pub(crate) use message::{message, request};
+pub(crate) use report::{Report, deployed, renew_now, report, revoke};
+pub(crate) use state::{PlanState, all, of};
+
+use std::sync::Arc;
+
+use keyward_proto::{Label, Use};
+
+use super::Error;
+use super::create::{KeySpec, generate};
+use super::event::Actor;
+use crate::audit;
+use crate::config::{Authority, Config, Issuer, Plan};
+use crate::daemon::{Daemon, RefusedAct};
+use crate::keys::{Key, Standing, now};
+use crate::renewal::jws::AccountKey;
+
+/// Makes the keys of a plan that are missing: that of its certificate, and that of the account at
+/// its authority.
+///
+/// # Errors
+/// [`Error`] says why there is no key.
+pub(crate) async fn prepare(daemon: &Daemon, name: &Label) -> Result<(), Error> {
+    let config = daemon.config();
+    let plan = plan(&config, name)?;
+    key_of(daemon, &plan).await?;
+    if let Issuer::Acme { .. } = plan.issuer {
+        account_key(daemon, authority(&config, &plan)?).await?;
+    }
+    Ok(())
+}
+
+/// A plan of the configuration.
+fn plan(config: &Config, name: &Label) -> Result<Plan, Error> {
+    let found = config.plans.iter().find(|plan| plan.name == *name);
+    found.cloned().ok_or_else(|| RenewalError::NoPlan(name.clone()).into())
+}
+
+/// The authority of a plan.
+fn authority<'c>(config: &'c Config, plan: &Plan) -> Result<&'c Authority, Error> {
+    let of_acme = match &plan.issuer {
+        Issuer::Acme { authority, .. } => config.authorities.get(authority),
+        Issuer::Command(_) => None,
+    };
+    of_acme.ok_or_else(|| RenewalError::NotAcme(plan.name.clone()).into())
+}
+
+/// The key of a plan, which is made if there is none.
+async fn key_of(daemon: &Daemon, plan: &Plan) -> Result<Arc<Key>, Error> {
+    if let Some(key) = daemon.keys.get(&plan.key).await? {
+        let standing = key.standing(now());
+        if standing != Standing::Active {
+            return Err(Error::not_active(&key, standing));
+        }
+        return Ok(key);
+    }
+    let uses = vec![Use::TlsServer, Use::Csr];
+    let spec = KeySpec { label: plan.key.clone(), uses, sign_and_decrypt: false, backend: None };
+    generate(daemon, Actor::Daemon, spec, plan.key_type).await
+}
+
+/// The key of the account at an authority, which is made if there is none.
+async fn account_key(daemon: &Daemon, authority: &Authority) -> Result<Arc<Key>, Error> {
+    let label = &authority.account_key;
+    let key = match daemon.keys.get(label).await? {
+        Some(key) => key,
+        None => {
+            let (uses, backend) = (vec![Use::AcmeAccount], None);
+            let spec = KeySpec { label: label.clone(), uses, sign_and_decrypt: false, backend };
+            generate(daemon, Actor::Daemon, spec, keyward_proto::KeyType::P256).await?
+        }
+    };
+    let standing = key.standing(now());
+    match key.version(0).is_some_and(|version| AccountKey::of(&version.spki).is_some()) {
+        _ if standing != Standing::Active => Err(Error::not_active(&key, standing)),
+        true if key.uses == [Use::AcmeAccount] => Ok(key),
+        _ => Err(RenewalError::NotAnAccountKey(label.clone()).into()),
+    }
+}
+
+/// Puts the refusal of a step on record. A refusal because of a unit or a disk is no attempt of
+/// somebody.
+fn record_refusal<T>(daemon: &Daemon, actor: Actor, name: &Label, step: &str, result: &Result<T, Error>) {
+    let (Err(Error::Renewal(reason)), Actor::User { uid, pid, role }) = (result, actor) else { return };
+    let details = [("act", "step"), ("step", step), ("plan", name.as_str())];
+    daemon.record_refused_act(RefusedAct {
+        actor: audit::Actor { uid, pid, role: role.name() },
+        reason: reason.to_string(),
+        key: None,
+        details: details.into_iter().map(|(field, text)| (field.to_owned(), text.into())).collect(),
+    });
+}

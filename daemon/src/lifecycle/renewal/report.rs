@@ -1,0 +1,203 @@
+//! Reports of the agent, the deployer and people about a plan.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use keyward_proto::Label;
+
+use super::state::spread;
+use super::{RenewalError, account_key, authority, plan, state};
+use crate::backend::random;
+use crate::config::origin;
+use crate::daemon::Daemon;
+use crate::ground::text::printable;
+use crate::keys::now;
+use crate::lifecycle::event::{Act, Action, Actor, begin};
+use crate::lifecycle::{Error, versions};
+use crate::renewal::due::{self, Failure};
+use crate::renewal::jws::AccountKey;
+use crate::renewal::progress::{Account, Deployed, Failed, Window};
+
+/// A report of the agent. Only URLs of the authority are kept.
+#[derive(Debug)]
+pub(crate) enum Report {
+    /// The account is at this URL; none if the authority does not know the account.
+    Account(Option<String>),
+    /// The order is at this URL; none if there is no such order.
+    Order(Option<String>),
+    /// The authority refused that the order replaces the present certificate.
+    Replaced,
+    /// The authority suggests a window for a certificate.
+    Window {
+        certificate: String,
+        start: u64,
+        end: u64,
+        explanation: Option<String>,
+        retry_after: Option<u64>,
+    },
+    /// The authority has revoked the certificate.
+    Revoked,
+    /// An attempt has failed.
+    Failed { kind: String, detail: String, retry_after: Option<u64> },
+}
+
+/// Notes a report of the agent.
+///
+/// # Errors
+/// [`RenewalError`] for a URL of another server, or if the file cannot be written.
+pub(crate) async fn report(daemon: &Daemon, name: &Label, report: Report) -> Result<(), Error> {
+    let config = daemon.config();
+    let plan = plan(&config, name)?;
+    let checked = |url: String| -> Result<String, Error> {
+        let expected = authority(&config, &plan)?.origin();
+        match origin(&url) == Some(expected) {
+            true => Ok(url),
+            false => Err(RenewalError::OtherUrl { url, origin: expected.to_owned() }.into()),
+        }
+    };
+    let now = now();
+    let update = |change: &mut dyn FnMut(&mut crate::renewal::Progress)| {
+        daemon.renewals.update(name.as_str(), |progress| {
+            change(progress);
+            Ok::<_, RenewalError>(())
+        })
+    };
+    match report {
+        Report::Account(url) => {
+            let authority = authority(&config, &plan)?;
+            let account = match url {
+                Some(url) => {
+                    let key = account_key(daemon, authority).await?;
+                    let public = key.version(0).and_then(|version| AccountKey::of(&version.spki));
+                    let public = public.ok_or_else(|| RenewalError::NotAnAccountKey(key.label.clone()))?;
+                    Some(Account { url: checked(url)?, thumbprint: public.thumbprint() })
+                }
+                None => None,
+            };
+            daemon.renewals.set_account(&authority.directory, account).map_err(RenewalError::from)?;
+        }
+        Report::Order(url) => {
+            let url = url.map(checked).transpose()?;
+            update(&mut |progress| {
+                if url.is_none() && progress.order.is_some() {
+                    progress.version = None;
+                }
+                progress.ordering = None;
+                progress.order.clone_from(&url);
+            })?;
+        }
+        Report::Replaced => update(&mut |progress| {
+            (progress.is_replaced, progress.ordering) = (true, None);
+        })?,
+        Report::Revoked => update(&mut |progress| {
+            (progress.revokes, progress.is_asked_for) = (None, true);
+            (progress.failures, progress.next_try) = (0, 0);
+        })?,
+        Report::Window { certificate, start, end, explanation, retry_after } => {
+            update(&mut |progress| {
+                let kept = progress
+                    .window
+                    .as_ref()
+                    .filter(|kept| (&kept.certificate, kept.start, kept.end) == (&certificate, start, end));
+                // The chosen time stays while the window stays.
+                let chosen = kept.map_or_else(|| due::chosen(start, end, random()), |kept| kept.chosen);
+                progress.window = Some(Window {
+                    certificate: certificate.clone(),
+                    start,
+                    end,
+                    chosen,
+                    explanation: explanation.as_deref().map(printable),
+                    next_look: now.saturating_add(due::next_look(retry_after)),
+                });
+            })?;
+        }
+        Report::Failed { kind, detail, retry_after } => {
+            let lifetime = state::of(daemon, name).await?.lifetime();
+            let (kind, detail) = (printable(&kind), printable(&detail));
+            update(&mut |progress| {
+                progress.ordering = None;
+                progress.failures = progress.failures.saturating_add(1);
+                let failure = Failure::of(&kind, retry_after);
+                let spread = spread(name.as_str()).wrapping_add(random());
+                progress.next_try = due::next_try(now, failure, progress.failures, lifetime, spread);
+                progress.last_error = Some(Failed { at: now, kind: kind.clone(), detail: detail.clone() });
+            })?;
+            let plan = name.as_str();
+            tracing::warn!(plan, kind, "the certificate was not renewed: {detail}");
+        }
+    }
+    Ok(())
+}
+
+/// Has a plan renewed now, because a person asks.
+///
+/// # Errors
+/// There is no such plan, or the act cannot be recorded.
+pub(crate) async fn renew_now(daemon: &Daemon, actor: Actor, name: &Label) -> Result<(), Error> {
+    let plan = plan(&daemon.config(), name)?;
+    let begun = begin(daemon, actor, Action::RenewCertificate, Some(&plan.key)).await?;
+    let updated = daemon.renewals.update(name.as_str(), |progress| {
+        progress.is_asked_for = true;
+        (progress.failures, progress.next_try) = (0, 0);
+        Ok::<_, RenewalError>(())
+    });
+    begun.result(updated).await?;
+    begun.done(Act::RenewCertificate(name), None).await
+}
+
+/// Has the certificate of a plan revoked, and renewed after that, because a person asks.
+///
+/// # Errors
+/// There is no certificate, or the act cannot be recorded.
+pub(crate) async fn revoke(daemon: &Daemon, actor: Actor, name: &Label, reason: u8) -> Result<(), Error> {
+    let state = state::of(daemon, name).await?;
+    authority(&daemon.config(), &state.plan)?;
+    if state.certificate.is_none() {
+        return Err(RenewalError::NoCertificate(name.clone()).into());
+    }
+    let begun = begin(daemon, actor, Action::RevokeCertificate, Some(&state.plan.key)).await?;
+    let updated = daemon.renewals.update(name.as_str(), |progress| {
+        progress.revokes = Some(reason);
+        (progress.failures, progress.next_try) = (0, 0);
+        Ok::<_, RenewalError>(())
+    });
+    begun.result(updated).await?;
+    begun.done(Act::RevokeCertificate { plan: name, reason }, None).await
+}
+
+/// Notes the result of a deployment. If every listener shows the certificate of a version that is
+/// not current yet, that version becomes current.
+///
+/// # Errors
+/// There is no such plan, or the file cannot be written.
+pub(crate) async fn deployed(
+    daemon: &Daemon,
+    actor: Actor,
+    name: &Label,
+    certificate: String,
+    listeners: BTreeMap<SocketAddr, Option<String>>,
+    problem: Option<String>,
+) -> Result<(), Error> {
+    let before = state::of(daemon, name).await?;
+    let listeners =
+        listeners.into_iter().map(|(at, problem)| (at, problem.as_deref().map(printable))).collect();
+    let problem = problem.as_deref().map(printable);
+    let deployed = Deployed { certificate, at: now(), listeners, problem };
+    let is_served = deployed.is_served()
+        && before.certificate.as_ref().is_some_and(|one| one.fingerprint() == deployed.certificate);
+    if let Some(problem) = &deployed.problem {
+        tracing::error!(plan = name.as_str(), "the certificate is not in use: {problem}");
+    }
+    let current = before.key.as_ref().map(|key| key.current);
+    if let Some(number) = before.version.filter(|number| is_served && current != Some(*number)) {
+        versions::promote(daemon, actor, &before.plan.key, number).await?;
+    }
+    daemon.renewals.update(name.as_str(), |progress| {
+        if is_served && progress.order.is_none() {
+            progress.version = None;
+        }
+        progress.deployed = Some(deployed);
+        Ok::<_, RenewalError>(())
+    })?;
+    Ok(())
+}

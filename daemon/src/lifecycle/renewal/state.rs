@@ -1,0 +1,140 @@
+//! State of a plan: its certificate, its progress, and when it is due.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use der::{Decode, Encode};
+use keyward_proto::Label;
+use sha2::{Digest, Sha256};
+use x509_cert::Certificate as X509;
+use x509_cert::ext::pkix::AuthorityKeyIdentifier;
+
+use super::plan;
+use crate::config::{Identifier, Plan};
+use crate::daemon::Daemon;
+use crate::keys::certificates::Certificate;
+use crate::keys::{Key, Version};
+use crate::lifecycle::Error;
+use crate::renewal::Progress;
+use crate::renewal::due::{Facts, Validity, due};
+
+/// State of a plan.
+pub(crate) struct PlanState {
+    pub(crate) plan: Plan,
+    pub(crate) key: Option<Arc<Key>>,
+    pub(crate) progress: Progress,
+    /// The certificate that the plan has; `None` if there is none for its names.
+    pub(crate) certificate: Option<Certificate>,
+    /// Number of the version of the key with the certificate.
+    pub(crate) version: Option<u32>,
+    /// When the plan is due, in seconds since 1970.
+    pub(crate) due: u64,
+}
+
+impl PlanState {
+    /// Id of the certificate in ARI (RFC 9773, 4.1); `None` without a key identifier of the
+    /// authority.
+    pub(crate) fn certificate_id(&self) -> Option<String> {
+        id_of(self.certificate.as_ref()?.der())
+    }
+
+    /// Id of the certificate that an order replaces: the authority must have said that it knows
+    /// the certificate.
+    pub(super) fn replaces(&self) -> Option<String> {
+        let id = self.certificate_id().filter(|_| !self.progress.is_replaced)?;
+        self.progress
+            .window
+            .as_ref()
+            .filter(|window| window.certificate == id && window.chosen.is_some())
+            .map(|_| id)
+    }
+
+    /// Lifetime of the certificate, in seconds.
+    pub(super) fn lifetime(&self) -> Option<u64> {
+        self.certificate.as_ref().map(|one| one.not_after().saturating_sub(one.not_before()))
+    }
+}
+
+/// State of each plan, in the order of the configuration.
+///
+/// # Errors
+/// The key store cannot be read.
+pub(crate) async fn all(daemon: &Daemon) -> Result<Vec<PlanState>, Error> {
+    let mut states = Vec::new();
+    for plan in &daemon.config().plans {
+        states.push(of_plan(daemon, plan.clone()).await?);
+    }
+    Ok(states)
+}
+
+/// State of a plan.
+///
+/// # Errors
+/// There is no such plan, or the key store cannot be read.
+pub(crate) async fn of(daemon: &Daemon, name: &Label) -> Result<PlanState, Error> {
+    of_plan(daemon, plan(&daemon.config(), name)?).await
+}
+
+async fn of_plan(daemon: &Daemon, plan: Plan) -> Result<PlanState, Error> {
+    let key = daemon.keys.get(&plan.key).await?;
+    let progress = daemon.renewals.of(plan.name.as_str());
+    let found = key.as_ref().and_then(|key| newest(key, &plan));
+    let (version, certificate) = found.unzip();
+    let present = certificate.as_ref().map(validity);
+    let id = certificate.as_ref().and_then(|certificate| id_of(certificate.der()));
+    let window = progress.window.as_ref().filter(|window| Some(&window.certificate) == id.as_ref());
+    let facts = Facts {
+        present,
+        suggested: window.and_then(|window| window.chosen),
+        renewed_at: progress.renewed_at,
+        next_try: progress.next_try,
+        is_asked_for: progress.is_asked_for,
+        spread: spread(plan.name.as_str()),
+    };
+    let due = due(&facts);
+    Ok(PlanState { plan, key, progress, certificate, version, due })
+}
+
+/// The newest version of a key with a certificate for exactly the names of a plan.
+fn newest(key: &Key, plan: &Plan) -> Option<(u32, Certificate)> {
+    key.versions.iter().rev().find_map(|version| {
+        let certificate = of_version(version)?;
+        has_names(&certificate, plan).then_some((version.number, certificate))
+    })
+}
+
+fn of_version(version: &Version) -> Option<Certificate> {
+    Certificate::from_der(version.certificates.first()?).ok()
+}
+
+/// True if a certificate is for exactly the names of a plan.
+pub(super) fn has_names(certificate: &Certificate, plan: &Plan) -> bool {
+    let has: BTreeSet<_> = certificate.names().iter().map(|name| name.to_ascii_lowercase()).collect();
+    has == plan.names.iter().map(Identifier::to_string).collect()
+}
+
+fn validity(certificate: &Certificate) -> Validity {
+    Validity { not_before: certificate.not_before(), not_after: certificate.not_after() }
+}
+
+/// Id of a certificate (RFC 9773, 4.1): the key identifier of its authority, a point, and its
+/// serial number as in DER.
+fn id_of(der: &[u8]) -> Option<String> {
+    let read = X509::from_der(der).ok()?;
+    let fields = read.tbs_certificate();
+    let (_, authority) = fields.get_extension::<AuthorityKeyIdentifier>().ok().flatten()?;
+    let authority = authority.key_identifier?;
+    // The serial number without tag and length: both take one byte, since it has at most 20.
+    let serial = fields.serial_number().to_der().ok()?;
+    let [authority, serial] =
+        [authority.as_bytes(), serial.get(2..)?].map(|bytes| URL_SAFE_NO_PAD.encode(bytes));
+    Some(format!("{authority}.{serial}"))
+}
+
+/// A number that differs from plan to plan, and is the same at each look.
+pub(super) fn spread(name: &str) -> u64 {
+    let digest = Sha256::digest(name);
+    digest.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
+}

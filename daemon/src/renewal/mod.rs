@@ -1,0 +1,12 @@
+//! Certificates that renew themselves: when each is due ([`due`]), how far it is ([`progress`]),
+//! and the messages to its authority ([`jws`]).
+//!
+//! The daemon decides and signs. An agent without keys carries the messages to the authority
+//! (docs/certificates.md), and cannot choose anything in them but a nonce and a URL of the
+//! authority.
+
+pub(crate) mod due;
+pub(crate) mod jws;
+pub(crate) mod progress;
+
+pub(crate) use progress::{Progress, Renewals};
