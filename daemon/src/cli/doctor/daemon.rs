@@ -9,6 +9,7 @@ use keyward_proto::Outcome;
 
 use super::expiry;
 use super::finding::Finding;
+use super::renewals;
 use crate::admin::api::{BackendView, MeasureView, StatusView, UnitView};
 use crate::admin::client::{AdminClient, AdminClientError};
 use crate::cli::key::for_daemon;
@@ -110,6 +111,7 @@ pub(super) fn check(
     }
     findings.extend(units(admin));
     findings.extend(expiry::check(admin, runtime_dir));
+    findings.extend(renewals::check(admin, runtime_dir));
     if status.dev {
         findings.push(Finding::warn(
             "mode",

@@ -14,6 +14,7 @@ mod openssl_program;
 mod proc;
 mod processes;
 mod reference;
+mod renewals;
 mod server_conf;
 mod server_keys;
 mod servers;

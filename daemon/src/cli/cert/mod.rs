@@ -1,4 +1,8 @@
-//! `keyward cert`: the certificates that the daemon stores with its keys.
+//! `keyward cert`: the certificates that the daemon stores with its keys, and the plans by which
+//! they renew themselves.
+
+mod new_plan;
+mod plans;
 
 use std::path::{Path, PathBuf};
 
@@ -6,14 +10,14 @@ use clap::{Args, Subcommand};
 use hyper::body::Bytes;
 use keyward_proto::Label;
 
-use super::altered::{warn_of_altered_keys, warn_of_sealed_unit};
-use super::chain_warnings::warn_of_chain;
-use super::client::Client;
-use super::failure::Failure;
-use super::input::read_input;
-use super::output::{from_now, print_json, print_table, table, time};
 use crate::admin::api::Certified;
 use crate::admin::client::AdminClient;
+use crate::cli::altered::{warn_of_altered_keys, warn_of_sealed_unit};
+use crate::cli::chain_warnings::warn_of_chain;
+use crate::cli::client::Client;
+use crate::cli::failure::Failure;
+use crate::cli::input::read_input;
+use crate::cli::output::{from_now, print_json, print_table, table, time};
 use crate::ground::exit;
 use crate::keys::certificates::Chain;
 
@@ -25,6 +29,16 @@ pub(super) enum Command {
     Detach(Detach),
     /// List the certificates of all keys, sorted by expiry
     List(#[command(flatten)] Client),
+    /// Check that no certificate in use is about to expire, for cron and monitoring
+    Check(plans::Check),
+    /// Plan a certificate that renews itself: adds a section to the configuration
+    Plan(Box<new_plan::NewPlan>),
+    /// Show the plans: when each certificate is renewed, and whether servers show it
+    Status(plans::Status),
+    /// Renew the certificate of a plan now
+    Renew(plans::Renew),
+    /// Revoke the certificate of a plan, and renew it
+    Revoke(plans::Revoke),
 }
 
 #[derive(Args, Debug)]
@@ -58,6 +72,11 @@ impl Command {
             Self::Attach(attach) => attach.run(),
             Self::Detach(detach) => detach.run(),
             Self::List(client) => list(&client),
+            Self::Check(check) => check.run(),
+            Self::Plan(plan) => plan.run(),
+            Self::Status(status) => status.run(),
+            Self::Renew(renew) => renew.run(),
+            Self::Revoke(revoke) => revoke.run(),
         }
     }
 }

@@ -1,0 +1,273 @@
+//! Plans of certificates, as they are at the moment.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::{Args, ValueEnum};
+use keyward_plans::PlanView;
+use keyward_proto::Label;
+use serde_json::json;
+
+use crate::admin::api::Certified;
+use crate::admin::client::AdminClient;
+use crate::cli::client::Client;
+use crate::cli::failure::Failure;
+use crate::cli::output::{from_now, print, print_json, print_table, table, time};
+use crate::ground::exit;
+
+#[derive(Args, Debug)]
+pub(in crate::cli) struct Status {
+    /// Name of a plan [default: all plans]
+    #[arg(value_name = "PLAN")]
+    plan: Option<Label>,
+    #[command(flatten)]
+    client: Client,
+}
+
+impl Status {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let plans = plans(&self.client, "cannot show the plans")?;
+        match &self.plan {
+            None if self.client.json => print_json(&plans),
+            None => print_plans(&plans),
+            Some(name) => {
+                let plan = plans.iter().find(|plan| plan.plan == name.as_str());
+                let missing = || Failure::new(exit::NO_INPUT, format_args!("there is no plan {name}"));
+                let plan = plan.ok_or_else(missing)?;
+                if self.client.json { print_json(plan) } else { print(&in_full(plan)) }
+            }
+        }
+    }
+}
+
+fn plans(client: &Client, attempt: &str) -> Result<Vec<PlanView>, Failure> {
+    let plans = AdminClient::new(&client.runtime_dir).and_then(|admin| admin.plans());
+    plans.map_err(|error| Failure::from(error).while_trying(attempt))
+}
+
+fn print_plans(plans: &[PlanView]) -> Result<(), Failure> {
+    let mut rows = table(&["PLAN", "STATE", "EXPIRES", "RENEWAL", "SERVED"]);
+    for plan in plans {
+        rows.add_row([
+            plan.plan.clone(),
+            plan.state.clone(),
+            plan.certificate.as_ref().map_or_else(|| "no certificate".into(), |one| from_now(one.not_after)),
+            renewal(plan),
+            served(plan).to_owned(),
+        ]);
+    }
+    print_table(&rows)?;
+    let problems: String =
+        plans.iter().filter_map(|plan| Some(format!("{}: {}\n", plan.plan, problem(plan)?))).collect();
+    print(&problems)
+}
+
+fn renewal(plan: &PlanView) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    if plan.due <= now { "now".into() } else { from_now(plan.due) }
+}
+
+fn served(plan: &PlanView) -> &'static str {
+    match plan.is_served {
+        None => "not looked",
+        Some(true) => "yes",
+        Some(false) => "no",
+    }
+}
+
+/// Why a plan is not where it should be.
+fn problem(plan: &PlanView) -> Option<String> {
+    let deployed = plan.deployed.as_ref();
+    let of_listener = deployed.and_then(|deployed| {
+        deployed.listeners.iter().find_map(|(at, problem)| Some(format!("{at}: {}", problem.as_ref()?)))
+    });
+    plan.last_error.clone().or_else(|| deployed.and_then(|deployed| deployed.problem.clone())).or(of_listener)
+}
+
+fn in_full(plan: &PlanView) -> String {
+    let mut text = format!(
+        "plan        {}\nstate       {}\nkey         {}\nnames       {}\nissuer      {}\nrenewal     {}\nserved      {}\n",
+        plan.plan,
+        plan.state,
+        plan.key,
+        plan.names.join(", "),
+        plan.issuer,
+        renewal(plan),
+        served(plan)
+    );
+    if let Some(one) = &plan.certificate {
+        text += &format!(
+            "certificate version {}, until {} ({})\n            SHA-256 {}\n",
+            one.version,
+            time(one.not_after),
+            from_now(one.not_after),
+            one.fingerprint
+        );
+    }
+    if let Some(problem) = problem(plan) {
+        text += &format!("problem     {problem}\n");
+    }
+    if let Some(page) = &plan.explanation {
+        text += &format!("why now     {page}\n");
+    }
+    if let Some(caa) = &plan.caa {
+        text += &format!("DNS record  {caa}\n");
+    }
+    text
+}
+
+#[derive(Args, Debug)]
+pub(in crate::cli) struct Renew {
+    /// Name of the plan
+    #[arg(value_name = "PLAN")]
+    plan: Label,
+    /// Renew it now, whenever it is due; without this option, only say when it is due
+    #[arg(long)]
+    now: bool,
+    #[command(flatten)]
+    client: Client,
+}
+
+impl Renew {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let name = &self.plan;
+        let attempt = format!("cannot renew the certificate of plan {name}");
+        let failed =
+            |error: crate::admin::client::AdminClientError| Failure::from(error).while_trying(&attempt);
+        let admin = AdminClient::new(&self.client.runtime_dir).map_err(failed)?;
+        let plan = match self.now {
+            true => admin.renew(name.as_str()).map_err(failed)?,
+            false => {
+                let plans = admin.plans().map_err(failed)?;
+                let missing = || Failure::new(exit::NO_INPUT, format_args!("there is no plan {name}"));
+                plans.into_iter().find(|plan| plan.plan == name.as_str()).ok_or_else(missing)?
+            }
+        };
+        if self.client.json {
+            return print_json(&plan);
+        }
+        match self.now {
+            true => print(&format!(
+                "plan {name} is due now, and keyward-acme renews it; to see the end: keyward cert status {name}\n"
+            )),
+            false => print(&format!(
+                "plan {name} is due {}; to renew it now: keyward cert renew {name} --now\n",
+                renewal(&plan)
+            )),
+        }
+    }
+}
+
+/// Reasons that public authorities take from owners (RFC 5280, 5.3.1).
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Reason {
+    Unspecified,
+    KeyCompromise,
+    Superseded,
+    CessationOfOperation,
+}
+
+#[derive(Args, Debug)]
+pub(in crate::cli) struct Revoke {
+    /// Name of the plan
+    #[arg(value_name = "PLAN")]
+    plan: Label,
+    /// Why the certificate must not be trusted any more; after key-compromise, the authority issues
+    /// nothing for this key any more
+    #[arg(long, value_enum, default_value = "unspecified")]
+    reason: Reason,
+    /// Revoke it without a question on a terminal; elsewhere, this option is required
+    #[arg(long)]
+    yes: bool,
+    #[command(flatten)]
+    client: Client,
+}
+
+impl Revoke {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let name = &self.plan;
+        if !self.yes {
+            let why = format_args!(
+                "the certificate of plan {name} was not revoked: clients may refuse it as soon as it is, until the next one is served; if that is what you want, run: keyward cert revoke {name} --yes"
+            );
+            return Err(Failure::new(exit::USAGE, why));
+        }
+        let reason = match self.reason {
+            Reason::Unspecified => 0,
+            Reason::KeyCompromise => 1,
+            Reason::Superseded => 4,
+            Reason::CessationOfOperation => 5,
+        };
+        let plan =
+            AdminClient::new(&self.client.runtime_dir).and_then(|admin| admin.revoke(name.as_str(), reason));
+        let plan = plan.map_err(|error| {
+            Failure::from(error).while_trying(format_args!("cannot revoke the certificate of plan {name}"))
+        })?;
+        if self.client.json {
+            return print_json(&plan);
+        }
+        print(&format!(
+            "keyward-acme revokes the certificate of plan {name}, and renews it; to see the end: keyward cert status {name}\n"
+        ))
+    }
+}
+
+#[derive(Args, Debug)]
+pub(in crate::cli) struct Check {
+    /// Part of its lifetime that a certificate must have left, in per cent
+    #[arg(long, value_name = "PERCENT", default_value = "20%", value_parser = percent)]
+    within: u8,
+    #[command(flatten)]
+    client: Client,
+}
+
+fn percent(text: &str) -> Result<u8, &'static str> {
+    let number = text.trim_end_matches('%').parse().ok().filter(|percent| *percent <= 100);
+    number.ok_or("a number from 0 to 100, such as 20%")
+}
+
+impl Check {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let attempt = "cannot check the certificates";
+        let admin = AdminClient::new(&self.client.runtime_dir);
+        let read = admin.and_then(|admin| Ok((admin.list()?.0, admin.plans()?)));
+        let (keys, plans) = read.map_err(|error| Failure::from(error).while_trying(attempt))?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let certified: Vec<_> = keys.into_iter().flat_map(Certified::in_use).collect();
+        let ends: Vec<_> = certified
+            .iter()
+            .filter(|one| {
+                let life = one.certificate.expires().saturating_sub(one.certificate.not_before);
+                one.certificate.expires().saturating_sub(now) < life.saturating_mul(self.within.into()) / 100
+            })
+            .map(|one| {
+                format!(
+                    "{} version {}: expires {}",
+                    one.label,
+                    one.version,
+                    from_now(one.certificate.expires())
+                )
+            })
+            .collect();
+        let failing: Vec<_> = plans
+            .iter()
+            .filter(|plan| {
+                ["failing", "expired"].contains(&plan.state.as_str()) || plan.is_served == Some(false)
+            })
+            .map(|plan| {
+                format!("plan {}: {}", plan.plan, problem(plan).unwrap_or_else(|| plan.state.clone()))
+            })
+            .collect();
+        let all: Vec<_> = ends.into_iter().chain(failing).collect();
+        match self.client.json {
+            true => print_json(&json!({ "certificates": certified.len(), "problems": all }))?,
+            false if all.is_empty() => {
+                print(&format!("certificates: {} in use, none about to expire\n", certified.len()))?
+            }
+            false => print(&all.iter().map(|line| format!("{line}\n")).collect::<String>())?,
+        }
+        if all.is_empty() { Ok(()) } else { Err(Failure::silent(CRITICAL)) }
+    }
+}
+
+/// Exit status for monitoring: the value of Nagios for a critical state.
+const CRITICAL: u8 = 2;

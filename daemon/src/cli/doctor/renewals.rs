@@ -1,0 +1,193 @@
+//! Plans of certificates: mistakes that would keep a certificate from being renewed, before its
+//! authority finds them.
+
+use core::time::Duration;
+use std::io::{self, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use keyward_plans::PlanView;
+
+use super::finding::Finding;
+use crate::admin::client::AdminClient;
+use crate::cli::key::for_daemon;
+use crate::cli::output::{ago, from_now, time};
+
+/// Checks the plans, their agent and their deployer.
+pub(super) fn check(admin: &AdminClient, runtime_dir: &Path) -> Vec<Finding> {
+    let plans = match admin.plans() {
+        Ok(plans) => plans,
+        Err(error) => {
+            return vec![Finding::warn(CHECK, format!("plans not checked: {error}"), "fix that first")];
+        }
+    };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let Some(first) = plans.first() else { return Vec::new() };
+    let mut findings: Vec<_> = agent(first.agent_seen, now).into_iter().collect();
+    for plan in plans.iter().take(MOST) {
+        let of_plan = of_plan(plan, now, runtime_dir);
+        let is_well = of_plan.is_empty();
+        findings.extend(of_plan);
+        if is_well {
+            let until = plan
+                .certificate
+                .as_ref()
+                .map_or_else(String::new, |one| format!(", expires {}", from_now(one.not_after)));
+            findings.push(Finding::ok(CHECK, format!("plan {} renews itself{until}", plan.plan)));
+        }
+    }
+    findings
+}
+
+fn agent(seen: Option<u64>, now: u64) -> Option<Finding> {
+    const FIX: &str = "start it: systemctl enable --now keyward-acme; its user needs the role agent: see docs/certificates.md";
+    match seen {
+        None => Some(Finding::fail(CHECK, "no agent has asked the daemon for work since its start", FIX)),
+        Some(at) if at + QUIET < now => Some(Finding::fail(
+            CHECK,
+            format!("the agent has last asked the daemon for work {}", ago(at)),
+            FIX,
+        )),
+        Some(_) => None,
+    }
+}
+
+fn of_plan(plan: &PlanView, now: u64, runtime_dir: &Path) -> Vec<Finding> {
+    let name = &plan.plan;
+    let about = |finding: Finding| finding.about(&format!("plan {name}"));
+    let mut findings = Vec::new();
+    if let Some(one) = plan.certificate.as_ref().filter(|one| one.not_before > now + 60) {
+        findings.push(about(Finding::fail(
+            CHECK,
+            format!(
+                "the certificate is valid from {}, and the clock says {}",
+                time(one.not_before),
+                time(now)
+            ),
+            "set the clock of this host: systemctl status systemd-timesyncd, or chronyc tracking",
+        )));
+    }
+    if let Some(error) = plan.last_error.as_ref().filter(|_| plan.failures > 0) {
+        let again = for_daemon(format!("keyward cert renew {name} --now"), runtime_dir);
+        let fix = format!("{}; then: {again}", remedy(plan.last_kind.as_deref().unwrap_or_default()));
+        findings.push(about(Finding::fail(
+            CHECK,
+            format!("not renewed, {} times: {error}", plan.failures),
+            fix,
+        )));
+    }
+    if let Some(deployed) = &plan.deployed {
+        if let Some(problem) = &deployed.problem {
+            let fix = "correct the configuration of the server, or the hook; keyward-deploy tries again every minute";
+            findings.push(about(Finding::fail(CHECK, format!("not deployed: {problem}"), fix)));
+        }
+        for (at, problem) in
+            deployed.listeners.iter().filter_map(|(at, problem)| Some((at, problem.as_ref()?)))
+        {
+            let fix =
+                "name the files below /etc/keyward/live in the configuration of the server, and reload it";
+            findings.push(about(Finding::fail(
+                CHECK,
+                format!("the listener {at} does not show the certificate: {problem}"),
+                fix,
+            )));
+        }
+    } else if plan.is_deployed_here && plan.certificate.is_some() {
+        let fix = "start it: systemctl enable --now keyward-deploy";
+        findings.push(about(Finding::fail(
+            CHECK,
+            "no deployer has brought the certificate to a server",
+            fix,
+        )));
+    }
+    if let Some(thumbprint) = plan.thumbprint.as_ref().filter(|_| plan.challenge.as_deref() == Some("http")) {
+        findings.extend(
+            plan.names.iter().take(MOST_NAMES).filter_map(|host| answer(host, thumbprint)).map(about),
+        );
+    }
+    findings
+}
+
+/// The remedy for a kind of failure (RFC 8555, 6.7).
+fn remedy(kind: &str) -> &'static str {
+    match kind {
+        "caa" => {
+            "let the CAA records of the domain admit the authority: keyward cert status PLAN prints the record"
+        }
+        "dns" => "the authority cannot look the name up: correct its records, and its DNSSEC signatures",
+        "connection" | "tls" => {
+            "the authority cannot reach port 80 of the name: open it in the firewall, and let the name lead to this host"
+        }
+        "unauthorized" | "incorrectResponse" => {
+            "the answer at the name is not the one of this plan: put the line of keyward cert plan into the server that has port 80, or let the user keyward-acme write to the webroot"
+        }
+        "rateLimited" => "wait until the time that the authority names",
+        "externalAccountRequired" => {
+            "name the account that you have at the authority: binding-id and binding-key in [ca.NAME]"
+        }
+        "userActionRequired" => "the authority wants a person: see its words",
+        "network" => "let keyward-acme reach the authority: its unit must not restrict the network",
+        "program" => "correct the program, which runs as keyward-acme",
+        "webroot" => "give keyward-acme the right to write there, also in its unit: ReadWritePaths=",
+        _ => "see the words of the authority, and the log of keyward-acme",
+    }
+}
+
+/// Asks a name for the answer to a challenge, as the authority will.
+fn answer(host: &str, thumbprint: &str) -> Option<Finding> {
+    let addresses = match (host, 80).to_socket_addrs() {
+        Ok(addresses) => addresses.collect::<Vec<_>>(),
+        Err(error) => {
+            let fix = "make the records of the name, which the authority looks up";
+            return Some(Finding::fail(CHECK, format!("this host finds no address of {host}: {error}"), fix));
+        }
+    };
+    let expected = format!("{TOKEN}.{thumbprint}");
+    let mut last = None;
+    for address in addresses.iter().take(4) {
+        match ask(address, host) {
+            Ok(body) if body.trim_end() == expected => return None,
+            Ok(body) => {
+                last = Some(format!("the answer begins with {:?}", body.chars().take(60).collect::<String>()))
+            }
+            Err(error) => last = Some(error.to_string()),
+        }
+    }
+    let why = last.unwrap_or_else(|| "there is no address".to_owned());
+    let fix = "put the line of keyward cert plan into the server that has port 80 of the name";
+    Some(Finding::fail(
+        CHECK,
+        format!("http://{host}/.well-known/acme-challenge/ does not answer the authority: {why}"),
+        fix,
+    ))
+}
+
+/// The body of the answer at port 80.
+fn ask(address: &std::net::SocketAddr, host: &str) -> io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(address, LIMIT)?;
+    stream.set_read_timeout(Some(LIMIT))?;
+    stream.set_write_timeout(Some(LIMIT))?;
+    let request = format!(
+        "GET /.well-known/acme-challenge/{TOKEN} HTTP/1.0\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes())?;
+    let mut text = String::new();
+    stream.take(16 * 1024).read_to_string(&mut text)?;
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+    match head.split(' ').nth(1) {
+        Some("200") => Ok(body.to_owned()),
+        _ => Err(io::Error::other(head.lines().next().unwrap_or("an empty answer").to_owned())),
+    }
+}
+
+/// A token that no authority sends.
+const TOKEN: &str = "keyward-doctor";
+/// Seconds after which an agent is missed.
+const QUIET: u64 = 60;
+/// Longest time for an answer.
+const LIMIT: Duration = Duration::from_secs(3);
+/// Most plans, and most names of a plan, that are checked.
+const MOST: usize = 20;
+const MOST_NAMES: usize = 5;
+const CHECK: &str = "renewal";
