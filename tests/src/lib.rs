@@ -7,12 +7,14 @@
 // A test that cannot set up its scene stops.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+pub mod acme_proxy;
 pub mod attacker;
 pub mod backend;
 pub mod cgroup;
 pub mod client;
 pub mod daemon;
 pub mod host;
+pub mod knot;
 pub mod machine;
 pub mod memory;
 pub mod openssl;
@@ -25,11 +27,13 @@ pub mod signers;
 pub mod tool;
 pub mod unit_server;
 
+pub use acme_proxy::AcmeProxy;
 pub use attacker::Attacker;
 pub use backend::{Backend, Units};
 pub use client::{Handshake, Load};
 pub use daemon::Daemon;
 pub use host::Host;
+pub use knot::Knot;
 pub use openssl::OpenSsl;
 pub use pebble::Pebble;
 pub use people::People;

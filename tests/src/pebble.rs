@@ -2,7 +2,8 @@
 //! clients that answer them.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::Command;
 
 use crate::tool::{Process, run, wait_for};
@@ -13,8 +14,11 @@ use crate::{Pki, free_port};
 pub struct Pebble {
     _names: Process,
     _authority: Process,
-    tls: PathBuf,
+    pki: Pki,
+    port: u16,
     directory: String,
+    /// Port at which records of the DNS are set.
+    records: u16,
     challenges: u16,
     issued: Pki,
 }
@@ -22,6 +26,23 @@ pub struct Pebble {
 impl Pebble {
     /// Starts pebble in a directory, and waits until it answers.
     pub fn start(home: &Path) -> Self {
+        // By default pebble refuses one nonce in twenty, to test whether clients try again. certbot
+        // tries again only once.
+        Self::start_with(home, 0, 90 * 24 * 3600)
+    }
+
+    /// Starts pebble so that it looks names up at a server of the DNS on this port.
+    pub fn start_asking(home: &Path, dns: u16) -> Self {
+        Self::start_with_names(home, 0, 90 * 24 * 3600, Some(dns))
+    }
+
+    /// Starts pebble so that it refuses some nonces of a hundred, and its certificates are valid
+    /// for some seconds.
+    pub fn start_with(home: &Path, refused_nonces: u32, validity: u64) -> Self {
+        Self::start_with_names(home, refused_nonces, validity, None)
+    }
+
+    fn start_with_names(home: &Path, refused_nonces: u32, validity: u64, names_at: Option<u16>) -> Self {
         fs::create_dir_all(home.join("issued")).expect("directories");
         let pki = Pki::new(home);
         let (certificate, key) = pki.leaf("pebble");
@@ -32,6 +53,7 @@ impl Pebble {
             "certificate": certificate,
             "privateKey": key,
             "httpPort": challenges,
+            "certificateValidityPeriod": validity,
         }});
         fs::write(home.join("pebble.json"), conf.to_string()).expect("pebble.json");
         let mut names = Command::new("pebble-challtestsrv");
@@ -42,12 +64,11 @@ impl Pebble {
         // Pebble sends new challenges for each order, without a pause.
         authority
             .env("PEBBLE_AUTHZREUSE", "0")
-            // By default pebble refuses one nonce in twenty, to test whether clients try again.
-            // certbot tries again only once.
-            .env("PEBBLE_WFE_NONCEREJECT", "0")
+            .env("PEBBLE_WFE_NONCEREJECT", refused_nonces.to_string())
             .env("PEBBLE_VA_NOSLEEP", "1")
             .arg("-config")
             .arg(home.join("pebble.json"));
+        let dns = names_at.unwrap_or(dns);
         authority.args(["-strict", "-dnsserver", &format!("127.0.0.1:{dns}")]);
         let authority = Process::start(&mut authority, &home.join("pebble.log"));
         let mut curl = Command::new("curl");
@@ -58,17 +79,32 @@ impl Pebble {
         Self {
             _names: names,
             _authority: authority,
-            tls: pki.ca(),
+            pki,
+            port,
             directory: format!("https://localhost:{port}/dir"),
+            records: mock,
             challenges,
             issued: Pki::elsewhere(home.join("issued")),
         }
     }
 
+    /// A program for dns-01: `present NAME VALUE` and `cleanup NAME VALUE`.
+    pub fn dns_hook(&self, path: &Path) {
+        let script = format!(
+            "#!/bin/sh -e\nif [ \"$1\" = present ]; then what=set-txt value=\", \\\"value\\\": \\\"$3\\\"\"; else what=clear-txt value=; fi\n\
+             exec curl --silent --fail --data \"{{\\\"host\\\": \\\"$2\\\"$value}}\" \"http://127.0.0.1:{}/$what\"\n",
+            self.records
+        );
+        fs::write(path, script).expect("the hook");
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("chmod");
+    }
+
     /// certbot with this authority. It keeps all its files in `home`.
     pub fn certbot(&self, home: &Path) -> Command {
         let mut command = Command::new("certbot");
-        command.args(["--non-interactive", "--server", &self.directory]).env("REQUESTS_CA_BUNDLE", &self.tls);
+        command
+            .args(["--non-interactive", "--server", &self.directory])
+            .env("REQUESTS_CA_BUNDLE", self.pki.ca());
         for (option, name) in [("--config-dir", "letsencrypt"), ("--work-dir", "work"), ("--logs-dir", "log")]
         {
             command.arg(option).arg(home.join(name));
@@ -76,9 +112,24 @@ impl Pebble {
         command
     }
 
+    /// The section of the authority in keyward.toml.
+    pub fn section(&self) -> String {
+        format!("[ca.pebble]\ndirectory = {:?}\nroot = {:?}\n", self.directory, self.pki.ca())
+    }
+
     /// Port to which pebble sends challenges over HTTP.
     pub fn challenges(&self) -> u16 {
         self.challenges
+    }
+
+    /// Port of the authority.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The authority that certifies the server of pebble.
+    pub fn pki(&self) -> &Pki {
+        &self.pki
     }
 
     /// Address of the authority for clients.

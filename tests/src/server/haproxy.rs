@@ -25,6 +25,8 @@ pub enum Files {
     Combined,
     /// In one file, the certificate first.
     CertificateFirst,
+    /// In the file of the certificate, which somebody else has written, the reference first.
+    Deployed,
     /// In two files, the second with the name of the first and `.key`.
     Split,
 }
@@ -39,6 +41,13 @@ impl Haproxy {
     /// Starts HAProxy with certificate and reference in such files; see [`Haproxy::start`].
     pub fn start_from(daemon: &Daemon, sites: &[Site], files: Files) -> Self {
         Self::start_with(daemon, sites, files, "", &daemon.socket())
+    }
+
+    /// Starts HAProxy with the files that a deployer has written, more lines for its section
+    /// `global`, and more sections; see [`Haproxy::start`].
+    pub fn start_deployed(daemon: &Daemon, site: &Site, global: &str, more: &str) -> Self {
+        let sites = std::slice::from_ref(site);
+        Self::start_with_sections(daemon, sites, Files::Deployed, global, more, &daemon.socket())
     }
 
     /// Starts HAProxy with one thread, which continues with other handshakes while one handshake
@@ -83,6 +92,17 @@ impl Haproxy {
     }
 
     fn start_with(daemon: &Daemon, sites: &[Site], files: Files, global: &str, socket: &Path) -> Self {
+        Self::start_with_sections(daemon, sites, files, global, "", socket)
+    }
+
+    fn start_with_sections(
+        daemon: &Daemon,
+        sites: &[Site],
+        files: Files,
+        global: &str,
+        more: &str,
+        socket: &Path,
+    ) -> Self {
         let directory = super::directory(daemon, "haproxy", sites);
         let page = Page::read("haproxy");
         let user = if is_root() { "user haproxy\ngroup haproxy\n" } else { "" };
@@ -91,7 +111,10 @@ impl Haproxy {
              timeout client 10s\ntimeout server 10s\ntimeout connect 1s\n"
         );
         for (number, site) in sites.iter().enumerate() {
-            let file = directory.join(format!("{number}.pem"));
+            let file = match files {
+                Files::Deployed => site.certificate.clone(),
+                _ => directory.join(format!("{number}.pem")),
+            };
             files.write(site, &file);
             let places: [(&str, &dyn std::fmt::Display); 2] =
                 [(":443 ", &format_args!("{} ", site.address)), ("/etc/haproxy/shop.pem", &file.display())];
@@ -99,6 +122,7 @@ impl Haproxy {
             text.push_str(&frontend.replace("frontend shop", &format!("frontend shop{number}")));
             text.push_str("http-request return status 200 content-type text/plain string served\n");
         }
+        text.push_str(more);
         let path = directory.join("haproxy.cfg");
         fs::write(&path, text).expect("haproxy.cfg");
         let mut command = Command::new("haproxy");
@@ -155,6 +179,7 @@ impl Files {
         let text = match self {
             Self::Combined => reference + &certificate,
             Self::CertificateFirst => certificate + &reference,
+            Self::Deployed => return,
             Self::Split => {
                 fs::write(file.with_extension("pem.key"), reference).expect("the reference");
                 certificate

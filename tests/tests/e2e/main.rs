@@ -30,6 +30,7 @@ mod pages;
 mod purpose;
 mod reference_files;
 mod remote_keys;
+mod renewals;
 mod resumption;
 mod rsa_key_exchange;
 mod rustls_tonic;
