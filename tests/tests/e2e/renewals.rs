@@ -507,7 +507,7 @@ fn certificates_of_seconds_are_renewed_without_a_gap() {
     scene.start_agent();
     scene.wait("the first certificate", |plan| plan["is_served"] == true);
     let handshake = scene.handshake();
-    let (begin, long) = (Instant::now(), Duration::from_secs(if is_long { 600 } else { 50 }));
+    let (begin, long) = (Instant::now(), Duration::from_secs(if is_long { 600 } else { 34 }));
     let mut seen = BTreeSet::new();
     while begin.elapsed() < long {
         // The client checks the dates.
@@ -515,7 +515,8 @@ fn certificates_of_seconds_are_renewed_without_a_gap() {
         seen.insert(handshake.certificate().unwrap().to_vec());
         std::thread::sleep(Duration::from_millis(100));
     }
-    assert!(seen.len() >= 3, "{}", seen.len());
+    // Longer than the life of the first one.
+    assert!(seen.len() >= 2, "{}", seen.len());
 }
 
 /// Each of the three programs is killed over and over: the order goes on.
@@ -537,7 +538,7 @@ fn killed_programs_go_on_where_they_were() {
     let _nginx = Nginx::start_with_directives(&scene.daemon, std::slice::from_ref(&scene.site), &directives);
     scene.start_agent();
     scene.wait("the first certificate", |plan| plan["is_served"] == true);
-    let rounds = if std::env::var_os("KEYWARD_SOAK").is_some() { 60 } else { 6 };
+    let rounds = if std::env::var_os("KEYWARD_SOAK").is_some() { 60 } else { 3 };
     let before = scene.records("new-order");
     for round in 0..rounds {
         let old = scene.plan()["certificate"]["fingerprint"].clone();
