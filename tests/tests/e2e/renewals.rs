@@ -52,6 +52,26 @@ impl Scene {
         Self { daemon, pebble, site, agent: None, deployer: None }
     }
 
+    /// Starts nginx beside a daemon, an authority and a deployer. Its webroot has the answers to
+    /// challenges.
+    fn with_nginx(refused_nonces: u32, validity: u64) -> (Self, Nginx) {
+        let mut scene = Self::start(refused_nonces, validity, |daemon, _| {
+            let webroot = daemon.path("www");
+            fs::create_dir(&webroot).unwrap();
+            format!("ca = \"pebble\"\nwebroot = {webroot:?}\nservers = [\"nginx\"]\n")
+        });
+        scene.change_plan(&format!("listeners = [\"{}\"]\n", scene.site.address));
+        scene.start_deployer();
+        let directives = format!(
+            "listen 127.0.0.1:{}; location /.well-known/ {{ root {}; }}",
+            scene.pebble.challenges(),
+            scene.daemon.path("www").display()
+        );
+        let nginx =
+            Nginx::start_with_directives(&scene.daemon, std::slice::from_ref(&scene.site), &directives);
+        (scene, nginx)
+    }
+
     fn start_agent(&mut self) {
         let mut command = Command::new(built("keyward-acme"));
         command.arg("--runtime-dir").arg(self.daemon.path("run"));
@@ -147,19 +167,7 @@ fn assert_none_failed(load: Load) {
 
 #[test]
 fn nginx_gets_its_first_certificate_and_four_renewals_without_losing_a_handshake() {
-    let mut scene = Scene::start(20, 90 * 24 * 3600, |daemon, _| {
-        let webroot = daemon.path("www");
-        fs::create_dir(&webroot).unwrap();
-        format!("ca = \"pebble\"\nwebroot = {webroot:?}\nservers = [\"nginx\"]\n")
-    });
-    scene.change_plan(&format!("listeners = [\"{}\"]\n", scene.site.address));
-    scene.start_deployer();
-    let directives = format!(
-        "listen 127.0.0.1:{}; location /.well-known/ {{ root {}; }}",
-        scene.pebble.challenges(),
-        scene.daemon.path("www").display()
-    );
-    let _nginx = Nginx::start_with_directives(&scene.daemon, std::slice::from_ref(&scene.site), &directives);
+    let (mut scene, _nginx) = Scene::with_nginx(20, 90 * 24 * 3600);
     assert_eq!(scene.plan()["state"], "none");
     scene.start_agent();
     let first = scene.wait("the first certificate", |plan| plan["is_served"] == true);
@@ -491,19 +499,7 @@ fn a_hostile_agent_gets_nothing_but_the_certificates_of_the_plans() {
 fn certificates_of_seconds_are_renewed_without_a_gap() {
     let is_long = std::env::var_os("KEYWARD_SOAK").is_some();
     let validity = if is_long { 60 } else { 30 };
-    let mut scene = Scene::start(50, validity, |daemon, _| {
-        let webroot = daemon.path("www");
-        fs::create_dir(&webroot).unwrap();
-        format!("ca = \"pebble\"\nwebroot = {webroot:?}\nservers = [\"nginx\"]\n")
-    });
-    scene.change_plan(&format!("listeners = [\"{}\"]\n", scene.site.address));
-    scene.start_deployer();
-    let directives = format!(
-        "listen 127.0.0.1:{}; location /.well-known/ {{ root {}; }}",
-        scene.pebble.challenges(),
-        scene.daemon.path("www").display()
-    );
-    let _nginx = Nginx::start_with_directives(&scene.daemon, std::slice::from_ref(&scene.site), &directives);
+    let (mut scene, _nginx) = Scene::with_nginx(50, validity);
     scene.start_agent();
     scene.wait("the first certificate", |plan| plan["is_served"] == true);
     let handshake = scene.handshake();
@@ -523,19 +519,7 @@ fn certificates_of_seconds_are_renewed_without_a_gap() {
 #[test]
 fn killed_programs_go_on_where_they_were() {
     // Of certificates that live for minutes, a day may have more orders.
-    let mut scene = Scene::start(0, 900, |daemon, _| {
-        let webroot = daemon.path("www");
-        fs::create_dir(&webroot).unwrap();
-        format!("ca = \"pebble\"\nwebroot = {webroot:?}\nservers = [\"nginx\"]\n")
-    });
-    scene.change_plan(&format!("listeners = [\"{}\"]\n", scene.site.address));
-    scene.start_deployer();
-    let directives = format!(
-        "listen 127.0.0.1:{}; location /.well-known/ {{ root {}; }}",
-        scene.pebble.challenges(),
-        scene.daemon.path("www").display()
-    );
-    let _nginx = Nginx::start_with_directives(&scene.daemon, std::slice::from_ref(&scene.site), &directives);
+    let (mut scene, _nginx) = Scene::with_nginx(0, 900);
     scene.start_agent();
     scene.wait("the first certificate", |plan| plan["is_served"] == true);
     let rounds = if std::env::var_os("KEYWARD_SOAK").is_some() { 60 } else { 3 };
