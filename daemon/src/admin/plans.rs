@@ -85,16 +85,6 @@ pub(super) async fn report(
     OfKey(name): OfKey,
     Document(told): Document<Report>,
 ) -> Answer<Value> {
-    let told = match told {
-        Report::Account(url) => renewal::Report::Account(url),
-        Report::Order(url) => renewal::Report::Order(url),
-        Report::Replaced => renewal::Report::Replaced,
-        Report::Revoked => renewal::Report::Revoked,
-        Report::Window { certificate, start, end, explanation, retry_after } => {
-            renewal::Report::Window { certificate, start, end, explanation, retry_after }
-        }
-        Report::Failed { kind, detail, retry_after } => renewal::Report::Failed { kind, detail, retry_after },
-    };
     renewal::report(&admin.daemon, &name, told).await?;
     Ok(Json(json!({})))
 }

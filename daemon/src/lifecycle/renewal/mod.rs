@@ -12,7 +12,7 @@ mod state;
 pub(crate) use chain::{accept, files};
 pub(crate) use error::RenewalError;
 pub(crate) use message::{message, request};
-pub(crate) use report::{Report, deployed, renew_now, report, revoke};
+pub(crate) use report::{deployed, renew_now, report, revoke};
 pub(crate) use state::{PlanState, all, of};
 
 use std::sync::Arc;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use keyward_plans::Report;
 use keyward_proto::Label;
 
 use super::state::spread;
@@ -18,30 +19,7 @@ use crate::renewal::due::{self, Failure};
 use crate::renewal::jws::AccountKey;
 use crate::renewal::progress::{Account, Deployed, Failed, Window};
 
-/// A report of the agent. Only URLs of the authority are kept.
-#[derive(Debug)]
-pub(crate) enum Report {
-    /// The account is at this URL; none if the authority does not know the account.
-    Account(Option<String>),
-    /// The order is at this URL; none if there is no such order.
-    Order(Option<String>),
-    /// The authority refused that the order replaces the present certificate.
-    Replaced,
-    /// The authority suggests a window for a certificate.
-    Window {
-        certificate: String,
-        start: u64,
-        end: u64,
-        explanation: Option<String>,
-        retry_after: Option<u64>,
-    },
-    /// The authority has revoked the certificate.
-    Revoked,
-    /// An attempt has failed.
-    Failed { kind: String, detail: String, retry_after: Option<u64> },
-}
-
-/// Notes a report of the agent.
+/// Notes a report of the agent. Only URLs of the authority are kept.
 ///
 /// # Errors
 /// [`RenewalError`] for a URL of another server, or if the file cannot be written.
