@@ -168,7 +168,7 @@ fn generations(live: &Path, plan: &Label) -> Vec<(u64, String)> {
     all
 }
 
-/// As many certificates as the daemon attaches.
+/// Maximum number of certificates of a chain, as in the daemon.
 const MAX_CHAIN: usize = 10;
 
 #[cfg(test)]

@@ -405,7 +405,7 @@ fn is_issued_by_public(key_type: KeyType) -> bool {
     matches!(key_type, KeyType::P256 | KeyType::P384 | KeyType::Rsa(2048 | 3072 | 4096))
 }
 
-/// As many names as a certificate of Let's Encrypt has at most.
+/// Maximum number of names of a certificate, as at Let's Encrypt.
 const MAX_NAMES: usize = 100;
 /// Maximum number of plans.
 const MAX_PLANS: usize = 10_000;

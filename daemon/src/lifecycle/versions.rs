@@ -46,7 +46,7 @@ async fn make(
 /// number.
 ///
 /// # Errors
-/// As [`rotate`].
+/// The errors of [`rotate`].
 pub(super) async fn prepare(daemon: &Daemon, actor: Actor, label: &Label) -> Result<(Arc<Key>, u32), Error> {
     make(daemon, actor, label, false).await
 }
