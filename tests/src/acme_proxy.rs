@@ -49,6 +49,12 @@ struct Faults {
     replaced: Vec<String>,
     /// Number of orders.
     ordered: usize,
+    /// Profile of each order that has one.
+    profiles: Vec<String>,
+    /// Type of the error that answers the next certificate request.
+    finalize: Option<&'static str>,
+    /// Name that each answer to an order has in the place of its first name.
+    renamed: Option<&'static str>,
 }
 
 impl AcmeProxy {
@@ -112,6 +118,21 @@ impl AcmeProxy {
         lock(&self.faults).chain = chain;
     }
 
+    /// Answers the next certificate request with an error of this type.
+    pub fn refuse_request(&self, kind: &'static str) {
+        lock(&self.faults).finalize = Some(kind);
+    }
+
+    /// Puts another name in the place of the first name of each order.
+    pub fn rename(&self, name: Option<&'static str>) {
+        lock(&self.faults).renamed = name;
+    }
+
+    /// Profiles of the orders so far.
+    pub fn profiles(&self) -> Vec<String> {
+        lock(&self.faults).profiles.clone()
+    }
+
     /// Answers no connection.
     pub fn set_away(&self, is_away: bool) {
         lock(&self.faults).is_away = is_away;
@@ -144,11 +165,18 @@ async fn answer(
     if path == "/order-plz" {
         let mut faults = lock(faults);
         faults.ordered += 1;
-        let id = replaced(&body);
-        faults.replaced.extend(id);
+        let order = payload(&body);
+        let text = |field: &str| order.as_ref().and_then(|order| Some(order[field].as_str()?.to_owned()));
+        faults.replaced.extend(text("replaces"));
+        faults.profiles.extend(text("profile"));
         if let Some((status, retry_after, kind)) = faults.orders.pop_front() {
             return refusal(status, retry_after, kind);
         }
+    }
+    if path.starts_with("/finalize-order/")
+        && let Some(kind) = lock(faults).finalize.take()
+    {
+        return refusal(400, None, kind);
     }
     let mut forwarded = Request::from_parts(parts, Full::new(body));
     for name in [CONTENT_LENGTH, TRANSFER_ENCODING] {
@@ -157,13 +185,25 @@ async fn answer(
     let Ok((head, body)) = forward(connector, upstream, forwarded).await else {
         return refusal(502, None, "serverInternal");
     };
-    let chain = lock(faults).chain.clone();
+    let (chain, renamed) = {
+        let faults = lock(faults);
+        (faults.chain.clone(), faults.renamed)
+    };
     let body = match path.as_str() {
         "/dir" => {
             let mut directory: Value = serde_json::from_slice(&body).unwrap_or_default();
             directory["renewalInfo"] = format!("https://localhost:{port}/ari").into();
+            directory["meta"]["profiles"] = json!({ "classic": "as ever", "shortlived": "for days" });
             directory.to_string().into()
         }
+        "/order-plz" => match renamed {
+            Some(name) => {
+                let mut order: Value = serde_json::from_slice(&body).unwrap_or_default();
+                order["identifiers"][0]["value"] = name.into();
+                order.to_string().into()
+            }
+            None => body,
+        },
         path if path.starts_with("/certZ/") => chain.map_or(body, Bytes::from),
         _ => body,
     };
@@ -213,12 +253,11 @@ fn refusal(status: u16, retry_after: Option<u64>, kind: &str) -> Response<Full<B
     answer.body(Full::new(body.to_string().into())).expect("an answer")
 }
 
-/// The id in `replaces` of an order (RFC 9773, 5), whose payload everybody can read.
-fn replaced(message: &[u8]) -> Option<String> {
+/// The payload of a message, which everybody can read.
+fn payload(message: &[u8]) -> Option<Value> {
     let message: Value = serde_json::from_slice(message).ok()?;
     let payload = URL_SAFE_NO_PAD.decode(message["payload"].as_str()?).ok()?;
-    let order: Value = serde_json::from_slice(&payload).ok()?;
-    Some(order["replaces"].as_str()?.to_owned())
+    serde_json::from_slice(&payload).ok()
 }
 
 fn lock(faults: &Mutex<Faults>) -> MutexGuard<'_, Faults> {

@@ -1,30 +1,35 @@
 //! The loop of the agent: asks the daemon for work, and does the work that is due.
+//!
+//! Each plan is worked on by itself, so a program that hangs or an authority that is slow delays no
+//! other plan. An authority sees a few orders at a time.
 
 use core::time::Duration;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
+use std::sync::Arc;
 
-use keyward_plans::{Client, Issuer, Task, Tasks};
+use keyward_plans::{Client, Issuer, Report, Task, Tasks};
 use serde_json::{Value, json};
-use tokio::time::sleep;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
 
-use super::failure::Failure;
+use super::failure::{Failure, NOT_NOW};
 use super::order::Done;
 use super::{order, program, window};
 
 /// Does the work of the agent. Never returns.
 pub(crate) async fn run(runtime_dir: &Path) {
-    let daemon = Client::new(runtime_dir);
-    let mut states = HashMap::new();
+    let mut agent = Agent::of(Client::new(runtime_dir));
     let mut was_away = false;
     loop {
-        let pause = match daemon.get::<Tasks>("/v1/tasks").await {
-            Ok(tasks) => {
+        let pause = match agent.look().await {
+            Ok(()) => {
                 if was_away {
                     tracing::info!("the daemon answers again");
                 }
                 was_away = false;
-                work(&daemon, &tasks, &mut states).await
+                agent.begin()
             }
             Err(error) => {
                 if !was_away {
@@ -34,61 +39,214 @@ pub(crate) async fn run(runtime_dir: &Path) {
                 LONGEST_PAUSE
             }
         };
-        sleep(pause).await;
+        agent.wait(pause).await;
     }
 }
 
-/// Does what is due now. Returns the time until the next look.
-async fn work(daemon: &Client, all: &Tasks, states: &mut HashMap<String, String>) -> Duration {
-    let mut next = LONGEST_PAUSE;
-    for task in &all.tasks {
-        notify(task, states).await;
-        // One after the other: an authority does not see many orders at once.
-        if let Err(failure) = step(daemon, task, all.now).await {
-            // Another agent does it.
-            if failure.kind == "daemon" && failure.detail.starts_with("there is an order under way") {
-                continue;
-            }
-            tracing::warn!(plan = task.plan, kind = failure.kind, "{failure}");
-            if let Err(error) = order::tell(daemon, task, &failure.report()).await {
-                tracing::warn!(plan = task.plan, "cannot tell the daemon: {error}");
+/// The agent between two looks.
+struct Agent {
+    daemon: Client,
+    /// The work, as the daemon has last said it, and the tag of that answer.
+    tasks: Vec<Arc<Task>>,
+    tag: String,
+    /// Time at the daemon when it said so, and the time since.
+    read: (u64, Instant),
+    /// Work under way: it gives the name of its plan, and whether the daemon knows its end.
+    work: JoinSet<(String, bool)>,
+    /// Plans whose work is under way.
+    busy: HashSet<String>,
+    /// Plans that another agent works on, or whose end the daemon could not be told, until they are
+    /// tried again.
+    resting: HashMap<String, Instant>,
+    /// Notifications under way: each gives its plan and its state.
+    notices: JoinSet<(String, String)>,
+    /// State of each plan that the owner knows; none while a notification is under way.
+    told: HashMap<String, Option<String>>,
+    /// How many orders each authority, and how many runs each program, may have at a time.
+    gates: HashMap<String, Arc<Semaphore>>,
+}
+
+impl Agent {
+    fn of(daemon: Client) -> Self {
+        Self {
+            daemon,
+            tasks: Vec::new(),
+            tag: String::new(),
+            read: (0, Instant::now()),
+            work: JoinSet::new(),
+            busy: HashSet::new(),
+            resting: HashMap::new(),
+            notices: JoinSet::new(),
+            told: HashMap::new(),
+            gates: HashMap::new(),
+        }
+    }
+
+    /// Asks the daemon for the work. Work that has ended until now is not busy any more; work that
+    /// ends later is, because the answer may be older than its end.
+    async fn look(&mut self) -> Result<(), keyward_plans::ClientError> {
+        while let Some(done) = self.work.try_join_next() {
+            self.end(done.ok());
+        }
+        while let Some(done) = self.notices.try_join_next() {
+            if let Ok((plan, state)) = done {
+                self.told.insert(plan, Some(state));
             }
         }
-        next = next.min(Duration::from_secs(task.due.saturating_sub(all.now)).max(SHORTEST_PAUSE));
+        if let Some((tasks, tag)) = self.daemon.get_new::<Tasks>("/v1/tasks", &self.tag).await? {
+            self.read = (tasks.now, Instant::now());
+            self.tasks = tasks.tasks.into_iter().map(Arc::new).collect();
+            self.tag = tag;
+        }
+        Ok(())
     }
-    next
+
+    fn end(&mut self, done: Option<(String, bool)>) {
+        let Some((plan, is_known)) = done else { return };
+        self.busy.remove(&plan);
+        if !is_known {
+            self.resting.insert(plan, Instant::now() + LONGEST_PAUSE);
+        }
+    }
+
+    /// Begins what is due now. Returns the time until the next look.
+    fn begin(&mut self) -> Duration {
+        let now = self.read.0.saturating_add(self.read.1.elapsed().as_secs());
+        self.resting.retain(|_, until| *until > Instant::now());
+        let mut next = LONGEST_PAUSE;
+        for task in self.tasks.clone() {
+            self.notify(&task);
+            if self.busy.contains(&task.plan) || self.resting.contains_key(&task.plan) {
+                continue;
+            }
+            let at = wanted_at(&task, now);
+            if at > now {
+                next = next.min(Duration::from_secs(at - now));
+                continue;
+            }
+            self.busy.insert(task.plan.clone());
+            let gate = self.gate(match &task.issuer {
+                Issuer::Command(command) => command.first().map(String::as_str).unwrap_or_default(),
+                Issuer::Acme(acme) => &acme.directory,
+            });
+            let daemon = self.daemon.clone();
+            self.work.spawn(async move {
+                // A semaphore that nobody closes always gives.
+                let _permit = gate.acquire().await;
+                let is_known = work(&daemon, &task, now).await;
+                (task.plan.clone(), is_known)
+            });
+        }
+        next
+    }
+
+    fn gate(&mut self, name: &str) -> Arc<Semaphore> {
+        let gate = self.gates.entry(name.to_owned()).or_insert_with(|| Arc::new(Semaphore::new(AT_A_TIME)));
+        Arc::clone(gate)
+    }
+
+    /// Waits for the end of some work, but not longer than this.
+    async fn wait(&mut self, pause: Duration) {
+        // Work that ends at once, over and over, does not use up a processor.
+        sleep(SHORTEST_PAUSE.min(pause)).await;
+        if self.work.is_empty() {
+            return sleep(pause).await;
+        }
+        if let Ok(Some(done)) = timeout(pause, self.work.join_next()).await {
+            self.end(done.ok());
+        }
+    }
+
+    /// Tells the program of the owner that the state of a plan has changed. After a start, only
+    /// failures are news.
+    fn notify(&mut self, task: &Task) {
+        let before = match self.told.get(&task.plan) {
+            Some(before) => before.clone(),
+            None => {
+                let is_news = ["failing", "expired"].contains(&task.state.as_str());
+                let known = if is_news { String::new() } else { task.state.clone() };
+                self.told.insert(task.plan.clone(), Some(known.clone()));
+                Some(known)
+            }
+        };
+        // A notification that is under way ends first.
+        let Some(command) = task.notify.clone().filter(|_| before.is_some_and(|before| before != task.state))
+        else {
+            return;
+        };
+        self.told.insert(task.plan.clone(), None);
+        let gate = self.gate(command.first().map(String::as_str).unwrap_or_default());
+        let (plan, state) = (task.plan.clone(), task.state.clone());
+        let told = json!({
+            "plan": plan,
+            "state": state,
+            "names": task.names.iter().map(|name| &name.value).collect::<Vec<_>>(),
+            "not_after": task.certificate.as_ref().map(|certificate| certificate.not_after),
+            "last_error": task.last_error,
+        });
+        self.notices.spawn(async move {
+            let _permit = gate.acquire().await;
+            if let Err(failure) = program::run(&plan, &command, &[], told.to_string().as_bytes()).await {
+                tracing::warn!(plan, "the notification has failed: {failure}");
+            }
+            (plan, state)
+        });
+    }
+}
+
+/// Time at which there is work for a plan, in seconds since 1970.
+fn wanted_at(task: &Task, now: u64) -> u64 {
+    let Issuer::Acme(acme) = &task.issuer else { return task.due };
+    if task.revokes.is_some() {
+        // The daemon says when a revocation that has failed is tried again.
+        return task.due.min(acme.next_try);
+    }
+    let has_window = task.certificate.as_ref().is_some_and(|one| one.id.is_some() && one.not_after > now);
+    task.due.min(if has_window { acme.next_look } else { u64::MAX })
+}
+
+/// Works on a plan, if no other agent does. True if the daemon knows the end.
+async fn work(daemon: &Client, task: &Task, now: u64) -> bool {
+    let worked = async {
+        order::tell(daemon, task, &Report::Begin).await?;
+        step(daemon, task, now).await
+    };
+    let end = match worked.await {
+        Ok(()) => Report::End,
+        // Another agent works on the plan.
+        Err(failure) if failure.kind == NOT_NOW => return false,
+        Err(failure) => {
+            tracing::warn!(plan = task.plan, kind = failure.kind, "{failure}");
+            failure.report()
+        }
+    };
+    let told = order::tell(daemon, task, &end).await;
+    if let Err(error) = &told {
+        tracing::warn!(plan = task.plan, "cannot tell the daemon: {error}");
+    }
+    told.is_ok()
 }
 
 async fn step(daemon: &Client, task: &Task, now: u64) -> Result<(), Failure> {
-    match &task.issuer {
-        Issuer::Command(command) if task.due <= now => issue(daemon, task, command).await,
-        Issuer::Command(_) => Ok(()),
-        Issuer::Acme(acme) => {
-            if task.revokes.is_some() {
-                return order::revoke(daemon, task, acme).await;
-            }
-            if let Some(certificate) = &task.certificate
-                && acme.next_look <= now
-                && certificate.not_after > now
-                && let Err(failure) = window::look(daemon, task, acme, certificate).await
-            {
-                // Without a window, the lifetime decides.
-                tracing::info!(
-                    plan = task.plan,
-                    "the authority has no window for the certificate: {failure}"
-                );
-            }
-            match task.due <= now {
-                true => {
-                    if order::advance(daemon, task, acme).await? == Done::Certificate {
-                        tracing::info!(plan = task.plan, "certificate renewed");
-                    }
-                    Ok(())
-                }
-                false => Ok(()),
-            }
-        }
+    let acme = match &task.issuer {
+        Issuer::Command(command) => return issue(daemon, task, command).await,
+        Issuer::Acme(acme) => acme,
+    };
+    if task.revokes.is_some() && acme.next_try <= now {
+        return order::revoke(daemon, task, acme).await;
     }
+    if let Some(certificate) = &task.certificate
+        && acme.next_look <= now
+        && certificate.not_after > now
+        && let Err(failure) = window::look(daemon, task, acme, certificate).await
+    {
+        // Without a window, the lifetime decides.
+        tracing::info!(plan = task.plan, "the authority has no window for the certificate: {failure}");
+    }
+    if task.due <= now && order::advance(daemon, task, acme).await? == Done::Certificate {
+        tracing::info!(plan = task.plan, "certificate renewed");
+    }
+    Ok(())
 }
 
 /// Has a program issue the certificate.
@@ -97,30 +255,16 @@ async fn issue(daemon: &Client, task: &Task, command: &[String]) -> Result<(), F
     let pem = request["pem"].as_str().unwrap_or_default();
     let chain = program::run(&task.plan, command, &[], pem.as_bytes()).await?;
     let accepted = daemon.send::<Value>(&format!("/v1/plans/{}/chain", task.plan), chain).await;
-    accepted.map_err(|error| Failure::new("chain", error))?;
+    accepted.map_err(|error| match error {
+        keyward_plans::ClientError::Refused(_) => Failure::new("chain", error),
+        error => error.into(),
+    })?;
     tracing::info!(plan = task.plan, "certificate renewed");
     Ok(())
 }
 
-/// Tells the program of the owner that the state of a plan has changed.
-async fn notify(task: &Task, states: &mut HashMap<String, String>) {
-    let before = states.insert(task.plan.clone(), task.state.clone());
-    let Some(command) = task.notify.as_ref().filter(|_| before.is_some_and(|before| before != task.state))
-    else {
-        return;
-    };
-    let told = json!({
-        "plan": task.plan,
-        "state": task.state,
-        "names": task.names.iter().map(|name| &name.value).collect::<Vec<_>>(),
-        "not_after": task.certificate.as_ref().map(|certificate| certificate.not_after),
-        "last_error": task.last_error,
-    });
-    if let Err(failure) = program::run(&task.plan, command, &[], told.to_string().as_bytes()).await {
-        tracing::warn!(plan = task.plan, "the notification has failed: {failure}");
-    }
-}
-
 /// Longest time between two looks.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
+const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
+/// Most orders of an authority at a time, and most runs of a program.
+const AT_A_TIME: usize = 8;

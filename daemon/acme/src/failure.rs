@@ -58,9 +58,17 @@ impl Failure {
 
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
-        Self::new("daemon", error)
+        let kind = match &error {
+            ClientError::NotNow(_) => NOT_NOW,
+            ClientError::Away(_) => "unit",
+            _ => "daemon",
+        };
+        Self::new(kind, error)
     }
 }
+
+/// Kind of a failure that is none: another agent does the work.
+pub(crate) const NOT_NOW: &str = "not-now";
 
 /// Longest description that is kept, in characters.
 const MAX_DETAIL: usize = 2000;

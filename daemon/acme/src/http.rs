@@ -9,7 +9,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
-use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderName, LINK, LOCATION, RETRY_AFTER, USER_AGENT};
+use hyper::header::{
+    CONTENT_TYPE, DATE, HOST, HeaderMap, HeaderName, LINK, LOCATION, RETRY_AFTER, USER_AGENT,
+};
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject;
@@ -34,6 +36,8 @@ pub(crate) struct Answer {
     pub(crate) location: Option<String>,
     /// Seconds until the next request, as the server wants it.
     pub(crate) retry_after: Option<u64>,
+    /// Time at the server, in seconds since 1970 (RFC 9110, 6.6.1).
+    pub(crate) date: Option<u64>,
     /// URLs of other chains (RFC 8555, 7.4.2).
     pub(crate) alternates: Vec<String>,
 }
@@ -82,7 +86,11 @@ impl Http {
     }
 
     async fn limited(&self, method: Method, url: &str, body: Bytes) -> Result<Answer, Failure> {
-        let failed = |reason: io::Error| Failure::new("network", format!("{url}: {reason}"));
+        let failed = |reason: io::Error| {
+            let kind = if is_of_the_clock(&reason) { "clock" } else { "network" };
+            let advice = if kind == "clock" { "; is the clock of this host right?" } else { "" };
+            Failure::new(kind, format!("{url}: {reason}{advice}"))
+        };
         let answer = tokio::time::timeout(LIMIT, self.exchange(method, url, body)).await;
         let late = || io::Error::other(format!("no answer within {} seconds", LIMIT.as_secs()));
         answer.unwrap_or_else(|_| Err(late())).map_err(failed)
@@ -126,23 +134,46 @@ impl Http {
             nonce: text(&HeaderName::from_static("replay-nonce")),
             location: text(&LOCATION),
             retry_after: text(&RETRY_AFTER).and_then(|text| seconds(&text)),
+            date: text(&DATE).and_then(|text| time(&text)),
             alternates: alternates(&headers),
         })
     }
 }
 
+/// True if the certificate of a server is not valid at this time. Servers of authorities renew
+/// theirs, so most likely this clock is wrong.
+fn is_of_the_clock(error: &io::Error) -> bool {
+    use rustls::CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext};
+    use rustls::Error::InvalidCertificate;
+
+    let reason = error.get_ref().and_then(|reason| reason.downcast_ref::<rustls::Error>());
+    matches!(
+        reason,
+        Some(InvalidCertificate(Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. }))
+    )
+}
+
 /// Seconds of a Retry-After: a number, or a date (RFC 9110, 10.2.3).
 fn seconds(text: &str) -> Option<u64> {
-    if let Ok(seconds) = text.trim().parse() {
-        return Some(seconds);
+    match text.trim().parse() {
+        Ok(seconds) => Some(seconds),
+        Err(_) => Some(time(text)?.saturating_sub(now())),
     }
+}
+
+/// A date of HTTP (RFC 9110, 5.6.7), in seconds since 1970.
+fn time(text: &str) -> Option<u64> {
     // Sat, 29 Nov 2026 12:00:00 GMT: humantime reads 2026-11-29T12:00:00Z.
     let mut words = text.split_whitespace().skip(1);
     let (day, month, year, time) = (words.next()?, words.next()?, words.next()?, words.next()?);
     let month = MONTHS.iter().position(|name| *name == month)? + 1;
     let at = humantime::parse_rfc3339(&format!("{year}-{month:02}-{day:0>2}T{time}Z")).ok()?;
-    let since = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    Some(since(at).saturating_sub(since(SystemTime::now())))
+    Some(at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs())
+}
+
+/// The clock of this host, in seconds since 1970.
+pub(crate) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// URLs of links with the relation `alternate` (RFC 8288, 3).

@@ -3,7 +3,7 @@
 
 use core::time::Duration;
 
-use keyward_plans::{Acme, Client, Report, Task};
+use keyward_plans::{Acme, Client, ClientError, Report, Task};
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
@@ -23,11 +23,21 @@ pub(crate) async fn advance(daemon: &Client, task: &Task, acme: &Acme) -> Result
         open_account(daemon, task, &mut server).await?;
         return Ok(Done::Account);
     }
-    let order = match &acme.order {
-        Some(order) => order.clone(),
-        None => make_order(daemon, task, &mut server).await?,
+    let done = match carry_out(daemon, task, acme, &mut server, acme.order.clone()).await {
+        // The order of an earlier attempt is of no use any more.
+        Err(failure) if failure.kind == STALE => {
+            tell(daemon, task, &Report::Order(None)).await?;
+            carry_out(daemon, task, acme, &mut server, None).await
+        }
+        // The account is gone, as at a test server that was restarted, and its orders with it.
+        Err(failure) if failure.kind == "accountDoesNotExist" => {
+            tell(daemon, task, &Report::Order(None)).await?;
+            tell(daemon, task, &Report::Account(None)).await?;
+            open_account(daemon, task, &mut server).await?;
+            carry_out(daemon, task, acme, &mut server, None).await
+        }
+        done => done,
     };
-    let done = follow(daemon, task, acme, &mut server, &order).await;
     if let Err(failure) = &done
         && ENDED.contains(&failure.kind.as_str())
     {
@@ -35,6 +45,29 @@ pub(crate) async fn advance(daemon: &Client, task: &Task, acme: &Acme) -> Result
         tell(daemon, task, &Report::Order(None)).await?;
     }
     done.map(|()| Done::Certificate)
+}
+
+async fn carry_out(
+    daemon: &Client,
+    task: &Task,
+    acme: &Acme,
+    server: &mut Server<'_>,
+    order: Option<String>,
+) -> Result<(), Failure> {
+    let Some(order) = order else {
+        let order = make_order(daemon, task, server).await?;
+        return follow(daemon, task, acme, server, &order).await;
+    };
+    // It may have expired, or failed in the attempt before, or be one of an account of before.
+    let stale = |reason: String| Failure::new(STALE, reason);
+    match server.read(&order).await {
+        Ok((found, _)) if found["status"] == "invalid" => Err(stale(format!("{order} is invalid"))),
+        Err(failure) if ["malformed", "unauthorized"].contains(&failure.kind.as_str()) => {
+            Err(stale(failure.detail))
+        }
+        Err(failure) => Err(failure),
+        Ok(_) => follow(daemon, task, acme, server, &order).await,
+    }
 }
 
 /// How far an attempt has come.
@@ -69,11 +102,6 @@ async fn open_account(daemon: &Client, task: &Task, server: &mut Server<'_>) -> 
 async fn make_order(daemon: &Client, task: &Task, server: &mut Server<'_>) -> Result<String, Failure> {
     let url = server.needed("newOrder")?;
     let answer = match server.send("new-order", &url).await {
-        // The account is gone, as at a test server that was restarted. The next attempt makes it.
-        Err(failure) if failure.kind == "accountDoesNotExist" => {
-            tell(daemon, task, &Report::Account(None)).await?;
-            return Err(Failure { kind: "account".into(), ..failure });
-        }
         // The daemon names no certificate to replace then.
         Err(failure) if failure.kind == "alreadyReplaced" => {
             tell(daemon, task, &Report::Replaced).await?;
@@ -113,18 +141,7 @@ async fn follow(
     let deadline = Instant::now() + LONGEST;
     let mut has_finalized = false;
     loop {
-        let (order, retry_after) = match server.read(url).await {
-            // The order has expired, or belongs to an account of before.
-            Err(failure)
-                if ["malformed", "unauthorized", "accountDoesNotExist"].contains(&failure.kind.as_str()) =>
-            {
-                if failure.kind == "accountDoesNotExist" {
-                    tell(daemon, task, &Report::Account(None)).await?;
-                }
-                return Err(Failure { kind: "order".into(), ..failure });
-            }
-            order => order?,
-        };
+        let (order, retry_after) = server.read(url).await?;
         match order["status"].as_str().unwrap_or_default() {
             "pending" => authorise(task, acme, server, &order, deadline).await?,
             "ready" if !has_finalized => {
@@ -210,22 +227,25 @@ async fn authorise(
     Ok(())
 }
 
-/// Brings the chain to the daemon: the first one, or another one of the authority if the daemon
-/// refuses the first.
+/// Brings the chain to the daemon: the first one of the authority that the daemon accepts. If the
+/// owner prefers a chain that the authority does not have, the first one is accepted at the end.
 async fn fetch(daemon: &Client, task: &Task, server: &mut Server<'_>, url: &str) -> Result<(), Failure> {
-    let answer = server.send("read", url).await?;
+    let first = server.send("read", url).await?;
     let path = format!("/v1/plans/{}/chain", task.plan);
-    let mut done = daemon.send::<Value>(&path, answer.body.to_vec()).await;
-    for other in answer.alternates {
+    let mut done = daemon.send::<Value>(&path, first.body.to_vec()).await;
+    for other in first.alternates {
         if done.is_ok() {
             break;
         }
         let answer = server.send("read", &other).await?;
         done = daemon.send::<Value>(&path, answer.body.to_vec()).await;
     }
+    if matches!(done, Err(ClientError::Refused(_))) {
+        done = daemon.send::<Value>(&format!("{path}?preferred=false"), first.body.to_vec()).await;
+    }
     match done {
         Ok(_) => Ok(()),
-        Err(error @ keyward_plans::ClientError::Refused(_)) => Err(Failure::new("chain", error)),
+        Err(error @ ClientError::Refused(_)) => Err(Failure::new("chain", error)),
         Err(error) => Err(error.into()),
     }
 }
@@ -255,6 +275,8 @@ pub(crate) async fn tell(daemon: &Client, task: &Task, report: &Report) -> Resul
     Ok(())
 }
 
+/// Kind of a failure: the order of an earlier attempt is of no use.
+const STALE: &str = "stale";
 /// Failures after which the order is of no use.
 const ENDED: [&str; 4] = ["order", "chain", "names", "badCSR"];
 /// Time between two looks if the authority does not say it.

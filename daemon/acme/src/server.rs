@@ -1,10 +1,10 @@
 //! The server of an authority: its directory, its nonces, and messages that the daemon has signed.
 
-use keyward_plans::{Acme, Client, Message};
+use keyward_plans::{Acme, Client, Message, Report};
 use serde_json::Value;
 
 use super::failure::Failure;
-use super::http::{Answer, Http};
+use super::http::{Answer, Http, now};
 
 /// The server of an authority, for one plan.
 pub(crate) struct Server<'c> {
@@ -26,6 +26,7 @@ impl<'c> Server<'c> {
         if answer.status != 200 {
             return Err(Failure::of_answer(&answer, &acme.directory));
         }
+        tell_clock(daemon, plan, &answer).await?;
         let directory = serde_json::from_slice(&answer.body).map_err(|error| {
             Failure::new("directory", format!("{} is no directory: {error}", acme.directory))
         })?;
@@ -87,6 +88,15 @@ impl<'c> Server<'c> {
         let none = || Failure::new("authority", format!("{url} gave no nonce"));
         answer.nonce.ok_or_else(none)
     }
+}
+
+/// Tells the daemon how far the clock of this host is from that of the authority: with a wrong
+/// clock certificates seem not to be valid.
+pub(crate) async fn tell_clock(daemon: &Client, plan: &str, answer: &Answer) -> Result<(), Failure> {
+    let Some(date) = answer.date else { return Ok(()) };
+    let ahead = now().cast_signed().saturating_sub(date.cast_signed());
+    let told = daemon.post::<Value>(&format!("/v1/plans/{plan}/report"), &Report::Clock(ahead)).await;
+    Ok(told.map(drop)?)
 }
 
 /// Most nonces for one message. pebble refuses half of them in a test.

@@ -8,31 +8,37 @@ use serde_json::Value;
 use super::failure::Failure;
 use super::http::Http;
 use super::order::tell;
+use super::server::tell_clock;
 
 /// Asks the authority for the window of a certificate, and tells the daemon. Does nothing if the
 /// authority has no windows.
 ///
 /// # Errors
-/// The authority does not answer. The daemon goes by the lifetime of the certificate then.
+/// The authority does not answer. The daemon goes by what it knows then, and the next look is
+/// hours later.
 pub(crate) async fn look(
     daemon: &Client,
     task: &Task,
     acme: &Acme,
     certificate: &Certificate,
 ) -> Result<(), Failure> {
+    let looked = ask(daemon, task, acme, certificate).await;
+    if let (Err(failure), Some(id)) = (&looked, &certificate.id) {
+        let none = Report::NoWindow { certificate: id.clone(), retry_after: failure.retry_after };
+        tell(daemon, task, &none).await?;
+    }
+    looked
+}
+
+async fn ask(daemon: &Client, task: &Task, acme: &Acme, certificate: &Certificate) -> Result<(), Failure> {
     let Some(id) = &certificate.id else { return Ok(()) };
     let http = Http::new(acme.root.as_deref())?;
     let directory = http.get(&acme.directory).await?;
+    tell_clock(daemon, &task.plan, &directory).await?;
     let directory: Value = serde_json::from_slice(&directory.body).unwrap_or_default();
-    let none = |retry_after| Report::Window {
-        certificate: id.clone(),
-        start: 0,
-        end: 0,
-        explanation: None,
-        retry_after,
-    };
+    let none = |retry_after| Report::NoWindow { certificate: id.clone(), retry_after };
     let Some(url) = directory["renewalInfo"].as_str() else {
-        // A window without a length counts as no answer. The next look is after a day.
+        // An authority without windows is asked again after a day.
         return tell(daemon, task, &none(Some(24 * 3600))).await;
     };
     let url = format!("{}/{id}", url.trim_end_matches('/'));

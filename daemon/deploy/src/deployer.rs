@@ -3,11 +3,13 @@
 
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use keyward::config::{Config, Plan};
-use keyward_plans::{Client, Deployed, Files, PlanView};
+use keyward_plans::{Client, Deployed, Files, PlanView, Shown};
 use serde_json::Value;
 use tokio::process::Command;
 use tokio::time::sleep;
@@ -16,6 +18,7 @@ use super::live::{self, Generation};
 use super::program;
 use super::served;
 use super::servers::{self, Running};
+use super::watched;
 
 /// A plan whose files were changed.
 struct Changed {
@@ -30,12 +33,47 @@ struct Changed {
 /// Facts that the deployer remembers between two rounds, by the name of a plan.
 #[derive(Default)]
 struct Known {
+    /// The configuration, and the file that it was read from.
+    config: Option<(Written, Config)>,
+    /// The plans, as the daemon has last said, and the tag of that answer.
+    views: Vec<PlanView>,
+    tag: String,
+    /// Time of the last look at the certificates of others.
+    watched: Option<Instant>,
     /// Time of the last look at the listeners.
     looked: BTreeMap<String, Instant>,
     /// Certificate that the daemon had then.
     present: BTreeMap<String, Option<String>>,
-    /// Certificate that a server has refused, and when.
-    refused: BTreeMap<String, (String, Instant)>,
+    /// Plans whose files were not put in use.
+    refused: BTreeMap<String, Refused>,
+}
+
+/// Files that were not put in use.
+struct Refused {
+    certificate: String,
+    at: Instant,
+    problem: String,
+}
+
+/// Facts by which a file that was written is told from the file before: device, inode, length, and
+/// time of the last change in seconds and nanoseconds.
+type Written = (u64, u64, u64, i64, i64);
+
+impl Known {
+    /// Reads the configuration, if its file was written since.
+    fn read(&mut self, path: &Path) -> Result<Config, String> {
+        let found = fs::metadata(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let written = (found.dev(), found.ino(), found.len(), found.ctime(), found.ctime_nsec());
+        if let Some((_, config)) = self.config.as_ref().filter(|(before, _)| *before == written) {
+            return Ok(config.clone());
+        }
+        let config = Config::load(path).map_err(|error| error.to_string())?;
+        // Another file may have other listeners.
+        self.looked.clear();
+        self.watched = None;
+        self.config = Some((written, config.clone()));
+        Ok(config)
+    }
 }
 
 /// Does the work of the deployer. Never returns.
@@ -44,9 +82,9 @@ pub(crate) async fn run(config: &Path, runtime_dir: &Path, live: &Path) {
     let mut told = String::new();
     let mut known = Known::default();
     loop {
-        let problem = match Config::load(config) {
+        let problem = match known.read(config) {
             Ok(config) => round(&daemon, &config, live, &mut known).await.err(),
-            Err(error) => Some(error.to_string()),
+            Err(error) => Some(error),
         };
         // Each problem once.
         let problem = problem.unwrap_or_default();
@@ -65,14 +103,26 @@ pub(crate) async fn run(config: &Path, runtime_dir: &Path, live: &Path) {
 async fn round(daemon: &Client, config: &Config, live: &Path, known: &mut Known) -> Result<(), String> {
     let mut changed = Vec::new();
     let mut problem = None;
-    let views: Vec<PlanView> = daemon.get("/v1/plans").await.map_err(|error| error.to_string())?;
+    let views = daemon.get_new("/v1/plans", &known.tag).await.map_err(|error| error.to_string())?;
+    if let Some((views, tag)) = views {
+        (known.views, known.tag) = (views, tag);
+    }
+    if known.watched.is_none_or(|at| at.elapsed() >= LOOK) && !config.watches.is_empty() {
+        known.watched = Some(Instant::now());
+        let mut seen = Vec::new();
+        for watch in &config.watches {
+            seen.push(watched::look(watch).await);
+        }
+        let told = daemon.post::<Value>("/v1/watched", &seen).await;
+        drop(told.map_err(|error| error.to_string())?);
+    }
     let to_deploy = config
         .plans
         .iter()
         .filter(|plan| !plan.servers.is_empty() || plan.hook.is_some() || !plan.listeners.is_empty());
     for plan in to_deploy {
         // The certificate that the daemon has for the plan; none before the first one.
-        let view = views.iter().find(|view| view.plan == plan.name.as_str());
+        let view = known.views.iter().find(|view| view.plan == plan.name.as_str());
         let present = view.and_then(|view| view.certificate.as_ref()).map(|one| one.fingerprint.clone());
         let is_looked_at = known.looked.get(plan.name.as_str()).is_some_and(|at| at.elapsed() < LOOK);
         if is_looked_at && known.present.get(plan.name.as_str()) == Some(&present) {
@@ -85,14 +135,15 @@ async fn round(daemon: &Client, config: &Config, live: &Path, known: &mut Known)
                 continue;
             }
         };
-        // A server that refused the files is asked again after a while.
-        let is_refused = known
-            .refused
-            .get(plan.name.as_str())
-            .is_some_and(|(certificate, at)| *certificate == files.certificate && at.elapsed() < LOOK);
-        if is_refused {
+        // What has failed is tried again after a while.
+        let refused = known.refused.get(plan.name.as_str());
+        if let Some(refused) =
+            refused.filter(|one| one.certificate == files.certificate && one.at.elapsed() < LOOK)
+        {
+            problem = Some(refused.problem.clone());
             continue;
         }
+        known.refused.remove(plan.name.as_str());
         match written(plan, &files, live) {
             Ok(Some((generation, before))) => {
                 known.present.insert(plan.name.to_string(), present);
@@ -105,7 +156,10 @@ async fn round(daemon: &Client, config: &Config, live: &Path, known: &mut Known)
             }
             Err(error) => {
                 report(daemon, plan, &files, BTreeMap::new(), Some(error.clone())).await?;
-                problem = Some(error);
+                let error = format!("plan {}: {error}", plan.name);
+                problem = Some(error.clone());
+                let refused = Refused { certificate: files.certificate, at: Instant::now(), problem: error };
+                known.refused.insert(plan.name.to_string(), refused);
             }
         }
     }
@@ -120,8 +174,11 @@ async fn round(daemon: &Client, config: &Config, live: &Path, known: &mut Known)
         match one.problem {
             None => drop(known.looked.insert(name, Instant::now())),
             Some(error) => {
-                problem = Some(format!("plan {name}: {error}"));
-                known.refused.insert(name, (one.files.certificate, Instant::now()));
+                let error = format!("plan {name}: {error}");
+                problem = Some(error.clone());
+                let refused =
+                    Refused { certificate: one.files.certificate, at: Instant::now(), problem: error };
+                known.refused.insert(name, refused);
             }
         }
     }
@@ -210,18 +267,21 @@ async fn look(daemon: &Client, plan: &Plan, files: &Files, problem: Option<Strin
     let mut listeners = BTreeMap::new();
     let deadline = Instant::now() + if problem.is_none() { PICK_UP } else { Duration::ZERO };
     for at in &plan.listeners {
-        let found = loop {
-            let found = match served::fingerprint(*at, &files.server_name).await {
-                Ok(found) if found == files.certificate => break None,
-                Ok(found) => format!("shows another certificate, with SHA-256 {found}"),
-                Err(error) => error,
+        let shown = loop {
+            let shown = match served::certificate(*at, &files.server_name).await {
+                Ok(found) => {
+                    let is_ours = found.fingerprint() == files.certificate;
+                    let other = || format!("shows another certificate, with SHA-256 {}", found.fingerprint());
+                    Shown { not_after: Some(found.not_after()), problem: (!is_ours).then(other) }
+                }
+                Err(error) => Shown { not_after: None, problem: Some(error) },
             };
-            if Instant::now() >= deadline {
-                break Some(found);
+            if shown.problem.is_none() || Instant::now() >= deadline {
+                break shown;
             }
             sleep(Duration::from_millis(100)).await;
         };
-        listeners.insert(*at, found);
+        listeners.insert(*at, shown);
     }
     report(daemon, plan, files, listeners, problem).await
 }
@@ -230,7 +290,7 @@ async fn report(
     daemon: &Client,
     plan: &Plan,
     files: &Files,
-    listeners: BTreeMap<std::net::SocketAddr, Option<String>>,
+    listeners: BTreeMap<std::net::SocketAddr, Shown>,
     problem: Option<String>,
 ) -> Result<(), String> {
     let deployed = Deployed { certificate: files.certificate.clone(), listeners, problem };

@@ -13,6 +13,7 @@ mod processes;
 mod program;
 mod served;
 mod servers;
+mod watched;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -4,23 +4,23 @@ use core::time::Duration;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use keyward::keys::certificates::Certificate;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
-use sha2::{Digest, Sha256};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-/// Shakes hands with a listener, and returns the SHA-256 of its certificate in hexadecimal digits.
+/// Shakes hands with a listener, and returns its certificate.
 ///
 /// # Errors
 /// The reason why there was no handshake.
-pub(crate) async fn fingerprint(at: SocketAddr, name: &str) -> Result<String, String> {
+pub(crate) async fn certificate(at: SocketAddr, name: &str) -> Result<Certificate, String> {
     let limited = tokio::time::timeout(LIMIT, shake(at, name)).await;
     limited.unwrap_or_else(|_| Err(format!("no handshake within {} seconds", LIMIT.as_secs())))
 }
 
-async fn shake(at: SocketAddr, name: &str) -> Result<String, String> {
+async fn shake(at: SocketAddr, name: &str) -> Result<Certificate, String> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let algorithms = provider.signature_verification_algorithms;
     let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
@@ -35,7 +35,7 @@ async fn shake(at: SocketAddr, name: &str) -> Result<String, String> {
     let stream = stream.map_err(|error| error.to_string())?;
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let leaf = chain.first().ok_or("it shows no certificate")?;
-    Ok(base16ct::lower::encode_string(&Sha256::digest(leaf)))
+    Certificate::from_der(leaf).map_err(|error| format!("its certificate cannot be read: {error}"))
 }
 
 /// Accepts every certificate whose key signs the handshake: which one it is, is the question.

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
-use hyper::header::HOST;
-use hyper::{Method, Request};
+use hyper::header::{ETAG, HOST, IF_NONE_MATCH};
+use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -33,6 +33,24 @@ impl Client {
     /// [`ClientError`] says why there is no answer.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         self.call(Method::GET, path, Bytes::new()).await
+    }
+
+    /// Reads an answer, unless it is the one with this tag (RFC 9110, 13.1.2). Returns the answer
+    /// and its tag; none if the answer is the same.
+    ///
+    /// # Errors
+    /// [`ClientError`] says why there is no answer.
+    pub async fn get_new<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        tag: &str,
+    ) -> Result<Option<(T, String)>, ClientError> {
+        let answer = self.limited(Method::GET, path, Bytes::new(), Some(tag)).await?;
+        if answer.status == StatusCode::NOT_MODIFIED {
+            return Ok(None);
+        }
+        let tag = answer.tag.clone();
+        Ok(Some((self.read(answer)?, tag)))
     }
 
     /// Sends a value, and reads an answer.
@@ -63,35 +81,69 @@ impl Client {
         path: &str,
         body: Bytes,
     ) -> Result<T, ClientError> {
-        let limited = tokio::time::timeout(LIMIT, self.exchange(method, path, body)).await;
-        let late = || io::Error::from(io::ErrorKind::TimedOut);
-        let (is_done, answer) = limited.map_err(|_| ClientError::Connect(self.socket.clone(), late()))??;
-        let garbled = |error| ClientError::Garbled(self.socket.clone(), error);
-        if is_done {
-            return serde_json::from_slice(&answer).map_err(garbled);
-        }
-        let refusal: serde_json::Value = serde_json::from_slice(&answer).map_err(garbled)?;
-        let reason = refusal["error"].as_str().unwrap_or("refused without a reason");
-        Err(ClientError::Refused(reason.to_owned()))
+        let answer = self.limited(method, path, body, None).await?;
+        self.read(answer)
     }
 
-    /// True if the daemon has done it, and the body of the answer.
-    async fn exchange(&self, method: Method, path: &str, body: Bytes) -> Result<(bool, Bytes), ClientError> {
+    fn read<T: DeserializeOwned>(&self, answer: Answer) -> Result<T, ClientError> {
+        let garbled = |error| ClientError::Garbled(self.socket.clone(), error);
+        if answer.status.is_success() {
+            return serde_json::from_slice(&answer.body).map_err(garbled);
+        }
+        let refusal: serde_json::Value = serde_json::from_slice(&answer.body).map_err(garbled)?;
+        let reason = refusal["error"].as_str().unwrap_or("refused without a reason").to_owned();
+        Err(match answer.status {
+            StatusCode::LOCKED => ClientError::NotNow(reason),
+            status if AWAY.contains(&status) => ClientError::Away(reason),
+            _ => ClientError::Refused(reason),
+        })
+    }
+
+    async fn limited(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        tag: Option<&str>,
+    ) -> Result<Answer, ClientError> {
+        let limited = tokio::time::timeout(LIMIT, self.exchange(method, path, body, tag)).await;
+        let late = || io::Error::from(io::ErrorKind::TimedOut);
+        limited.map_err(|_| ClientError::Connect(self.socket.clone(), late()))?
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        tag: Option<&str>,
+    ) -> Result<Answer, ClientError> {
         let connect = |error| ClientError::Connect(self.socket.clone(), error);
         let http = |error| ClientError::Http(self.socket.clone(), error);
         let stream = UnixStream::connect(&self.socket).await.map_err(connect)?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(http)?;
         let connection = tokio::spawn(connection);
-        let request =
-            Request::builder().method(method).uri(path).header(HOST, "keyward").body(Full::new(body));
-        let request = request.map_err(|error| connect(io::Error::other(error)))?;
+        let mut request = Request::builder().method(method).uri(path).header(HOST, "keyward");
+        if let Some(tag) = tag {
+            request = request.header(IF_NONE_MATCH, tag);
+        }
+        let request = request.body(Full::new(body)).map_err(|error| connect(io::Error::other(error)))?;
         let response = sender.send_request(request).await.map_err(http)?;
-        let is_done = response.status().is_success();
-        let answer = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
+        let status = response.status();
+        let tag =
+            response.headers().get(ETAG).and_then(|tag| tag.to_str().ok()).unwrap_or_default().to_owned();
+        let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
         connection.abort();
-        let answer = answer.map_err(|error| connect(io::Error::other(error)))?;
-        Ok((is_done, answer.to_bytes()))
+        let body = body.map_err(|error| connect(io::Error::other(error)))?.to_bytes();
+        Ok(Answer { status, tag, body })
     }
+}
+
+struct Answer {
+    status: StatusCode,
+    /// Tag of the answer (ETag); empty without one.
+    tag: String,
+    body: Bytes,
 }
 
 /// Reason why the daemon did not do it.
@@ -109,8 +161,18 @@ pub enum ClientError {
     /// The daemon refused.
     #[error("{0}")]
     Refused(String),
+    /// Another agent does it, or has done it.
+    #[error("{0}")]
+    NotNow(String),
+    /// The daemon cannot do it now: its unit is sealed or away, or its disk is full.
+    #[error("{0}")]
+    Away(String),
 }
 
+/// Answers of a daemon whose unit or disk is not there now; see the table of statuses in
+/// docs/admin-api.md.
+const AWAY: [StatusCode; 3] =
+    [StatusCode::FAILED_DEPENDENCY, StatusCode::SERVICE_UNAVAILABLE, StatusCode::INSUFFICIENT_STORAGE];
 /// Longest time for an answer. A unit can take seconds to make an RSA key.
 const LIMIT: Duration = Duration::from_secs(60);
 /// Longest answer, in bytes (16 MiB).

@@ -80,8 +80,10 @@ pub struct Acme {
     pub thumbprint: Option<String>,
     /// URL of the order that is under way.
     pub order: Option<String>,
-    /// Time at which the authority is asked for a window again.
+    /// Time at which the authority is asked for the window of the present certificate again.
     pub next_look: u64,
+    /// Time before which nothing is tried, after a failure.
+    pub next_try: u64,
 }
 
 /// How names are validated.
@@ -134,6 +136,10 @@ pub struct Message {
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Report {
+    /// The agent begins to work on the plan. Another agent waits until it has ended.
+    Begin,
+    /// There is nothing left to do now.
+    End,
     /// URL of the account; none if the authority does not know the account.
     Account(Option<String>),
     /// URL of the order; none if there is no such order.
@@ -155,6 +161,16 @@ pub enum Report {
         /// Seconds until the next question.
         retry_after: Option<u64>,
     },
+    /// The authority suggests no window now. A window of before stays.
+    NoWindow {
+        /// Id of the certificate.
+        certificate: String,
+        /// Seconds until the next question.
+        retry_after: Option<u64>,
+    },
+    /// Seconds by which the clock of this host is ahead of the clock of the authority, as the
+    /// header Date of its answers has it.
+    Clock(i64),
     /// An attempt has failed.
     Failed {
         /// Type of the error of ACME without its prefix, or a word of the agent.
@@ -197,10 +213,36 @@ pub struct Files {
 pub struct Deployed {
     /// SHA-256 of the certificate in the files, in hexadecimal digits.
     pub certificate: String,
-    /// For each listener nothing, or what it shows instead.
-    pub listeners: BTreeMap<SocketAddr, Option<String>>,
+    /// The certificate at each listener.
+    pub listeners: BTreeMap<SocketAddr, Shown>,
     /// Why the files are not in use, if they are not.
     pub problem: Option<String>,
+}
+
+/// A look at a listener.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Shown {
+    /// Last time at which the certificate of the listener is valid; none if it shows none.
+    pub not_after: Option<u64>,
+    /// Why the listener does not show the certificate of the plan, if it does not.
+    pub problem: Option<String>,
+}
+
+/// A certificate that somebody else renews: in a file, or at a listener.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Watched {
+    /// Name of the section `[[watch]]`.
+    pub name: String,
+    /// First and last time at which the certificate is valid; none if it was not found.
+    pub validity: Option<(u64, u64)>,
+    /// DNS names and addresses of the certificate.
+    pub names: Vec<String>,
+    /// Why the certificate was not found.
+    pub problem: Option<String>,
+    /// Time of the look.
+    pub seen: u64,
 }
 
 /// A plan, for people.
@@ -232,12 +274,28 @@ pub struct PlanView {
     pub challenge: Option<String>,
     /// Time at which an agent last asked for work.
     pub agent_seen: Option<u64>,
+    /// Seconds by which the clock of this host is ahead of the clock of the authority.
+    pub clock_ahead: Option<i64>,
+    /// Why there can be no account at the authority, if the daemon knows.
+    pub account_problem: Option<String>,
+    /// URL of the account at the authority, if there is one.
+    pub account: Option<String>,
+    /// Programs that the plan runs: issuer, DNS hook, notification, hook.
+    pub programs: Vec<PathBuf>,
+    /// Directory for answers to http-01.
+    pub webroot: Option<PathBuf>,
     /// True if the deployer brings the certificate to a server of this host.
     pub is_deployed_here: bool,
     /// Page of the authority that says why it suggests this time.
     pub explanation: Option<String>,
-    /// True if every listener shows the certificate; none if nobody has looked.
+    /// Domain by which the authority knows itself in CAA records (RFC 8659, 4.2).
+    pub issuer_domain: Option<String>,
+    /// True if every listener shows the certificate; none if nobody has looked within the last
+    /// minutes.
     pub is_served: Option<bool>,
+    /// Time at which the deployer has last looked; none if it has not since the start of the
+    /// daemon.
+    pub looked_at: Option<u64>,
     /// Result of the last deployment.
     pub deployed: Option<Deployed>,
     /// The line of the CAA record that keeps everybody else from getting a certificate (RFC 8657).

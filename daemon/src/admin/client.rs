@@ -12,7 +12,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use keyward_plans::PlanView;
+use keyward_plans::{PlanView, Watched};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde::Serialize;
@@ -214,9 +214,15 @@ impl AdminClient {
         self.call(Method::POST, &format!("/v1/plans/{plan}/prepare"), Bytes::new())
     }
 
-    /// Has a plan renewed now.
-    pub(crate) fn renew(&self, plan: &str) -> Result<PlanView, AdminClientError> {
-        self.call(Method::POST, &format!("/v1/plans/{plan}/renew"), Bytes::new())
+    /// Certificates that somebody else renews.
+    pub(crate) fn watched(&self) -> Result<Vec<Watched>, AdminClientError> {
+        self.call(Method::GET, "/v1/watched", Bytes::new())
+    }
+
+    /// Has a plan renewed now. `new_key` makes a new version of its key.
+    pub(crate) fn renew(&self, plan: &str, new_key: bool) -> Result<PlanView, AdminClientError> {
+        let body = serde_json::json!({ "new_key": new_key }).to_string();
+        self.call(Method::POST, &format!("/v1/plans/{plan}/renew"), body.into())
     }
 
     /// Has the certificate of a plan revoked.

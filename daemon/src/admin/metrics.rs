@@ -13,7 +13,6 @@ use tokio::sync::Mutex;
 use super::trail_view::AuditView;
 use super::{Admin, Asker, plans};
 use crate::backend::{Backend, UnitState};
-use crate::lifecycle::renewal;
 use crate::observe::audit_metrics::AuditLook;
 use crate::observe::metrics::{Access, Metrics, UnitLoad};
 
@@ -46,8 +45,8 @@ async fn text(Admin { daemon, peers, .. }: &Admin) -> Bytes {
     if let Ok(shred) = daemon.keys.shred().await {
         metrics.set_final(shred.is_final());
     }
-    if let Ok(plans) = renewal::all(daemon).await {
-        metrics.renewals.set(plans.into_iter().map(plans::look).collect());
+    if let Ok((plans, watched)) = plans::looks(daemon).await {
+        metrics.renewals.set(plans, watched, daemon.renewals.agent_seen());
     }
     metrics.set_altered(daemon.keys.altered().total());
     if let Some(trail) = daemon.trail() {

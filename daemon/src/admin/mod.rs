@@ -162,6 +162,8 @@ fn routes_of_plans(routes: Routes) -> Routes {
         .route("/v1/plans/{name}/renew", post(plans::renew), "renew", Operate)
         .route("/v1/plans/{name}/revoke", post(plans::revoke), "revoke", Operate)
         .route("/v1/plans/{name}/deployed", post(plans::deployed), "deployed", Operate)
+        .route("/v1/watched", get(plans::watched), "watched", View)
+        .route("/v1/watched", post(plans::see), "see", Operate)
         .route("/v1/tasks", get(plans::tasks), "tasks", Step)
         .route("/v1/plans/{name}/message", post(plans::message), "message", Step)
         .route("/v1/plans/{name}/request", post(plans::request), "request", Step)

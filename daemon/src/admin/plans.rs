@@ -1,11 +1,16 @@
 //! Certificates that renew themselves: for people, for the agent and for the deployer.
 
-use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use axum::Json;
-use axum::extract::{Extension, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Extension, Query, State};
+use axum::http::header::{ETAG, IF_NONE_MATCH};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
 use keyward_plans::{
     Acme, Certificate, Challenge, Deployed, Files, Issuer, Message, Name, PlanView, Report, Task, Tasks,
+    Watched,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -14,29 +19,87 @@ use super::parse::{Document, OfKey};
 use super::{Admin, AdminError, Administrator, Answer, Body};
 use crate::config::{self, Identifier};
 use crate::daemon::Daemon;
+use crate::ground::text::printable;
 use crate::keys::certificates::Chain;
 use crate::keys::now;
 use crate::lifecycle::{self, renewal};
-use crate::observe::renewals::PlanLook;
+use crate::observe::renewals::{PlanLook, WatchLook};
 use crate::renewal::jws::AccountKey;
 
 /// Every plan, for people.
-pub(super) async fn list(State(admin): State<Admin>) -> Answer<Vec<PlanView>> {
-    let mut views = Vec::new();
-    for state in renewal::all(&admin.daemon).await? {
-        views.push(view(&admin.daemon, state).await?);
-    }
-    Ok(Json(views))
+pub(super) async fn list(State(admin): State<Admin>, headers: HeaderMap) -> Result<Response, AdminError> {
+    unless_known(&admin.daemon, &headers, async |daemon| {
+        let mut views = Vec::new();
+        for state in renewal::all(daemon).await? {
+            views.push(view(daemon, state).await?);
+        }
+        Ok(Json(views))
+    })
+    .await
 }
 
 /// The work of the agent.
-pub(super) async fn tasks(State(admin): State<Admin>) -> Answer<Tasks> {
-    admin.daemon.renewals.see_agent(now());
-    let mut tasks = Vec::new();
-    for state in renewal::all(&admin.daemon).await? {
-        tasks.push(task(&admin.daemon, state).await?);
+pub(super) async fn tasks(
+    State(admin): State<Admin>,
+    Extension(Administrator(actor)): Extension<Administrator>,
+    headers: HeaderMap,
+) -> Result<Response, AdminError> {
+    admin.daemon.renewals.see_agent(actor.pid(), now());
+    unless_known(&admin.daemon, &headers, async |daemon| {
+        let mut tasks = Vec::new();
+        for state in renewal::all(daemon).await? {
+            tasks.push(task(daemon, state).await?);
+        }
+        Ok(Json(Tasks { now: now(), tasks }))
+    })
+    .await
+}
+
+/// The answer with its tag, or 304 if the caller has the answer with this tag (RFC 9110, 13.1.2).
+/// The agent and the deployer ask all the time, and every plan is read for an answer.
+async fn unless_known<T: IntoResponse>(
+    daemon: &Daemon,
+    headers: &HeaderMap,
+    answer: impl AsyncFnOnce(&Daemon) -> Result<T, AdminError>,
+) -> Result<Response, AdminError> {
+    // Plans change with keys, progress and configuration, and with the time: a plan becomes due.
+    let keys = *daemon.keys.changes().subscribe().borrow();
+    let (progress, minute) = (daemon.renewals.changes(), now() / 60);
+    let tag = format!("\"{keys}-{progress}-{minute}-{}\"", daemon.fingerprint());
+    if headers.get(IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == tag.as_bytes()) {
+        return Ok(([(ETAG, tag)], StatusCode::NOT_MODIFIED).into_response());
     }
-    Ok(Json(Tasks { now: now(), tasks }))
+    Ok(([(ETAG, tag)], answer(daemon).await?).into_response())
+}
+
+/// Certificates that somebody else renews.
+pub(super) async fn watched(State(admin): State<Admin>) -> Answer<Vec<Watched>> {
+    let config = admin.daemon.config();
+    let of = |watch: &config::Watch| {
+        let name = watch.name.as_str();
+        let seen = admin.daemon.renewals.watched(name);
+        let seen = seen.filter(|one| one.seen.saturating_add(LOOK_LIFE) > now());
+        seen.unwrap_or_else(|| Watched {
+            name: name.to_owned(),
+            problem: Some("keyward-deploy has not looked within the last minutes".into()),
+            ..Watched::default()
+        })
+    };
+    Ok(Json(config.watches.iter().map(of).collect()))
+}
+
+/// Takes what the deployer has seen of certificates that somebody else renews.
+pub(super) async fn see(
+    State(admin): State<Admin>,
+    Document(watched): Document<Vec<Watched>>,
+) -> Answer<Value> {
+    let checked = watched.into_iter().take(MAX_WATCHED).map(|one| Watched {
+        problem: one.problem.as_deref().map(printable),
+        names: one.names.iter().map(|name| printable(name)).collect(),
+        ..one
+    });
+    admin.daemon.renewals.set_watched(checked.collect());
+    Ok(Json(json!({})))
 }
 
 /// A signed message for the authority of a plan.
@@ -67,25 +130,41 @@ pub(super) async fn request(
     Ok(Json(json!({ "pem": pem })))
 }
 
+/// How the agent brings a chain.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Choice {
+    /// False for an authority that does not have the chain that the owner prefers.
+    #[serde(default = "is_preferred")]
+    preferred: bool,
+}
+
+const fn is_preferred() -> bool {
+    true
+}
+
 /// The chain that the issuer of a plan gave.
 pub(super) async fn accept(
     State(admin): State<Admin>,
     Extension(Administrator(actor)): Extension<Administrator>,
     OfKey(name): OfKey,
+    choice: Result<Query<Choice>, QueryRejection>,
     body: Body,
 ) -> Answer<Option<Certificate>> {
+    let Query(Choice { preferred }) = choice.map_err(|error| AdminError::Invalid(error.body_text()))?;
     let chain = Chain::read(&body?).map_err(lifecycle::Error::from)?;
-    let state = renewal::accept(&admin.daemon, actor, &name, &chain).await?;
+    let state = renewal::accept(&admin.daemon, actor, &name, &chain, preferred).await?;
     Ok(Json(certificate(&state)))
 }
 
 /// Takes a report of the agent about a plan.
 pub(super) async fn report(
     State(admin): State<Admin>,
+    Extension(Administrator(actor)): Extension<Administrator>,
     OfKey(name): OfKey,
     Document(told): Document<Report>,
 ) -> Answer<Value> {
-    renewal::report(&admin.daemon, &name, told).await?;
+    renewal::report(&admin.daemon, actor, &name, told).await?;
     Ok(Json(json!({})))
 }
 
@@ -127,13 +206,23 @@ pub(super) async fn prepare(State(admin): State<Admin>, OfKey(name): OfKey) -> A
     Ok(Json(view(&admin.daemon, renewal::of(&admin.daemon, &name).await?).await?))
 }
 
+/// How a plan is renewed.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Renew {
+    /// True for a new version of the key.
+    #[serde(default)]
+    new_key: bool,
+}
+
 /// Has a plan renewed now.
 pub(super) async fn renew(
     State(admin): State<Admin>,
     Extension(Administrator(actor)): Extension<Administrator>,
     OfKey(name): OfKey,
+    Document(Renew { new_key }): Document<Renew>,
 ) -> Answer<PlanView> {
-    renewal::renew_now(&admin.daemon, actor, &name).await?;
+    renewal::renew_now(&admin.daemon, actor, &name, new_key).await?;
     Ok(Json(view(&admin.daemon, renewal::of(&admin.daemon, &name).await?).await?))
 }
 
@@ -160,64 +249,123 @@ pub(super) async fn revoke(
     Ok(Json(view(&admin.daemon, renewal::of(&admin.daemon, &name).await?).await?))
 }
 
-/// A plan, for its metrics.
-pub(super) fn look(state: renewal::PlanState) -> PlanLook {
-    let certificate = certificate(&state);
-    let deployed = state.progress.deployed.as_ref().zip(certificate);
+/// Plans and certificates of others, for their metrics.
+///
+/// # Errors
+/// The key store cannot be read.
+pub(super) async fn looks(daemon: &Daemon) -> Result<(Vec<PlanLook>, Vec<WatchLook>), lifecycle::Error> {
+    let plans = renewal::all(daemon).await?.into_iter().map(|state| look(daemon, state)).collect();
+    let of = |watch: &config::Watch| {
+        let seen = daemon.renewals.watched(watch.name.as_str())?;
+        Some(WatchLook { watch: watch.name.to_string(), validity: seen.validity? })
+    };
+    Ok((plans, daemon.config().watches.iter().filter_map(of).collect()))
+}
+
+fn look(daemon: &Daemon, state: renewal::PlanState) -> PlanLook {
+    let (is_served, looked_at) = served(daemon, &state);
+    let deployed = state.progress.deployed.as_ref();
+    let listeners = deployed.into_iter().flat_map(|deployed| &deployed.listeners);
     PlanLook {
         plan: state.plan.name.to_string(),
+        key: state.plan.key.to_string(),
+        issuer: state.plan.issuer.name().to_owned(),
+        version: state.version,
         due: state.due,
-        is_served: deployed.map(|(deployed, certificate)| {
-            deployed.is_served() && deployed.certificate == certificate.fingerprint
-        }),
+        listeners: listeners.filter_map(|(at, shown)| Some((at.to_string(), shown.not_after?))).collect(),
+        is_served,
+        // Nobody has looked at a server that needs a look: a time that is long ago.
+        looked_at: looked_at.or_else(|| is_deployed_here(&state.plan).then_some(0)),
         failures: state.progress.failures,
         renewed_at: state.progress.renewed_at,
     }
 }
 
+/// Whether every listener of a plan shows its certificate, and when the deployer has last looked.
+/// An answer of long ago is none.
+fn served(daemon: &Daemon, state: &renewal::PlanState) -> (Option<bool>, Option<u64>) {
+    let looked_at = daemon.renewals.looked(state.plan.name.as_str());
+    let is_new = looked_at.is_some_and(|at| at.saturating_add(LOOK_LIFE) > now());
+    let deployed = state.progress.deployed.as_ref();
+    // Without listeners, nobody knows.
+    let deployed =
+        deployed.filter(|deployed| is_new && (!deployed.listeners.is_empty() || deployed.problem.is_some()));
+    let is_served = deployed.zip(state.certificate.as_ref()).map(|(deployed, certificate)| {
+        deployed.is_served() && deployed.certificate == certificate.fingerprint()
+    });
+    (is_served, looked_at)
+}
+
+/// Programs that a plan runs.
+fn programs(plan: &config::Plan) -> Vec<PathBuf> {
+    let of_issuer = match &plan.issuer {
+        config::Issuer::Command(command)
+        | config::Issuer::Acme { challenge: config::Challenge::DnsHook(command), .. } => Some(command),
+        config::Issuer::Acme { .. } => None,
+    };
+    let commands = of_issuer.into_iter().chain(&plan.notify).chain(&plan.hook);
+    commands.filter_map(|command| Some(PathBuf::from(command.first()?))).collect()
+}
+
+/// True if the deployer brings the certificate of a plan to a server.
+fn is_deployed_here(plan: &config::Plan) -> bool {
+    !plan.servers.is_empty() || plan.hook.is_some() || !plan.listeners.is_empty()
+}
+
 async fn view(daemon: &Daemon, state: renewal::PlanState) -> Result<PlanView, AdminError> {
     let acme = acme(daemon, &state).await?;
+    let account_problem = renewal::account_problem(daemon, &state.plan).await?;
     let (certificate, words) = (certificate(&state), words(&state));
+    let (is_served, looked_at) = served(daemon, &state);
+    let explanation = state.window().and_then(|window| window.explanation.clone());
     let renewal::PlanState { plan, progress, due, .. } = state;
-    let caa = acme.as_ref().and_then(|acme| acme.account.as_ref()).map(|account| {
-        let host = config::origin(account).unwrap_or_default().trim_start_matches("https://");
-        format!("CAA 0 issue \"{}; accounturi={account}\"", issuer_domain(host))
+    let issuer_domain = acme.as_ref().map(|acme| {
+        let host = config::origin(&acme.directory).unwrap_or_default().trim_start_matches("https://");
+        issuer_domain(host).to_owned()
+    });
+    let account = acme.as_ref().and_then(|acme| acme.account.as_ref());
+    let caa = account.zip(issuer_domain.as_ref()).map(|(account, domain)| {
+        let kind =
+            if acme.as_ref().is_some_and(|acme| acme.challenge.is_dns()) { "dns-01" } else { "http-01" };
+        format!("CAA 0 issue \"{domain}; accounturi={account}; validationmethods={kind}\"")
     });
     let deployed = progress.deployed;
     Ok(PlanView {
         plan: plan.name.to_string(),
         key: plan.key.to_string(),
         names: plan.names.iter().map(Identifier::to_string).collect(),
-        issuer: match &plan.issuer {
-            config::Issuer::Acme { authority, .. } => authority.clone(),
-            config::Issuer::Command(command) => command.first().cloned().unwrap_or_default(),
-        },
+        issuer: plan.issuer.name().to_owned(),
         state: words.to_owned(),
         due,
         renewed_at: progress.renewed_at,
         failures: progress.failures,
         last_kind: progress.last_error.as_ref().map(|failed| failed.kind.clone()),
         last_error: progress.last_error.map(|failed| failed.detail),
-        challenge: match &plan.issuer {
-            config::Issuer::Acme { challenge, .. } => Some(
-                match challenge {
-                    config::Challenge::Http => "http",
-                    config::Challenge::Webroot(_) => "webroot",
-                    config::Challenge::DnsHook(_) | config::Challenge::DnsUpdate { .. } => "dns",
-                }
-                .to_owned(),
-            ),
-            config::Issuer::Command(_) => None,
-        },
-        agent_seen: daemon.renewals.agent_seen(),
-        is_deployed_here: !plan.servers.is_empty() || plan.hook.is_some() || !plan.listeners.is_empty(),
-        explanation: progress.window.and_then(|window| window.explanation),
-        is_served: deployed.as_ref().zip(certificate.as_ref()).map(|(deployed, certificate)| {
-            deployed.is_served() && deployed.certificate == certificate.fingerprint
+        challenge: plan.issuer.challenge().map(|challenge| {
+            let kind = match challenge {
+                config::Challenge::Http => "http",
+                config::Challenge::Webroot(_) => "webroot",
+                config::Challenge::DnsHook(_) | config::Challenge::DnsUpdate { .. } => "dns",
+            };
+            kind.to_owned()
         }),
+        agent_seen: daemon.renewals.agent_seen(),
+        clock_ahead: daemon.renewals.clock_ahead(),
+        account_problem,
+        account: acme.as_ref().and_then(|acme| acme.account.clone()),
+        programs: programs(&plan),
+        webroot: match plan.issuer.challenge() {
+            Some(config::Challenge::Webroot(directory)) => Some(directory.clone()),
+            _ => None,
+        },
+        is_deployed_here: is_deployed_here(&plan),
+        explanation,
+        issuer_domain,
+        is_served,
+        looked_at,
         deployed: deployed.map(|one| Deployed {
             certificate: one.certificate,
-            listeners: one.listeners.into_iter().collect::<BTreeMap<_, _>>(),
+            listeners: one.listeners,
             problem: one.problem,
         }),
         caa,
@@ -228,6 +376,7 @@ async fn view(daemon: &Daemon, state: renewal::PlanState) -> Result<PlanView, Ad
 
 /// The domain by which an authority knows itself in CAA records (RFC 8659, 4.2).
 fn issuer_domain(host: &str) -> &str {
+    let host = host.rsplit_once(':').map_or(host, |(host, _)| host);
     match host {
         "acme-v02.api.letsencrypt.org" | "acme-staging-v02.api.letsencrypt.org" => "letsencrypt.org",
         "dv.acme-v02.api.pki.goog" | "dv.acme-v02.test-api.pki.goog" => "pki.goog",
@@ -277,9 +426,15 @@ async fn acme(daemon: &Daemon, state: &renewal::PlanState) -> Result<Option<Acme
         account: account.map(|account| account.url),
         thumbprint,
         order: state.progress.order.clone(),
-        next_look: state.progress.window.as_ref().map_or(0, |window| window.next_look),
+        next_look: state.window().map_or(0, |window| window.next_look),
+        next_try: state.progress.next_try,
     }))
 }
+
+/// Seconds for which a look of the deployer counts. It looks each minute.
+const LOOK_LIFE: u64 = 300;
+/// Most certificates of others, as in the configuration.
+const MAX_WATCHED: usize = 1000;
 
 fn certificate(state: &renewal::PlanState) -> Option<Certificate> {
     let one = state.certificate.as_ref()?;

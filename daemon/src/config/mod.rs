@@ -15,6 +15,7 @@ mod raw;
 mod role;
 mod syntax;
 mod times;
+mod watch;
 
 use core::num::NonZeroUsize;
 use core::time::Duration;
@@ -39,6 +40,7 @@ pub use grep11::{Auth, Dialect, Endpoint, Grep11, Tls};
 pub use plan::{Challenge, Identifier, Issuer, Plan, Server};
 use raw::Raw;
 use syntax::{explained, one_line};
+pub use watch::{Place, Watch};
 
 /// Checked settings of the daemon.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -72,6 +74,8 @@ pub struct Config {
     pub authorities: BTreeMap<String, Authority>,
     /// Certificates that renew themselves.
     pub plans: Vec<Plan>,
+    /// Certificates that somebody else renews.
+    pub watches: Vec<Watch>,
 }
 
 /// The sockets for peers.
@@ -176,6 +180,7 @@ impl Default for Config {
             roles: Roles::default(),
             authorities: authority::known(),
             plans: Vec::new(),
+            watches: Vec::new(),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use core::fmt;
 use core::net::{IpAddr, SocketAddr};
+use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
@@ -26,6 +27,8 @@ pub struct Plan {
     pub issuer: Issuer,
     /// True if each renewal makes a new version of the key.
     pub renews_key: bool,
+    /// Age of a version of the key after which a renewal makes a new one.
+    pub new_key_after: Option<Duration>,
     /// Servers that use the certificate.
     pub servers: Vec<Server>,
     /// Program that is run after the files have changed, as root.
@@ -56,9 +59,38 @@ pub enum Issuer {
         profile: Option<String>,
         /// How the names are validated.
         challenge: Challenge,
+        /// Common name of the root, or of its issuer, at which the chain is to end, if the
+        /// authority has several chains.
+        preferred_chain: Option<String>,
     },
     /// A program: the request on standard input, the chain on standard output.
     Command(Vec<String>),
+}
+
+impl Issuer {
+    /// The authority, or the program, by its name.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Acme { authority, .. } => authority,
+            Self::Command(command) => command.first().map(String::as_str).unwrap_or_default(),
+        }
+    }
+
+    /// How the authority validates names; `None` for a program.
+    pub fn challenge(&self) -> Option<&Challenge> {
+        match self {
+            Self::Acme { challenge, .. } => Some(challenge),
+            Self::Command(_) => None,
+        }
+    }
+
+    /// The chain that the owner prefers.
+    pub fn preferred_chain(&self) -> Option<&str> {
+        match self {
+            Self::Acme { preferred_chain, .. } => preferred_chain.as_deref(),
+            Self::Command(_) => None,
+        }
+    }
 }
 
 /// How an authority validates names.
@@ -179,8 +211,12 @@ pub(super) struct RawPlan {
     dns_key: Option<PathBuf>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     issue: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    preferred_chain: Option<String>,
     #[serde(default)]
     new_key: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    new_key_after: Option<String>,
     #[serde(default)]
     servers: Vec<Server>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -211,7 +247,9 @@ impl RawPlan {
             dns_server: None,
             dns_key: None,
             issue: None,
+            preferred_chain: plan.issuer.preferred_chain().map(str::to_owned),
             new_key: plan.renews_key,
+            new_key_after: plan.new_key_after.map(|after| humantime::format_duration(after).to_string()),
             servers: plan.servers.clone(),
             hook: plan.hook.clone(),
             listeners: plan.listeners.clone(),
@@ -219,7 +257,7 @@ impl RawPlan {
         };
         match &plan.issuer {
             Issuer::Command(command) => raw.issue = Some(command.clone()),
-            Issuer::Acme { authority, profile, challenge } => {
+            Issuer::Acme { authority, profile, challenge, .. } => {
                 raw.ca = Some(authority.clone());
                 raw.profile.clone_from(profile);
                 raw.challenge = Some(if challenge.is_dns() { "dns-01" } else { "http-01" }.into());
@@ -284,7 +322,21 @@ impl RawPlan {
             (Some(_), Some(_)) | (None, None) => {
                 return Err(wrong("ca", "name the authority by ca, or a program by issue".into()));
             }
-            (None, Some(command)) => Issuer::Command(command.clone()),
+            (None, Some(command)) => {
+                let of_acme = [
+                    ("profile", self.profile.is_some()),
+                    ("challenge", self.challenge.is_some()),
+                    ("webroot", self.webroot.is_some()),
+                    ("dns-hook", self.dns_hook.is_some()),
+                    ("dns-server", self.dns_server.is_some()),
+                    ("dns-key", self.dns_key.is_some()),
+                    ("preferred-chain", self.preferred_chain.is_some()),
+                ];
+                if let Some((setting, _)) = of_acme.into_iter().find(|(_, is_set)| *is_set) {
+                    return Err(wrong(setting, "is for plans with ca, and this one has issue".into()));
+                }
+                Issuer::Command(command.clone())
+            }
             (Some(ca), None) => {
                 let known = authorities.get(ca).ok_or_else(|| {
                     let names: Vec<_> = authorities.keys().map(String::as_str).collect();
@@ -314,9 +366,16 @@ impl RawPlan {
                     authority: ca.clone(),
                     profile: self.profile.clone(),
                     challenge: self.challenge(&names, &wrong)?,
+                    preferred_chain: self.preferred_chain.clone(),
                 }
             }
         };
+        let new_key_after = self.new_key_after.as_deref().map(|text| {
+            let after = humantime::parse_duration(text).ok().filter(|after| *after >= SHORTEST_KEY_LIFE);
+            after.ok_or_else(|| {
+                wrong("new-key-after", format!("{text:?} is not a time of an hour or more, like 365d"))
+            })
+        });
         Ok(Plan {
             name,
             key,
@@ -324,6 +383,7 @@ impl RawPlan {
             names,
             issuer,
             renews_key: self.new_key,
+            new_key_after: new_key_after.transpose()?,
             servers: self.servers.into_iter().collect::<BTreeSet<_>>().into_iter().collect(),
             hook: self.hook,
             listeners: self.listeners,
@@ -407,6 +467,8 @@ fn is_issued_by_public(key_type: KeyType) -> bool {
 
 /// Maximum number of names of a certificate, as at Let's Encrypt.
 const MAX_NAMES: usize = 100;
+/// Shortest age after which a version of a key is replaced.
+const SHORTEST_KEY_LIFE: Duration = Duration::from_secs(3600);
 /// Maximum number of plans.
 const MAX_PLANS: usize = 10_000;
 
@@ -434,6 +496,7 @@ mod tests {
             "ca = \"letsencrypt\"\nprofile = \"shortlived\"\nkey = \"web\"\nkey-type = \"rsa3072\"\nnew-key = true\nwebroot = \"/srv/www\"\n",
             "ca = \"mine\"\nkey-type = \"ed25519\"\nchallenge = \"dns-01\"\ndns-hook = [\"/usr/bin/hook\", \"a b\"]\nservers = [\"haproxy\", \"nginx\"]\n",
             "ca = \"mine\"\nchallenge = \"dns-01\"\ndns-server = \"192.0.2.53:53\"\ndns-key = \"/etc/tsig\"\nlisteners = [\"127.0.0.1:443\", \"[::1]:443\"]\n",
+            "ca = \"mine\"\npreferred-chain = \"Root X1\"\nnew-key-after = \"365d\"\n",
             "issue = [\"/usr/local/bin/sign\"]\nhook = [\"/usr/bin/true\"]\nnotify = [\"/usr/bin/tell\", \"me\"]\n",
         ] {
             let config = read(&plan(lines)).unwrap();
@@ -462,6 +525,8 @@ mod tests {
             ("ca = \"mine\"\ndns-hook = [\"/bin/hook\"]\n", "http-01 takes webroot"),
             ("ca = \"mine\"\nwebroot = \"www\"\n", "is not an absolute path"),
             ("issue = [\"sign\"]\n", "with its absolute path"),
+            ("issue = [\"/bin/sign\"]\nprofile = \"x\"\n", "profile: is for plans with ca"),
+            ("ca = \"mine\"\nnew-key-after = \"5s\"\n", "is not a time of an hour or more"),
             ("ca = \"mine\"\nhook = []\n", "with its absolute path"),
             ("ca = \"mine\"\nkey-type = \"dsa\"\n", "is not one of p256"),
             ("ca = \"mine\"\nservers = [\"iis\"]\n", "iis"),

@@ -16,6 +16,7 @@ use super::grep11::{self, EMBEDDED, RawGrep11};
 use super::plan::{self, RawPlan};
 use super::role::{RawRole, check_separation};
 use super::times::{duration, timeout};
+use super::watch::{self, RawWatch};
 use super::{CACHED_KEYS, Config, Embedded, SocketSettings};
 use crate::policy::authorise::Grants;
 use crate::policy::roles::Roles;
@@ -41,6 +42,8 @@ pub(super) struct Raw {
     ca: BTreeMap<String, RawAuthority>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     certificate: Vec<RawPlan>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    watch: Vec<RawWatch>,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -120,6 +123,7 @@ impl Raw {
                 .map(|(name, authority)| (name.clone(), RawAuthority::of(authority)))
                 .collect(),
             certificate: config.plans.iter().map(RawPlan::of).collect(),
+            watch: config.watches.iter().map(RawWatch::of).collect(),
         }
     }
 
@@ -146,6 +150,7 @@ impl Raw {
         let authorities = authority::check(self.ca)?;
         Ok(Config {
             plans: plan::check(self.certificate, &authorities)?,
+            watches: watch::check(self.watch)?,
             authorities,
             log: level(&self.log)?,
             socket: self.socket.check()?,
@@ -230,6 +235,7 @@ impl Default for Raw {
             role: Vec::new(),
             ca: BTreeMap::new(),
             certificate: Vec::new(),
+            watch: Vec::new(),
         }
     }
 }

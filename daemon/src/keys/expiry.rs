@@ -77,7 +77,8 @@ fn expiry_of(key: &Key) -> Option<Expiry> {
     }
     let version = key.certified()?;
     let (_, first) = first_to_expire(&version.certificates)?;
-    Some(Expiry { version: version.number, not_after: first.not_after() })
+    let (not_before, not_after) = (first.not_before(), first.not_after());
+    Some(Expiry { version: version.number, not_before, not_after })
 }
 
 /// Number of keys that are read from the store at a time.

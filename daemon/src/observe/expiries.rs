@@ -23,7 +23,9 @@ pub(crate) struct Expiries(Mutex<HashMap<Label, Expiry>>);
 pub(crate) struct Expiry {
     /// Number of the version.
     pub(crate) version: u32,
-    /// Expiry time of the certificate of the chain that expires first, in seconds since 1970.
+    /// Time from which and until which the certificate of the chain that expires first is valid, in
+    /// seconds since 1970.
+    pub(crate) not_before: u64,
     pub(crate) not_after: u64,
 }
 
@@ -66,18 +68,19 @@ impl Collector for Expiries {
         }
         // Sorted, so that a page with the same entries is the same text.
         first.sort_unstable_by(|(one, _), (other, _)| one.as_str().cmp(other.as_str()));
+        let mut write = |name: &str, help: &str, time: fn(&Expiry) -> u64| -> fmt::Result {
+            let mut family = encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Gauge)?;
+            for (label, expiry) in &first {
+                let labels = [("key", label.as_str().to_owned()), ("version", expiry.version.to_string())];
+                let gauge = ConstGauge::new(i64::try_from(time(expiry)).unwrap_or(i64::MAX));
+                gauge.encode(family.encode_family(&labels)?)?;
+            }
+            Ok(())
+        };
         let help = "Expiry time of the certificate of an enabled key, with its chain, since 1970";
-        let mut family = encoder.encode_descriptor(
-            "certificate_not_after_timestamp",
-            help,
-            Some(&Unit::Seconds),
-            MetricType::Gauge,
-        )?;
-        for (label, Expiry { version, not_after }) in first {
-            let labels = [("key", label.as_str().to_owned()), ("version", version.to_string())];
-            let gauge = ConstGauge::new(i64::try_from(not_after).unwrap_or(i64::MAX));
-            gauge.encode(family.encode_family(&labels)?)?;
-        }
+        write("certificate_not_after_timestamp", help, |expiry| expiry.not_after)?;
+        let help = "First time at which that certificate is valid, since 1970";
+        write("certificate_not_before_timestamp", help, |expiry| expiry.not_before)?;
         let help = "Certificates in use without a metric of their expiry time, since there are too many";
         let left_out = ConstGauge::new(i64::try_from(left_out).unwrap_or(i64::MAX));
         left_out.encode(encoder.encode_descriptor("certificates_left_out", help, None, MetricType::Gauge)?)
@@ -115,12 +118,13 @@ mod tests {
         let day = 24 * 3600;
         let insert = |name: &str, number: u64, not_after: u64| {
             let label = format!("{name}-{number:04}").parse().unwrap();
-            expiries.with(|known| known.insert(label, Expiry { version: 2, not_after }));
+            expiries.with(|known| known.insert(label, Expiry { version: 2, not_before: 1, not_after }));
         };
         let shown = || {
             let page = page();
             let lines = page.lines().filter(|line| !line.starts_with('#')).map(str::to_owned);
-            let mut shown: Vec<_> = lines.collect();
+            let (begins, mut shown): (Vec<_>, Vec<_>) = lines.partition(|line| line.contains("not_before"));
+            assert_eq!(begins.len() + 1, shown.len(), "and the number of those that are left out");
             let left_out = shown.pop().unwrap();
             (shown, left_out.strip_prefix("certificates_left_out ").unwrap().parse::<u64>().unwrap())
         };

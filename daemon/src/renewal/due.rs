@@ -57,6 +57,9 @@ pub(crate) fn due(facts: &Facts) -> u64 {
 pub(crate) enum Failure {
     /// The authority says when to come back, in seconds from now.
     Wait(u64),
+    /// The unit or the disk of this daemon is not there. That is no fault of the authority, so the
+    /// order goes on soon after its return.
+    Here,
     /// Repeating does not help before a person has changed something.
     NeedsPerson,
     /// Anything else.
@@ -78,6 +81,7 @@ impl Failure {
             "userActionRequired",
         ];
         match retry_after {
+            _ if kind == "unit" => Self::Here,
             Some(seconds) => Self::Wait(seconds),
             None if OF_PERSONS.contains(&kind) => Self::NeedsPerson,
             None => Self::Other,
@@ -89,6 +93,7 @@ impl Failure {
 pub(crate) fn next_try(now: u64, failure: Failure, failures: u32, lifetime: Option<u64>, spread: u64) -> u64 {
     let pause = match (failure, failures) {
         (Failure::Wait(seconds), _) => seconds.clamp(1, LONGEST_WAIT),
+        (Failure::Here, failures) => 5 << failures.clamp(1, 6),
         (Failure::NeedsPerson, _) => DAY,
         (Failure::Other, 0 | 1) => 60,
         (Failure::Other, 2) => 600,
@@ -179,11 +184,13 @@ mod tests {
         let pauses = [1, 2, 3, 4, 50].map(|failures| pause(Failure::Other, failures, Some(90 * DAY)));
         assert_eq!(pauses, [60, 600, 6000, DAY, DAY]);
         assert_eq!(pause(Failure::NeedsPerson, 1, None), DAY);
+        assert_eq!([1, 2, 50].map(|failures| pause(Failure::Here, failures, None)), [10, 20, 320]);
         assert_eq!(pause(Failure::Wait(7200), 1, Some(60)), 7200);
         assert_eq!(pause(Failure::Wait(u64::MAX), 1, None), 7 * DAY);
         assert_eq!(pause(Failure::Other, 9, Some(60)), 3);
         assert_eq!(Failure::of("rateLimited", Some(5)), Failure::Wait(5));
         assert_eq!(Failure::of("caa", None), Failure::NeedsPerson);
+        assert_eq!(Failure::of("unit", None), Failure::Here);
         assert_eq!(Failure::of("serverInternal", None), Failure::Other);
         // A day with a spread of a tenth.
         assert!(next_try(NOW, Failure::NeedsPerson, 1, None, u64::MAX) <= NOW + DAY + DAY / 10);

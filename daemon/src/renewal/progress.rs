@@ -1,7 +1,7 @@
 //! How far each plan is: a file beside the key store, so that a daemon or an agent that is killed
 //! goes on where it was. The file has no secret. Without it, plans begin anew.
 
-use core::sync::atomic::{self, AtomicU64};
+use core::sync::atomic::{self, AtomicI64, AtomicU64};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
@@ -9,9 +9,11 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use keyward_plans::{Shown, Watched};
 use serde::{Deserialize, Serialize};
 
 use crate::ground::replace::replace;
+use crate::keys::now;
 
 /// The progress of all plans, and the accounts at authorities. Shared by reference between tasks.
 #[derive(Debug)]
@@ -20,8 +22,18 @@ pub(crate) struct Renewals {
     stored: Mutex<Stored>,
     /// The placeholder of each plan, by its name: version of the key, and certificate in DER.
     placeholders: Mutex<BTreeMap<String, (u32, Vec<u8>)>>,
-    /// Time at which an agent last asked for work, in seconds since 1970; 0 for never.
-    agent_seen: AtomicU64,
+    /// Time of the start, in seconds since 1970.
+    started: u64,
+    /// Time at which each agent last asked for work, by its process id.
+    agents: Mutex<BTreeMap<i32, u64>>,
+    /// Seconds by which this clock is ahead of the clock of an authority; [`UNKNOWN`] at first.
+    clock_ahead: AtomicI64,
+    /// Time at which the deployer has last looked at the listeners of each plan.
+    looked: Mutex<BTreeMap<String, u64>>,
+    /// Certificates that somebody else renews, by the name of their section.
+    watched: Mutex<BTreeMap<String, Watched>>,
+    /// Number of changes since the start.
+    changes: AtomicU64,
 }
 
 /// Form of the file.
@@ -49,8 +61,8 @@ pub(crate) struct Account {
 pub(crate) struct Progress {
     /// URL of the order that is under way.
     pub(crate) order: Option<String>,
-    /// The agent that orders now, until it has said how the order ended.
-    pub(crate) ordering: Option<Ordering>,
+    /// The agent that works on the plan, until it has said how the work ended.
+    pub(crate) held: Option<Hold>,
     /// Times of the last orders.
     pub(crate) orders: Vec<u64>,
     /// Version of the key that the order under way is for, once its request was signed.
@@ -67,6 +79,9 @@ pub(crate) struct Progress {
     pub(crate) is_asked_for: bool,
     /// True if the authority refused that the order replaces the present certificate.
     pub(crate) is_replaced: bool,
+    /// The next certificate is for a newer version of the key than this one, which the authority or
+    /// a person has refused.
+    pub(crate) newer_than: Option<u32>,
     /// Reason for which a person asked to revoke the certificate (RFC 5280, 5.3.1).
     pub(crate) revokes: Option<u8>,
     /// The window that the authority suggested last.
@@ -75,14 +90,14 @@ pub(crate) struct Progress {
     pub(crate) deployed: Option<Deployed>,
 }
 
-/// An agent that orders a certificate.
+/// An agent that works on a plan. Another one waits.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub(crate) struct Ordering {
+pub(crate) struct Hold {
     /// Process id of the agent.
     pub(crate) pid: i32,
-    /// Time of its first message.
+    /// Time at which it began.
     pub(crate) since: u64,
-    /// Number of messages: the authority may want another nonce.
+    /// Number of messages for the same order: the authority may want another nonce.
     pub(crate) messages: u32,
 }
 
@@ -116,32 +131,55 @@ pub(crate) struct Window {
 pub(crate) struct Deployed {
     /// SHA-256 of the certificate in the files, in hexadecimal digits.
     pub(crate) certificate: String,
-    pub(crate) at: u64,
-    /// For each listener, whether it shows this certificate: nothing, or what it shows instead.
-    pub(crate) listeners: BTreeMap<SocketAddr, Option<String>>,
+    /// The certificate at each listener.
+    pub(crate) listeners: BTreeMap<SocketAddr, Shown>,
     /// Why the files are not in use, if they are not.
     pub(crate) problem: Option<String>,
+}
+
+impl Progress {
+    /// The progress as it counts now. Times that lie farther in the future than this daemon ever
+    /// sets them come from a clock that was wrong, and count for nothing.
+    fn at(mut self, now: u64) -> Self {
+        let is_sane = |at: u64, longest: u64| at <= now.saturating_add(longest);
+        if !is_sane(self.next_try, MAX_WAIT) {
+            self.next_try = 0;
+        }
+        self.renewed_at = self.renewed_at.filter(|at| is_sane(*at, SLACK));
+        self.held = self.held.filter(|hold| is_sane(hold.since, SLACK));
+        self.orders.retain(|at| is_sane(*at, SLACK));
+        if let Some(window) = self.window.as_mut().filter(|window| !is_sane(window.next_look, MAX_LOOK)) {
+            window.next_look = 0;
+        }
+        self
+    }
 }
 
 impl Deployed {
     /// True if every listener shows the certificate.
     pub(crate) fn is_served(&self) -> bool {
-        self.problem.is_none() && self.listeners.values().all(Option::is_none)
+        self.problem.is_none() && self.listeners.values().all(|shown| shown.problem.is_none())
     }
 }
 
 impl Renewals {
     /// Progress in the file of a state directory. A file that is missing or damaged counts as
-    /// empty: the accounts and certificates are found again.
+    /// empty: the accounts and certificates are found again. A damaged file is kept under another
+    /// name.
     pub(crate) fn load(state_dir: &Path) -> Self {
         let file = state_dir.join(FILE);
         let stored = match fs::read(&file).map(|bytes| serde_json::from_slice(&bytes)) {
             Ok(Ok(stored)) => stored,
             Ok(Err(error)) => {
+                let kept = file.with_extension("json.damaged");
                 tracing::warn!(
-                    "the progress of renewals in {} is damaged, and begins anew: {error}",
-                    file.display()
+                    "the progress of renewals in {} is damaged, and begins anew: {error}; the file is kept as {}",
+                    file.display(),
+                    kept.display()
                 );
+                if let Err(error) = fs::rename(&file, &kept) {
+                    tracing::warn!("cannot keep the damaged file: {error}");
+                }
                 Stored::default()
             }
             Err(error) => {
@@ -155,18 +193,76 @@ impl Renewals {
             file,
             stored: Mutex::new(stored),
             placeholders: Mutex::default(),
-            agent_seen: AtomicU64::new(0),
+            started: now(),
+            agents: Mutex::default(),
+            clock_ahead: AtomicI64::new(UNKNOWN),
+            looked: Mutex::default(),
+            watched: Mutex::default(),
+            changes: AtomicU64::new(0),
         }
     }
 
+    /// Number of changes since the start.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.load(atomic::Ordering::Acquire)
+    }
+
+    /// Notes by how many seconds this clock is ahead of the clock of an authority.
+    pub(crate) fn note_clock(&self, ahead: i64) {
+        self.clock_ahead.store(ahead, atomic::Ordering::Relaxed);
+    }
+
+    /// Seconds by which this clock is ahead of the clock of an authority; `None` if nobody has
+    /// compared them since the start.
+    pub(crate) fn clock_ahead(&self) -> Option<i64> {
+        Some(self.clock_ahead.load(atomic::Ordering::Relaxed)).filter(|ahead| *ahead != UNKNOWN)
+    }
+
+    /// Notes that the deployer has looked at the listeners of a plan.
+    pub(crate) fn note_look(&self, plan: &str, now: u64) {
+        self.looked.lock().unwrap_or_else(PoisonError::into_inner).insert(plan.to_owned(), now);
+    }
+
+    /// Time at which the deployer has last looked at the listeners of a plan; `None` if it has not
+    /// since the start.
+    pub(crate) fn looked(&self, plan: &str) -> Option<u64> {
+        self.looked.lock().unwrap_or_else(PoisonError::into_inner).get(plan).copied()
+    }
+
+    /// Replaces what is known of certificates that somebody else renews.
+    pub(crate) fn set_watched(&self, watched: Vec<Watched>) {
+        let watched = watched.into_iter().map(|one| (one.name.clone(), one)).collect();
+        *self.watched.lock().unwrap_or_else(PoisonError::into_inner) = watched;
+    }
+
+    /// A certificate that somebody else renews, as the deployer has last seen it.
+    pub(crate) fn watched(&self, name: &str) -> Option<Watched> {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
     /// Notes that an agent has asked for work.
-    pub(crate) fn see_agent(&self, now: u64) {
-        self.agent_seen.store(now, atomic::Ordering::Relaxed);
+    pub(crate) fn see_agent(&self, pid: i32, now: u64) {
+        let mut agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
+        if agents.len() >= MAX_AGENTS {
+            let last = agents.values().max().copied().unwrap_or_default();
+            agents.retain(|_, seen| seen.saturating_add(AGENT_LIFE) > last);
+        }
+        if agents.len() < MAX_AGENTS || agents.contains_key(&pid) {
+            agents.insert(pid, now);
+        }
     }
 
     /// Time at which an agent last asked for work.
     pub(crate) fn agent_seen(&self) -> Option<u64> {
-        Some(self.agent_seen.load(atomic::Ordering::Relaxed)).filter(|at| *at > 0)
+        self.agents.lock().unwrap_or_else(PoisonError::into_inner).values().max().copied()
+    }
+
+    /// True if the agent that works on a plan is there: it asks for work all the time. After a
+    /// start of the daemon, it gets the time to ask.
+    pub(crate) fn is_there(&self, hold: &Hold, now: u64) -> bool {
+        let agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = agents.get(&hold.pid).copied().unwrap_or_default();
+        seen.max(hold.since).max(self.started).saturating_add(AGENT_LIFE) > now
     }
 
     /// The placeholder that was made for a version of a key.
@@ -184,7 +280,7 @@ impl Renewals {
 
     /// Progress of a plan.
     pub(crate) fn of(&self, plan: &str) -> Progress {
-        self.with(|stored| stored.plans.get(plan).cloned().unwrap_or_default())
+        self.with(|stored| stored.plans.get(plan).cloned().unwrap_or_default()).at(now())
     }
 
     /// The account at a directory.
@@ -215,7 +311,11 @@ impl Renewals {
         plan: &str,
         change: impl FnOnce(&mut Progress) -> Result<T, E>,
     ) -> Result<T, E> {
-        self.change(|stored| change(stored.plans.entry(plan.to_owned()).or_default()))
+        self.change(|stored| {
+            let progress = stored.plans.entry(plan.to_owned()).or_default();
+            *progress = progress.clone().at(now());
+            change(progress)
+        })
     }
 
     fn change<T, E: From<io::Error>>(
@@ -227,6 +327,7 @@ impl Renewals {
         let done = change(&mut new)?;
         replace(&self.file, &serde_json::to_vec(&new).map_err(io::Error::from)?, 0o600)?;
         *stored = new;
+        self.changes.fetch_add(1, atomic::Ordering::Release);
         Ok(done)
     }
 
@@ -235,6 +336,18 @@ impl Renewals {
     }
 }
 
+/// Seconds after which an agent that asks for no work is gone. It asks every two seconds.
+const AGENT_LIFE: u64 = 6;
+/// Most agents that are remembered.
+const MAX_AGENTS: usize = 64;
+/// Longest time until the next attempt: a week, with its spread.
+const MAX_WAIT: u64 = 8 * 86_400;
+/// Longest time until the next question for a window.
+const MAX_LOOK: u64 = 2 * 86_400;
+/// Seconds by which a clock is set back in daily use.
+const SLACK: u64 = 60;
+/// A clock that nobody has compared.
+const UNKNOWN: i64 = i64::MIN;
 /// Name of the file in the state directory.
 const FILE: &str = "renewals.json";
 
@@ -266,5 +379,15 @@ mod tests {
         assert_eq!(again.of("other"), Progress::default());
         fs::write(dir.path().join(FILE), "damaged").unwrap();
         assert_eq!(Renewals::load(dir.path()).of("shop"), Progress::default());
+        let now = now();
+        let wrong = Progress {
+            next_try: now + 365 * 86_400,
+            renewed_at: Some(now + 365 * 86_400),
+            orders: vec![now - 5, now + 365 * 86_400],
+            ..Progress::default()
+        };
+        let right = Progress { next_try: 0, renewed_at: None, orders: vec![now - 5], ..Progress::default() };
+        assert_eq!(wrong.at(now), right, "of a clock that was a year ahead");
+        assert_eq!(fs::read(dir.path().join("renewals.json.damaged")).unwrap(), b"damaged");
     }
 }

@@ -21,6 +21,11 @@ pub struct Apache {
 impl Apache {
     /// Starts Apache with `event` or `prefork`, and waits until every site is open.
     pub fn start(daemon: &Daemon, sites: &[Site], mpm: &str) -> Self {
+        Self::start_with(daemon, sites, mpm, "")
+    }
+
+    /// Starts Apache with more lines at the end of its configuration; see [`Apache::start`].
+    pub fn start_with(daemon: &Daemon, sites: &[Site], mpm: &str, more: &str) -> Self {
         let directory = super::directory(daemon, "apache", sites);
         let page = Page::read("apache");
         let user = if is_root() { "User www-data\nGroup www-data\n" } else { "" };
@@ -34,7 +39,7 @@ impl Apache {
             .concat();
         let text = format!(
             "ServerRoot {directory}\nServerName localhost\nPidFile apache.pid\nErrorLog error.log\nMutex posixsem\n\
-             {modules}{user}DocumentRoot {directory}/www\n{log_level}{hosts}",
+             {modules}{user}DocumentRoot {directory}/www\n{log_level}{hosts}{more}",
             directory = directory.display(),
             log_level = page.block("LogLevel"),
         );

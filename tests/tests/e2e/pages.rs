@@ -8,10 +8,10 @@ use keyward_tests::machine::run_in_copy;
 use keyward_tests::server::Page;
 use keyward_tests::tool::stderr;
 
-/// A machine with Keyward as a separate user, with a key that has a certificate, and the grants of
-/// a page. `handshake` is a shell function with the arguments of `openssl s_client`.
-/// `without_daemon` runs a command while there is no daemon.
-const MACHINE: &str = r#"
+/// A machine with Keyward as a separate user, and the grants of a page. `handshake` is a shell
+/// function with the arguments of `openssl s_client`. `without_daemon` runs a command while there
+/// is no daemon.
+pub(crate) const MACHINE: &str = r#"
 rm -rf /etc/keyward /var/lib/keyward
 id keyward >/dev/null 2>&1 || useradd --system --user-group keyward
 install -m 755 target/release/keyward /usr/bin/
@@ -49,6 +49,10 @@ without_daemon() {
 	serve
 }
 serve
+"#;
+
+/// A key on such a machine, which has a certificate.
+const KEY: &str = r#"
 cd /tmp
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=localhost -days 2 -keyout old.key \
 	-out /etc/ssl/shop.crt 2>/dev/null
@@ -62,7 +66,7 @@ fn run_page(page: Option<&Page>, grants: &str, program: &str, script: &str) {
         leave_out(&format!("needs {program}, which is not installed"));
         return;
     }
-    let output = run_in_copy(&format!("{}{script}", MACHINE.replace("GRANTS", grants)));
+    let output = run_in_copy(&format!("{}{KEY}{script}", MACHINE.replace("GRANTS", grants)));
     let Some(output) = output else { return };
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{}\n{script}\n{text}{}", output.status, stderr(&output));

@@ -35,6 +35,8 @@ pub(super) enum Command {
     Plan(Box<new_plan::NewPlan>),
     /// Show the plans: when each certificate is renewed, and whether servers show it
     Status(plans::Status),
+    /// List the certificates that somebody else renews: sections [[watch]] of the configuration
+    Watched(#[command(flatten)] Client),
     /// Renew the certificate of a plan now
     Renew(plans::Renew),
     /// Revoke the certificate of a plan, and renew it
@@ -75,6 +77,7 @@ impl Command {
             Self::Check(check) => check.run(),
             Self::Plan(plan) => plan.run(),
             Self::Status(status) => status.run(),
+            Self::Watched(client) => plans::print_watched(&client),
             Self::Renew(renew) => renew.run(),
             Self::Revoke(revoke) => revoke.run(),
         }

@@ -1,5 +1,6 @@
 //! Plans of certificates, as they are at the moment.
 
+use std::io::{self, IsTerminal};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Args, ValueEnum};
@@ -11,7 +12,8 @@ use crate::admin::api::Certified;
 use crate::admin::client::AdminClient;
 use crate::cli::client::Client;
 use crate::cli::failure::Failure;
-use crate::cli::output::{from_now, print, print_json, print_table, table, time};
+use crate::cli::key::confirmed;
+use crate::cli::output::{ago, from_now, print, print_json, print_table, table, time};
 use crate::ground::exit;
 
 #[derive(Args, Debug)]
@@ -78,7 +80,7 @@ fn served(plan: &PlanView) -> &'static str {
 fn problem(plan: &PlanView) -> Option<String> {
     let deployed = plan.deployed.as_ref();
     let of_listener = deployed.and_then(|deployed| {
-        deployed.listeners.iter().find_map(|(at, problem)| Some(format!("{at}: {}", problem.as_ref()?)))
+        deployed.listeners.iter().find_map(|(at, shown)| Some(format!("{at}: {}", shown.problem.as_ref()?)))
     });
     plan.last_error.clone().or_else(|| deployed.and_then(|deployed| deployed.problem.clone())).or(of_listener)
 }
@@ -115,6 +117,22 @@ fn in_full(plan: &PlanView) -> String {
     text
 }
 
+/// Prints the certificates that somebody else renews.
+pub(super) fn print_watched(client: &Client) -> Result<(), Failure> {
+    let watched = AdminClient::new(&client.runtime_dir).and_then(|admin| admin.watched());
+    let attempt = "cannot list the certificates that others renew";
+    let watched = watched.map_err(|error| Failure::from(error).while_trying(attempt))?;
+    if client.json {
+        return print_json(&watched);
+    }
+    let mut rows = table(&["NAME", "NAMES", "EXPIRES"]);
+    for one in watched {
+        let expires = one.validity.map(|(_, until)| from_now(until)).or(one.problem).unwrap_or_default();
+        rows.add_row([one.name, one.names.join(", "), expires]);
+    }
+    print_table(&rows)
+}
+
 #[derive(Args, Debug)]
 pub(in crate::cli) struct Renew {
     /// Name of the plan
@@ -123,6 +141,9 @@ pub(in crate::cli) struct Renew {
     /// Renew it now, whenever it is due; without this option, only say when it is due
     #[arg(long)]
     now: bool,
+    /// Make a new version of the key for the new certificate
+    #[arg(long, requires = "now")]
+    new_key: bool,
     #[command(flatten)]
     client: Client,
 }
@@ -135,7 +156,7 @@ impl Renew {
             |error: crate::admin::client::AdminClientError| Failure::from(error).while_trying(&attempt);
         let admin = AdminClient::new(&self.client.runtime_dir).map_err(failed)?;
         let plan = match self.now {
-            true => admin.renew(name.as_str()).map_err(failed)?,
+            true => admin.renew(name.as_str(), self.new_key).map_err(failed)?,
             false => {
                 let plans = admin.plans().map_err(failed)?;
                 let missing = || Failure::new(exit::NO_INPUT, format_args!("there is no plan {name}"));
@@ -185,7 +206,11 @@ pub(in crate::cli) struct Revoke {
 impl Revoke {
     pub(super) fn run(self) -> Result<(), Failure> {
         let name = &self.plan;
-        if !self.yes {
+        let question = format!(
+            "Revoke the certificate of plan {name}? Clients may refuse it until the next one is served. Type the name of the plan to confirm: "
+        );
+        let is_wanted = self.yes || io::stdin().is_terminal() && confirmed(&question, name.as_str())?;
+        if !is_wanted {
             let why = format_args!(
                 "the certificate of plan {name} was not revoked: clients may refuse it as soon as it is, until the next one is served; if that is what you want, run: keyward cert revoke {name} --yes"
             );
@@ -226,19 +251,22 @@ fn percent(text: &str) -> Result<u8, &'static str> {
 }
 
 impl Check {
+    /// True if less of its lifetime is left than `within`.
+    fn is_near(&self, from: u64, until: u64, now: u64) -> bool {
+        let life = until.saturating_sub(from);
+        until.saturating_sub(now) <= life.saturating_mul(self.within.into()) / 100
+    }
+
     pub(super) fn run(self) -> Result<(), Failure> {
         let attempt = "cannot check the certificates";
         let admin = AdminClient::new(&self.client.runtime_dir);
-        let read = admin.and_then(|admin| Ok((admin.list()?.0, admin.plans()?)));
-        let (keys, plans) = read.map_err(|error| Failure::from(error).while_trying(attempt))?;
+        let read = admin.and_then(|admin| Ok((admin.list()?.0, admin.plans()?, admin.watched()?)));
+        let (keys, plans, watched) = read.map_err(|error| Failure::from(error).while_trying(attempt))?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let certified: Vec<_> = keys.into_iter().flat_map(Certified::in_use).collect();
         let ends: Vec<_> = certified
             .iter()
-            .filter(|one| {
-                let life = one.certificate.expires().saturating_sub(one.certificate.not_before);
-                one.certificate.expires().saturating_sub(now) < life.saturating_mul(self.within.into()) / 100
-            })
+            .filter(|one| self.is_near(one.certificate.not_before, one.certificate.expires(), now))
             .map(|one| {
                 format!(
                     "{} version {}: expires {}",
@@ -248,16 +276,23 @@ impl Check {
                 )
             })
             .collect();
-        let failing: Vec<_> = plans
+        let others: Vec<_> = watched
             .iter()
-            .filter(|plan| {
-                ["failing", "expired"].contains(&plan.state.as_str()) || plan.is_served == Some(false)
-            })
-            .map(|plan| {
-                format!("plan {}: {}", plan.plan, problem(plan).unwrap_or_else(|| plan.state.clone()))
+            .filter_map(|one| match (one.validity, &one.problem) {
+                (Some((from, until)), _) => {
+                    let is_near = self.is_near(from, until, now);
+                    is_near.then(|| format!("{}, which others renew: expires {}", one.name, from_now(until)))
+                }
+                (None, problem) => Some(format!(
+                    "{}, which others renew: {}",
+                    one.name,
+                    problem.as_deref().unwrap_or("not found")
+                )),
             })
             .collect();
-        let all: Vec<_> = ends.into_iter().chain(failing).collect();
+        let failing =
+            plans.iter().filter_map(|plan| Some(format!("plan {}: {}", plan.plan, wrong(plan, now)?)));
+        let all: Vec<_> = ends.into_iter().chain(others).chain(failing).collect();
         match self.client.json {
             true => print_json(&json!({ "certificates": certified.len(), "problems": all }))?,
             false if all.is_empty() => {
@@ -269,5 +304,29 @@ impl Check {
     }
 }
 
+/// The fault of a plan, also that nobody has looked.
+fn wrong(plan: &PlanView, now: u64) -> Option<String> {
+    if ["failing", "expired"].contains(&plan.state.as_str()) || plan.is_served == Some(false) {
+        return Some(problem(plan).unwrap_or_else(|| plan.state.clone()));
+    }
+    let life = plan.certificate.as_ref().map_or(0, |one| one.not_after.saturating_sub(one.not_before));
+    if plan.due.saturating_add(life / 10).saturating_add(AGENT_QUIET) < now {
+        return Some(format!("it was to be renewed {}; is keyward-acme running?", ago(plan.due)));
+    }
+    if plan.agent_seen.is_none_or(|at| at.saturating_add(AGENT_QUIET) < now) {
+        return Some("no agent has asked for work within the last minutes; is keyward-acme running?".into());
+    }
+    let is_unseen = plan.is_deployed_here
+        && plan.certificate.is_some()
+        && plan.looked_at.is_none_or(|at| at.saturating_add(DEPLOYER_QUIET) < now);
+    is_unseen.then(|| {
+        "nobody has looked at its listeners within the last minutes; is keyward-deploy running?".into()
+    })
+}
+
+/// Seconds after which a deployer is missed, which looks each minute.
+const DEPLOYER_QUIET: u64 = 300;
+/// Seconds after which an agent is missed.
+const AGENT_QUIET: u64 = 120;
 /// Exit status for monitoring: the value of Nagios for a critical state.
 const CRITICAL: u8 = 2;

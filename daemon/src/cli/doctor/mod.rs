@@ -3,6 +3,7 @@
 mod account;
 mod configuration;
 mod daemon;
+mod dns;
 mod environment;
 mod expiry;
 mod files;

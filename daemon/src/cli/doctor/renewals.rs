@@ -4,11 +4,13 @@
 use core::time::Duration;
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use keyward_plans::PlanView;
 
+use super::dns;
 use super::finding::Finding;
 use crate::admin::client::AdminClient;
 use crate::cli::key::for_daemon;
@@ -56,18 +58,13 @@ fn agent(seen: Option<u64>, now: u64) -> Option<Finding> {
 fn of_plan(plan: &PlanView, now: u64, runtime_dir: &Path) -> Vec<Finding> {
     let name = &plan.plan;
     let about = |finding: Finding| finding.about(&format!("plan {name}"));
-    let mut findings = Vec::new();
-    if let Some(one) = plan.certificate.as_ref().filter(|one| one.not_before > now + 60) {
-        findings.push(about(Finding::fail(
-            CHECK,
-            format!(
-                "the certificate is valid from {}, and the clock says {}",
-                time(one.not_before),
-                time(now)
-            ),
-            "set the clock of this host: systemctl status systemd-timesyncd, or chronyc tracking",
-        )));
+    let mut findings: Vec<_> = clock(plan, now).into_iter().map(about).collect();
+    if let Some(problem) = &plan.account_problem {
+        let fix = "correct account-key or binding-key in the section [ca.NAME] of keyward.toml, and reload";
+        findings.push(about(Finding::fail(CHECK, format!("no account at {}: {problem}", plan.issuer), fix)));
     }
+    findings.extend(plan.programs.iter().filter_map(|path| program(path)).map(about));
+    findings.extend(plan.webroot.iter().filter_map(|path| webroot(path)).map(about));
     if let Some(error) = plan.last_error.as_ref().filter(|_| plan.failures > 0) {
         let again = for_daemon(format!("keyward cert renew {name} --now"), runtime_dir);
         let fix = format!("{}; then: {again}", remedy(plan.last_kind.as_deref().unwrap_or_default()));
@@ -83,7 +80,7 @@ fn of_plan(plan: &PlanView, now: u64, runtime_dir: &Path) -> Vec<Finding> {
             findings.push(about(Finding::fail(CHECK, format!("not deployed: {problem}"), fix)));
         }
         for (at, problem) in
-            deployed.listeners.iter().filter_map(|(at, problem)| Some((at, problem.as_ref()?)))
+            deployed.listeners.iter().filter_map(|(at, shown)| Some((at, shown.problem.as_ref()?)))
         {
             let fix =
                 "name the files below /etc/keyward/live in the configuration of the server, and reload it";
@@ -93,20 +90,63 @@ fn of_plan(plan: &PlanView, now: u64, runtime_dir: &Path) -> Vec<Finding> {
                 fix,
             )));
         }
-    } else if plan.is_deployed_here && plan.certificate.is_some() {
-        let fix = "start it: systemctl enable --now keyward-deploy";
-        findings.push(about(Finding::fail(
-            CHECK,
-            "no deployer has brought the certificate to a server",
-            fix,
-        )));
     }
-    if let Some(thumbprint) = plan.thumbprint.as_ref().filter(|_| plan.challenge.as_deref() == Some("http")) {
-        findings.extend(
-            plan.names.iter().take(MOST_NAMES).filter_map(|host| answer(host, thumbprint)).map(about),
-        );
+    if plan.is_deployed_here && plan.looked_at.is_none_or(|at| at + DEPLOYER_QUIET < now) {
+        let fix = "start it: systemctl enable --now keyward-deploy";
+        let detail = "no deployer has looked at the servers of this host within the last minutes";
+        findings.push(about(Finding::fail(CHECK, detail, fix)));
+    }
+    let names = || plan.names.iter().take(MOST_NAMES);
+    match (plan.challenge.as_deref(), &plan.thumbprint) {
+        (Some("http"), Some(thumbprint)) => {
+            findings.extend(names().filter_map(|host| answer(host, Some(thumbprint))).map(about));
+        }
+        (Some("webroot"), _) => findings.extend(names().filter_map(|host| answer(host, None)).map(about)),
+        _ => {}
+    }
+    if let Some(domain) = &plan.issuer_domain {
+        let account = plan.account.as_deref();
+        findings.extend(names().flat_map(|name| dns::check(CHECK, name, domain, account)).map(about));
     }
     findings
+}
+
+/// A clock that is wrong: certificates seem to be expired, or not valid yet.
+fn clock(plan: &PlanView, now: u64) -> Option<Finding> {
+    const FIX: &str = "set the clock of this host: systemctl status systemd-timesyncd, or chronyc tracking";
+    if let Some(one) = plan.certificate.as_ref().filter(|one| one.not_before > now + 60) {
+        let (from, now) = (time(one.not_before), time(now));
+        let detail = format!("the certificate is valid from {from}, and the clock says {now}");
+        return Some(Finding::fail(CHECK, detail, FIX));
+    }
+    let ahead = plan.clock_ahead.filter(|ahead| ahead.unsigned_abs() > MOST_AHEAD)?;
+    let words = if ahead > 0 { "ahead of" } else { "behind" };
+    let detail = format!(
+        "the clock of this host is {} {words} the clock of {}",
+        humantime::format_duration(Duration::from_secs(ahead.unsigned_abs())),
+        plan.issuer
+    );
+    Some(Finding::fail(CHECK, detail, FIX))
+}
+
+/// A program that cannot be run.
+fn program(path: &Path) -> Option<Finding> {
+    let fix = "correct the plan in keyward.toml, or install the program and make it executable";
+    match path.metadata() {
+        Ok(found) if found.is_file() && found.permissions().mode() & 0o111 != 0 => None,
+        Ok(_) => {
+            let detail = format!("{} is not an executable file", path.display());
+            Some(Finding::fail(CHECK, detail, fix))
+        }
+        Err(error) => Some(Finding::fail(CHECK, format!("{}: {error}", path.display()), fix)),
+    }
+}
+
+/// A directory for answers that is not there.
+fn webroot(path: &Path) -> Option<Finding> {
+    let detail = format!("the webroot {} is not a directory", path.display());
+    let fix = "name the directory that the server shows at port 80 of the names";
+    (!path.is_dir()).then(|| Finding::fail(CHECK, detail, fix))
 }
 
 /// The remedy for a kind of failure (RFC 8555, 6.7).
@@ -128,14 +168,20 @@ fn remedy(kind: &str) -> &'static str {
         }
         "userActionRequired" => "the authority wants a person: see its words",
         "network" => "let keyward-acme reach the authority: its unit must not restrict the network",
+        "clock" => "set the clock of this host: systemctl status systemd-timesyncd, or chronyc tracking",
+        "unit" => "see keyward status: the unit is sealed or away, or a disk is full",
+        "accountDoesNotExist" => {
+            "the authority does not know the account: see its words, and [ca.NAME] in keyward.toml"
+        }
         "program" => "correct the program, which runs as keyward-acme",
         "webroot" => "give keyward-acme the right to write there, also in its unit: ReadWritePaths=",
         _ => "see the words of the authority, and the log of keyward-acme",
     }
 }
 
-/// Asks a name for the answer to a challenge, as the authority will.
-fn answer(host: &str, thumbprint: &str) -> Option<Finding> {
+/// Asks a name for the answer to a challenge, as the authority will. Without a thumbprint, any
+/// answer of a server is right: its files come later.
+fn answer(host: &str, thumbprint: Option<&str>) -> Option<Finding> {
     let addresses = match (host, 80).to_socket_addrs() {
         Ok(addresses) => addresses.collect::<Vec<_>>(),
         Err(error) => {
@@ -143,19 +189,28 @@ fn answer(host: &str, thumbprint: &str) -> Option<Finding> {
             return Some(Finding::fail(CHECK, format!("this host finds no address of {host}: {error}"), fix));
         }
     };
-    let expected = format!("{TOKEN}.{thumbprint}");
+    let expected = thumbprint.map(|thumbprint| format!("{TOKEN}.{thumbprint}"));
     let mut last = None;
     for address in addresses.iter().take(4) {
         match ask(address, host) {
-            Ok(body) if body.trim_end() == expected => return None,
-            Ok(body) => {
+            Ok(Answer::Body(body))
+                if expected.as_deref().is_none_or(|expected| body.trim_end() == expected) =>
+            {
+                return None;
+            }
+            Ok(Answer::Status(_)) if expected.is_none() => return None,
+            Ok(Answer::Body(body)) => {
                 last = Some(format!("the answer begins with {:?}", body.chars().take(60).collect::<String>()))
             }
+            Ok(Answer::Status(line)) => last = Some(line),
             Err(error) => last = Some(error.to_string()),
         }
     }
     let why = last.unwrap_or_else(|| "there is no address".to_owned());
-    let fix = "put the line of keyward cert plan into the server that has port 80 of the name";
+    let fix = match expected {
+        Some(_) => "put the line of keyward cert plan into the server that has port 80 of the name",
+        None => "start the server that has port 80 of the name, and open the port in the firewall",
+    };
     Some(Finding::fail(
         CHECK,
         format!("http://{host}/.well-known/acme-challenge/ does not answer the authority: {why}"),
@@ -163,8 +218,16 @@ fn answer(host: &str, thumbprint: &str) -> Option<Finding> {
     ))
 }
 
-/// The body of the answer at port 80.
-fn ask(address: &std::net::SocketAddr, host: &str) -> io::Result<String> {
+/// An answer at port 80.
+enum Answer {
+    /// The body of an answer with status 200.
+    Body(String),
+    /// The first line of another answer.
+    Status(String),
+}
+
+/// Asks a server at port 80.
+fn ask(address: &std::net::SocketAddr, host: &str) -> io::Result<Answer> {
     let mut stream = TcpStream::connect_timeout(address, LIMIT)?;
     stream.set_read_timeout(Some(LIMIT))?;
     stream.set_write_timeout(Some(LIMIT))?;
@@ -176,11 +239,16 @@ fn ask(address: &std::net::SocketAddr, host: &str) -> io::Result<String> {
     stream.take(16 * 1024).read_to_string(&mut text)?;
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
     match head.split(' ').nth(1) {
-        Some("200") => Ok(body.to_owned()),
-        _ => Err(io::Error::other(head.lines().next().unwrap_or("an empty answer").to_owned())),
+        Some("200") => Ok(Answer::Body(body.to_owned())),
+        Some(_) => Ok(Answer::Status(head.lines().next().unwrap_or_default().to_owned())),
+        None => Err(io::Error::other("the answer is none of HTTP")),
     }
 }
 
+/// Seconds by which a clock may be ahead or behind.
+const MOST_AHEAD: u64 = 300;
+/// Seconds after which a deployer is missed, which looks each minute.
+const DEPLOYER_QUIET: u64 = 300;
 /// A token that no authority sends.
 const TOKEN: &str = "keyward-doctor";
 /// Seconds after which an agent is missed.

@@ -6,6 +6,7 @@ use keyward_proto::{Label, Reference};
 use x509_cert::Certificate as X509;
 use x509_cert::ext::pkix::ExtendedKeyUsage;
 
+use super::hold::hold;
 use super::state::{self, has_names};
 use super::{RenewalError, key_of, placeholder, plan};
 use crate::config::{Identifier, Plan};
@@ -15,7 +16,8 @@ use crate::keys::{Key, Version, now};
 use crate::lifecycle::event::Actor;
 use crate::lifecycle::{Error, certificates, versions};
 
-/// Checks the chain of a plan, and attaches it. The order has ended then.
+/// Checks the chain of a plan, and attaches it. The order has ended then. `is_preferred` is false
+/// for an authority that does not have the chain that the owner prefers.
 ///
 /// # Errors
 /// [`RenewalError`] says how the certificate differs from the plan. Nothing is changed then.
@@ -24,9 +26,13 @@ pub(crate) async fn accept(
     actor: Actor,
     name: &Label,
     chain: &Chain,
+    is_preferred: bool,
 ) -> Result<state::PlanState, Error> {
-    let accepted = carry_out(daemon, actor, name, chain).await;
-    super::record_refusal(daemon, actor, name, "chain", &accepted);
+    let accepted = carry_out(daemon, actor, name, chain, is_preferred).await;
+    // The agent looks for the preferred chain by sending each one.
+    if !matches!(&accepted, Err(Error::Renewal(RenewalError::NotPreferred { .. }))) {
+        super::record_refusal(daemon, actor, name, "chain", &accepted);
+    }
     accepted
 }
 
@@ -35,19 +41,44 @@ async fn carry_out(
     actor: Actor,
     name: &Label,
     chain: &Chain,
+    is_preferred: bool,
 ) -> Result<state::PlanState, Error> {
     let plan = plan(&daemon.config(), name)?;
+    hold(daemon, actor, name)?;
     let before = state::of(daemon, name).await?;
     let number = before.progress.version.ok_or_else(|| RenewalError::NotOrdered(name.clone()))?;
     let key = key_of(daemon, &plan).await?;
     let leaf = chain.certificates.first().ok_or_else(|| RenewalError::NoCertificate(name.clone()))?;
     check(&plan, &key, number, leaf, before.certificate.as_ref(), before.progress.is_asked_for)?;
+    if let Some(wanted) = plan.issuer.preferred_chain() {
+        let last = chain.certificates.last().unwrap_or(leaf);
+        let has = [last.issuer(), last.subject()];
+        let is_wanted = has.iter().any(|name| common_name(name) == Some(wanted));
+        match (is_wanted, is_preferred) {
+            (true, _) => {}
+            (false, true) => {
+                let [has, _] = has;
+                return Err(
+                    RenewalError::NotPreferred { plan: name.clone(), wanted: wanted.into(), has }.into()
+                );
+            }
+            (false, false) => {
+                let plan = name.as_str();
+                tracing::warn!(
+                    plan,
+                    wanted,
+                    "the authority has no chain with this root; its first one is taken"
+                );
+            }
+        }
+    }
     certificates::attach(daemon, actor, &plan.key, chain).await?;
     let now = now();
     daemon.renewals.update(name.as_str(), |progress| {
-        (progress.order, progress.last_error) = (None, None);
+        (progress.order, progress.last_error, progress.held) = (None, None, None);
         (progress.failures, progress.next_try) = (0, 0);
         (progress.is_asked_for, progress.is_replaced) = (false, false);
+        progress.newer_than = None;
         progress.renewed_at = Some(now);
         // The next request is for the current version, or for a new one.
         if plan.servers.is_empty() && plan.hook.is_none() || key.current == number {
@@ -108,6 +139,11 @@ fn check(
         Some((_, usage)) if !usage.0.contains(&ID_KP_SERVER_AUTH) => Err(RenewalError::NotForServers.into()),
         _ => Ok(()),
     }
+}
+
+/// The common name in a name in the form of RFC 4514.
+fn common_name(name: &str) -> Option<&str> {
+    name.split(',').find_map(|part| part.trim_start().strip_prefix("CN="))
 }
 
 /// Extended key usage of TLS servers (RFC 5280, 4.2.1.12).

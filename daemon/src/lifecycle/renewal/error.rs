@@ -43,11 +43,13 @@ pub(crate) enum RenewalError {
     NotValidNow { not_before: u64, not_after: u64, now: u64 },
     #[error("the certificate ends at {}, which is not after the end of the present one, {}", time(*new), time(*old))]
     NotLater { new: u64, old: u64 },
+    #[error("the chain ends at {has}, and the plan {plan} prefers {wanted}")]
+    NotPreferred { plan: Label, wanted: String, has: String },
     #[error("the certificate is not for TLS servers: its extended key usage lacks serverAuth")]
     NotForServers,
     #[error("the plan {0} has no certificate yet")]
     NoCertificate(Label),
-    #[error("cannot read the MAC key of the account at the authority in {}: {}", .0.display(), .1)]
+    #[error("cannot read the MAC key of the account at the authority in {}: {}; if its section is new, restart the daemon, which may read only the files that it knew at its start", .0.display(), .1)]
     Binding(PathBuf, #[source] io::Error),
     #[error("the MAC key in {} is not in base64url, as the authority gives it", .0.display())]
     BindingForm(PathBuf),

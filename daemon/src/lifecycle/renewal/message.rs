@@ -10,17 +10,18 @@ use serde_json::Value;
 use x509_cert::ext::pkix::name::GeneralName;
 use zeroize::Zeroizing;
 
+use super::hold::hold;
 use super::{RenewalError, account_key, authority, key_of, plan, state};
 use crate::config::{Identifier, Issuer, Plan, origin};
 use crate::daemon::Daemon;
 use crate::ground::ownership;
 use crate::keys::certificates::request as csr;
-use crate::keys::{Version, now};
+use crate::keys::{Key, Version, now};
 use crate::lifecycle::event::{Act, Action, Actor, begin};
 use crate::lifecycle::request::{sign, sign_request};
 use crate::lifecycle::{Error, versions};
+use crate::renewal::Progress;
 use crate::renewal::jws::{AccountKey, Payload, Unsigned};
-use crate::renewal::progress::Ordering;
 
 /// Kind of a message.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
@@ -91,6 +92,7 @@ async fn built(
     if !(1..=256).contains(&nonce.len()) || !nonce.bytes().all(is_nonce) {
         return Err(RenewalError::Nonce.into());
     }
+    hold(daemon, actor, name)?;
     let account_key = account_key(daemon, authority).await?;
     let version =
         account_key.version(0).ok_or_else(|| RenewalError::NotAnAccountKey(account_key.label.clone()))?;
@@ -119,7 +121,7 @@ async fn built(
             Payload::Account { contact: &authority.contact, binding }
         }
         Step::NewOrder => {
-            count_order(daemon, actor, &plan, &state)?;
+            count_order(daemon, &plan, &state)?;
             let Issuer::Acme { profile, .. } = &plan.issuer else {
                 return Err(RenewalError::NotAcme(name.clone()).into());
             };
@@ -160,24 +162,22 @@ async fn built(
 }
 
 /// Refuses an order that is not due, and counts an order.
-fn count_order(daemon: &Daemon, actor: Actor, plan: &Plan, state: &state::PlanState) -> Result<(), Error> {
+fn count_order(daemon: &Daemon, plan: &Plan, state: &state::PlanState) -> Result<(), Error> {
     let (name, now) = (&plan.name, now());
-    let pid = actor.pid();
-    // Another agent may be ordering now. One that was killed meanwhile is not waited for.
-    let ordering = state.progress.ordering.clone().filter(|one| one.since.saturating_add(LEASE) > now);
-    let is_again = ordering.as_ref().is_some_and(|one| one.pid == pid && one.messages < MOST_MESSAGES);
-    if state.progress.order.is_some() || ordering.is_some() && !is_again {
+    if state.progress.order.is_some() {
         return Err(RenewalError::Ordered(name.clone()).into());
     }
     if state.due > now {
         return Err(RenewalError::NotDue { plan: name.clone(), at: state.due }.into());
     }
     daemon.renewals.update(name.as_str(), |progress| {
+        let hold = progress.held.as_mut().ok_or_else(|| RenewalError::Ordered(name.clone()))?;
+        hold.messages += 1;
         // The authority did not take the nonce of the message before.
-        if let Some(again) = ordering.filter(|_| is_again) {
-            progress.ordering = Some(Ordering { messages: again.messages + 1, ..again });
+        if (2..=MOST_MESSAGES).contains(&hold.messages) {
             return Ok(());
         }
+        hold.messages = 1;
         // Of certificates that live for minutes, there are more.
         let most =
             state.lifetime().map_or(MOST_ORDERS, |life| MOST_ORDERS.max((4 * DAY / life.max(1)) as usize));
@@ -187,7 +187,6 @@ fn count_order(daemon: &Daemon, actor: Actor, plan: &Plan, state: &state::PlanSt
             return Err(RenewalError::ManyOrders { plan: name.clone(), orders: most, until });
         }
         progress.orders.push(now);
-        progress.ordering = Some(Ordering { pid, since: now, messages: 1 });
         Ok(())
     })?;
     Ok(())
@@ -200,16 +199,16 @@ fn count_order(daemon: &Daemon, actor: Actor, plan: &Plan, state: &state::PlanSt
 /// [`Error`] says why the key does not sign the request.
 pub(crate) async fn request(daemon: &Daemon, actor: Actor, name: &Label) -> Result<Vec<u8>, Error> {
     let plan = plan(&daemon.config(), name)?;
+    hold(daemon, actor, name)?;
     let key = key_of(daemon, &plan).await?;
     let progress = daemon.renewals.of(name.as_str());
     let known = progress.version.filter(|number| key.version(*number).is_some());
-    let has_certificate = key.version(0).is_some_and(|version| !version.certificates.is_empty());
     let (key, number) = match known {
         Some(number) => (key, number),
-        None if plan.renews_key && has_certificate => {
-            let (key, number) = versions::prepare(daemon, actor, &plan.key).await?;
-            (key, number)
-        }
+        None if wants_new_key(&plan, &key, &progress) => match unused(&key, &progress) {
+            Some(number) => (key, number),
+            None => versions::prepare(daemon, actor, &plan.key).await?,
+        },
         None => {
             let number = key.current;
             (key, number)
@@ -229,6 +228,25 @@ pub(crate) async fn request(daemon: &Daemon, actor: Actor, name: &Label) -> Resu
     whole.ok_or_else(|| RenewalError::Encoding("no authority takes the scheme of the key".into()).into())
 }
 
+/// True if the next certificate of a plan is for a new version of its key.
+fn wants_new_key(plan: &Plan, key: &Key, progress: &Progress) -> bool {
+    let Some(current) = key.version(0) else { return false };
+    let is_old =
+        plan.new_key_after.is_some_and(|after| current.created.saturating_add(after.as_secs()) <= now());
+    let is_refused = progress.newer_than.is_some_and(|refused| key.current <= refused);
+    is_refused || (plan.renews_key || is_old) && !current.certificates.is_empty()
+}
+
+/// A version that was made for an order that has failed, and has no certificate yet.
+fn unused(key: &Key, progress: &Progress) -> Option<u32> {
+    let is_unused = |version: &&Version| {
+        version.number > key.current
+            && version.certificates.is_empty()
+            && progress.newer_than.is_none_or(|refused| version.number > refused)
+    };
+    key.versions.iter().rev().find(is_unused).map(|version| version.number)
+}
+
 fn info(plan: &Plan, version: &Version) -> Result<x509_cert::request::CertReqInfo, Error> {
     let names = plan.names.iter().map(general_name).collect::<Result<Vec<_>, _>>().map_err(encoding)?;
     Ok(csr::info(None, names, &version.spki).map_err(encoding)?)
@@ -246,7 +264,7 @@ pub(super) fn encoding(error: der::Error) -> RenewalError {
     RenewalError::Encoding(error.to_string())
 }
 
-fn read_mac_key(path: &std::path::Path) -> Result<Zeroizing<Vec<u8>>, RenewalError> {
+pub(super) fn read_mac_key(path: &std::path::Path) -> Result<Zeroizing<Vec<u8>>, RenewalError> {
     let failed = |reason| RenewalError::Binding(path.to_owned(), reason);
     let file = ownership::open(path).map_err(|error| failed(std::io::Error::other(error)))?;
     let text = ownership::read_all(file).map_err(failed)?;
@@ -259,8 +277,6 @@ fn read_mac_key(path: &std::path::Path) -> Result<Zeroizing<Vec<u8>>, RenewalErr
 /// Most orders of a plan within a day. Let's Encrypt allows five for the same names within a week,
 /// so more than these come from a fault.
 const MOST_ORDERS: usize = 10;
-/// Seconds in which an agent says how an order ended.
-const LEASE: u64 = 10;
 /// Most messages of an order: as many nonces as an agent tries.
 const MOST_MESSAGES: u32 = 20;
 const DAY: u64 = 24 * 3600;

@@ -4,6 +4,7 @@
 
 mod chain;
 mod error;
+mod hold;
 mod message;
 mod placeholder;
 mod report;
@@ -58,6 +59,26 @@ fn authority<'c>(config: &'c Config, plan: &Plan) -> Result<&'c Authority, Error
     of_acme.ok_or_else(|| RenewalError::NotAcme(plan.name.clone()).into())
 }
 
+/// Why there can be no account at the authority of a plan: its key is not one for accounts, or the
+/// file that binds it to an account of the owner cannot be used. `None` if nothing is wrong, or the
+/// account is there.
+///
+/// # Errors
+/// The key store cannot be read.
+pub(crate) async fn account_problem(daemon: &Daemon, plan: &Plan) -> Result<Option<String>, Error> {
+    let config = daemon.config();
+    let Ok(authority) = authority(&config, plan) else { return Ok(None) };
+    let wrong = match daemon.keys.get(&authority.account_key).await? {
+        Some(key) => check_account_key(&key).err(),
+        None => None,
+    };
+    if wrong.is_some() || daemon.renewals.account(&authority.directory).is_some() {
+        return Ok(wrong.map(|error| error.to_string()));
+    }
+    let binding = authority.binding.as_ref().map(|binding| message::read_mac_key(&binding.key));
+    Ok(binding.and_then(Result::err).map(|error| error.to_string()))
+}
+
 /// The key of a plan, which is made if there is none.
 async fn key_of(daemon: &Daemon, plan: &Plan) -> Result<Arc<Key>, Error> {
     if let Some(key) = daemon.keys.get(&plan.key).await? {
@@ -83,11 +104,16 @@ async fn account_key(daemon: &Daemon, authority: &Authority) -> Result<Arc<Key>,
             generate(daemon, Actor::Daemon, spec, keyward_proto::KeyType::P256).await?
         }
     };
+    check_account_key(&key)?;
+    Ok(key)
+}
+
+fn check_account_key(key: &Key) -> Result<(), Error> {
     let standing = key.standing(now());
     match key.version(0).is_some_and(|version| AccountKey::of(&version.spki).is_some()) {
-        _ if standing != Standing::Active => Err(Error::not_active(&key, standing)),
-        true if key.uses == [Use::AcmeAccount] => Ok(key),
-        _ => Err(RenewalError::NotAnAccountKey(label.clone()).into()),
+        _ if standing != Standing::Active => Err(Error::not_active(key, standing)),
+        true if key.uses == [Use::AcmeAccount] => Ok(()),
+        _ => Err(RenewalError::NotAnAccountKey(key.label.clone()).into()),
     }
 }
 

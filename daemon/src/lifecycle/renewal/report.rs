@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use keyward_plans::Report;
+use keyward_plans::{Report, Shown};
 use keyward_proto::Label;
 
+use super::hold::hold;
 use super::state::spread;
 use super::{RenewalError, account_key, authority, plan, state};
 use crate::backend::random;
@@ -23,9 +24,16 @@ use crate::renewal::progress::{Account, Deployed, Failed, Window};
 ///
 /// # Errors
 /// [`RenewalError`] for a URL of another server, or if the file cannot be written.
-pub(crate) async fn report(daemon: &Daemon, name: &Label, report: Report) -> Result<(), Error> {
+pub(crate) async fn report(daemon: &Daemon, actor: Actor, name: &Label, report: Report) -> Result<(), Error> {
+    let noted = note(daemon, actor, name, report).await;
+    super::record_refusal(daemon, actor, name, "report", &noted);
+    noted
+}
+
+async fn note(daemon: &Daemon, actor: Actor, name: &Label, report: Report) -> Result<(), Error> {
     let config = daemon.config();
     let plan = plan(&config, name)?;
+    hold(daemon, actor, name)?;
     let checked = |url: String| -> Result<String, Error> {
         let expected = authority(&config, &plan)?.origin();
         match origin(&url) == Some(expected) {
@@ -41,6 +49,8 @@ pub(crate) async fn report(daemon: &Daemon, name: &Label, report: Report) -> Res
         })
     };
     match report {
+        Report::Begin => {}
+        Report::End => update(&mut |progress| progress.held = None)?,
         Report::Account(url) => {
             let authority = authority(&config, &plan)?;
             let account = match url {
@@ -60,16 +70,38 @@ pub(crate) async fn report(daemon: &Daemon, name: &Label, report: Report) -> Res
                 if url.is_none() && progress.order.is_some() {
                     progress.version = None;
                 }
-                progress.ordering = None;
                 progress.order.clone_from(&url);
+                progress.held.iter_mut().for_each(|hold| hold.messages = 0);
             })?;
         }
         Report::Replaced => update(&mut |progress| {
-            (progress.is_replaced, progress.ordering) = (true, None);
+            progress.is_replaced = true;
+            progress.held.iter_mut().for_each(|hold| hold.messages = 0);
         })?,
-        Report::Revoked => update(&mut |progress| {
-            (progress.revokes, progress.is_asked_for) = (None, true);
-            (progress.failures, progress.next_try) = (0, 0);
+        Report::Revoked => {
+            daemon.renewals.update(name.as_str(), |progress| {
+                progress.revokes.take().ok_or_else(|| RenewalError::NotRevoked(name.clone()))?;
+                progress.is_asked_for = true;
+                (progress.failures, progress.next_try) = (0, 0);
+                Ok::<_, RenewalError>(())
+            })?;
+        }
+        Report::Clock(ahead) => daemon.renewals.note_clock(ahead),
+        Report::NoWindow { certificate, retry_after } => update(&mut |progress| {
+            let next_look = now.saturating_add(due::next_look(retry_after));
+            match &mut progress.window {
+                Some(kept) if kept.certificate == certificate => kept.next_look = next_look,
+                other => {
+                    *other = Some(Window {
+                        certificate: certificate.clone(),
+                        start: 0,
+                        end: 0,
+                        chosen: None,
+                        explanation: None,
+                        next_look,
+                    });
+                }
+            }
         })?,
         Report::Window { certificate, start, end, explanation, retry_after } => {
             update(&mut |progress| {
@@ -92,14 +124,27 @@ pub(crate) async fn report(daemon: &Daemon, name: &Label, report: Report) -> Res
         Report::Failed { kind, detail, retry_after } => {
             let lifetime = state::of(daemon, name).await?.lifetime();
             let (kind, detail) = (printable(&kind), printable(&detail));
+            let failure = Failure::of(&kind, retry_after);
             update(&mut |progress| {
-                progress.ordering = None;
+                progress.held = None;
+                // The next certificate is for another key.
+                if kind == "badPublicKey" {
+                    progress.newer_than = progress.version.take().or(progress.newer_than);
+                }
+                // Failures of the unit and of the authority are counted apart.
+                let was_here = progress
+                    .last_error
+                    .as_ref()
+                    .map(|before| Failure::of(&before.kind, None) == Failure::Here);
+                if was_here.is_some_and(|was_here| was_here != (failure == Failure::Here)) {
+                    progress.failures = 0;
+                }
                 progress.failures = progress.failures.saturating_add(1);
-                let failure = Failure::of(&kind, retry_after);
                 let spread = spread(name.as_str()).wrapping_add(random());
                 progress.next_try = due::next_try(now, failure, progress.failures, lifetime, spread);
                 progress.last_error = Some(Failed { at: now, kind: kind.clone(), detail: detail.clone() });
             })?;
+            daemon.metrics.renewals.failure(plan.issuer.name(), &kind);
             let plan = name.as_str();
             tracing::warn!(plan, kind, "the certificate was not renewed: {detail}");
         }
@@ -107,16 +152,25 @@ pub(crate) async fn report(daemon: &Daemon, name: &Label, report: Report) -> Res
     Ok(())
 }
 
-/// Has a plan renewed now, because a person asks.
+/// Has a plan renewed now, because a person asks. `new_key` makes a new version of its key.
 ///
 /// # Errors
 /// There is no such plan, or the act cannot be recorded.
-pub(crate) async fn renew_now(daemon: &Daemon, actor: Actor, name: &Label) -> Result<(), Error> {
-    let plan = plan(&daemon.config(), name)?;
+pub(crate) async fn renew_now(
+    daemon: &Daemon,
+    actor: Actor,
+    name: &Label,
+    new_key: bool,
+) -> Result<(), Error> {
+    let state = state::of(daemon, name).await?;
+    let (plan, current) = (state.plan, state.key.map(|key| key.current));
     let begun = begin(daemon, actor, Action::RenewCertificate, Some(&plan.key)).await?;
     let updated = daemon.renewals.update(name.as_str(), |progress| {
         progress.is_asked_for = true;
         (progress.failures, progress.next_try) = (0, 0);
+        if new_key {
+            progress.newer_than = progress.version.take().max(current);
+        }
         Ok::<_, RenewalError>(())
     });
     begun.result(updated).await?;
@@ -137,6 +191,10 @@ pub(crate) async fn revoke(daemon: &Daemon, actor: Actor, name: &Label, reason: 
     let updated = daemon.renewals.update(name.as_str(), |progress| {
         progress.revokes = Some(reason);
         (progress.failures, progress.next_try) = (0, 0);
+        // No authority certifies a key again that was revoked as compromised.
+        if reason == KEY_COMPROMISE {
+            progress.newer_than = progress.version.take().max(state.version);
+        }
         Ok::<_, RenewalError>(())
     });
     begun.result(updated).await?;
@@ -153,14 +211,14 @@ pub(crate) async fn deployed(
     actor: Actor,
     name: &Label,
     certificate: String,
-    listeners: BTreeMap<SocketAddr, Option<String>>,
+    listeners: BTreeMap<SocketAddr, Shown>,
     problem: Option<String>,
 ) -> Result<(), Error> {
     let before = state::of(daemon, name).await?;
-    let listeners =
-        listeners.into_iter().map(|(at, problem)| (at, problem.as_deref().map(printable))).collect();
+    let checked = |shown: Shown| Shown { problem: shown.problem.as_deref().map(printable), ..shown };
+    let listeners = listeners.into_iter().map(|(at, shown)| (at, checked(shown))).collect();
     let problem = problem.as_deref().map(printable);
-    let deployed = Deployed { certificate, at: now(), listeners, problem };
+    let deployed = Deployed { certificate, listeners, problem };
     let is_served = deployed.is_served()
         && before.certificate.as_ref().is_some_and(|one| one.fingerprint() == deployed.certificate);
     if let Some(problem) = &deployed.problem {
@@ -169,6 +227,11 @@ pub(crate) async fn deployed(
     let current = before.key.as_ref().map(|key| key.current);
     if let Some(number) = before.version.filter(|number| is_served && current != Some(*number)) {
         versions::promote(daemon, actor, &before.plan.key, number).await?;
+    }
+    daemon.renewals.note_look(name.as_str(), now());
+    // Most looks see what was seen before, and need no disk.
+    if before.progress.deployed.as_ref() == Some(&deployed) && before.progress.version.is_none() {
+        return Ok(());
     }
     daemon.renewals.update(name.as_str(), |progress| {
         if is_served && progress.order.is_none() {
@@ -179,3 +242,6 @@ pub(crate) async fn deployed(
     })?;
     Ok(())
 }
+
+/// Reason of a revocation: the key is compromised (RFC 5280, 5.3.1).
+const KEY_COMPROMISE: u8 = 1;

@@ -19,6 +19,7 @@ use crate::keys::{Key, Version};
 use crate::lifecycle::Error;
 use crate::renewal::Progress;
 use crate::renewal::due::{Facts, Validity, due};
+use crate::renewal::progress::Window;
 
 /// State of a plan.
 pub(crate) struct PlanState {
@@ -40,15 +41,17 @@ impl PlanState {
         id_of(self.certificate.as_ref()?.der())
     }
 
+    /// The window that the authority has suggested for this very certificate.
+    pub(crate) fn window(&self) -> Option<&Window> {
+        let id = self.certificate_id()?;
+        self.progress.window.as_ref().filter(|window| window.certificate == id)
+    }
+
     /// Id of the certificate that an order replaces: the authority must have said that it knows
     /// the certificate.
     pub(super) fn replaces(&self) -> Option<String> {
-        let id = self.certificate_id().filter(|_| !self.progress.is_replaced)?;
-        self.progress
-            .window
-            .as_ref()
-            .filter(|window| window.certificate == id && window.chosen.is_some())
-            .map(|_| id)
+        let is_known = self.window().is_some_and(|window| window.chosen.is_some());
+        self.certificate_id().filter(|_| is_known && !self.progress.is_replaced)
     }
 
     /// Lifetime of the certificate, in seconds.

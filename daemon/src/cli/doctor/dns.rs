@@ -1,0 +1,197 @@
+//! Records of the DNS that keep an authority from issuing: CAA (RFC 8659), and broken signatures
+//! (DNSSEC). The program dig(1) asks the resolver of this host.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::process::Command;
+
+use super::finding::Finding;
+
+/// Checks what an authority looks up for a name. `domain` is that of the authority in CAA records,
+/// `account` the URL of the account there.
+pub(super) fn check(check: &'static str, name: &str, domain: &str, account: Option<&str>) -> Vec<Finding> {
+    // Authorities look up nothing for addresses.
+    if name.parse::<IpAddr>().is_ok() {
+        return Vec::new();
+    }
+    if !Path::new(DIG).exists() {
+        let fix = "install it: apt install bind9-dnsutils";
+        return vec![Finding::warn(
+            check,
+            format!("CAA and DNSSEC of {name} not checked: {DIG} is not there"),
+            fix,
+        )];
+    }
+    let host = name.trim_start_matches("*.");
+    let broken = |host: &str| {
+        let fix = "correct the signatures of the zone, or its DS record at the parent; see: dnsviz.net";
+        let detail = format!(
+            "the signatures of {host} (DNSSEC) are broken, and authorities look up nothing that is not validated"
+        );
+        Finding::fail(check, detail, fix)
+    };
+    if ask(host, "A").is_some_and(|answer| answer.is_broken(host, "A")) {
+        return vec![broken(host)];
+    }
+    let mut at = host;
+    loop {
+        let Some(answer) = ask(at, "CAA") else {
+            let detail = format!("CAA of {at} not checked: the resolver of this host does not answer");
+            return vec![Finding::warn(check, detail, "see /etc/resolv.conf")];
+        };
+        if answer.is_broken(at, "CAA") {
+            return vec![broken(at)];
+        }
+        if answer.status == "SERVFAIL" {
+            let detail =
+                format!("the look-up of the CAA records of {at} fails, and authorities refuse to issue then");
+            return vec![Finding::fail(
+                check,
+                detail,
+                "correct the server of the zone, which must answer for CAA",
+            )];
+        }
+        let records: Vec<_> = answer.lines.iter().filter_map(|line| Caa::read(line)).collect();
+        if !records.is_empty() {
+            return refusal(check, name, at, &records, domain, account).into_iter().collect();
+        }
+        // The records of the nearest parent count (RFC 8659, 3).
+        match at.split_once('.') {
+            Some((_, parent)) if parent.contains('.') => at = parent,
+            _ => return Vec::new(),
+        }
+    }
+}
+
+/// A CAA record: its property, and the value.
+#[derive(Debug, Eq, PartialEq)]
+struct Caa {
+    tag: String,
+    value: String,
+}
+
+impl Caa {
+    /// Reads a line of dig, such as `0 issue "ca.example; accounturi=https://ca.example/1"`.
+    fn read(line: &str) -> Option<Self> {
+        let (_, rest) = line.trim().split_once(' ')?;
+        let (tag, value) = rest.trim().split_once(' ')?;
+        Some(Self { tag: tag.to_ascii_lowercase(), value: value.trim().trim_matches('"').to_owned() })
+    }
+
+    /// True if the record lets an authority issue for an account.
+    fn admits(&self, domain: &str, account: Option<&str>) -> bool {
+        let mut parts = self.value.split(';').map(str::trim);
+        let is_domain = parts.next().is_some_and(|one| one.eq_ignore_ascii_case(domain));
+        let named = parts.find_map(|part| part.strip_prefix("accounturi="));
+        is_domain && named.is_none_or(|named| account.is_none_or(|account| named.trim() == account))
+    }
+}
+
+/// A finding if none of the records lets the authority issue.
+fn refusal(
+    check: &'static str,
+    name: &str,
+    at: &str,
+    records: &[Caa],
+    domain: &str,
+    account: Option<&str>,
+) -> Option<Finding> {
+    let of = |tag: &str| records.iter().filter(|one| one.tag == tag).collect::<Vec<_>>();
+    let (issue, wild) = (of("issue"), of("issuewild"));
+    // For a star, issuewild counts if there is one (RFC 8659, 4.3).
+    let counted = if name.starts_with("*.") && !wild.is_empty() { wild } else { issue };
+    if counted.is_empty() || counted.iter().any(|one| one.admits(domain, account)) {
+        return None;
+    }
+    let values: Vec<_> = counted.iter().map(|one| format!("\"{}\"", one.value)).collect();
+    let detail =
+        format!("the CAA records of {at} admit {}, and not {domain} for {name}", values.join(" and "));
+    Some(Finding::fail(check, detail, "add the record that keyward cert status PLAN prints"))
+}
+
+/// Answer of the resolver.
+struct Looked {
+    /// Such as NOERROR.
+    status: String,
+    lines: Vec<String>,
+}
+
+impl Looked {
+    /// True if the resolver answers only a client that does not want validation.
+    fn is_broken(&self, name: &str, kind: &str) -> bool {
+        let unchecked = || run(&["+cd", name, kind]);
+        self.status == "SERVFAIL" && unchecked().is_some_and(|looked| looked.status != "SERVFAIL")
+    }
+}
+
+fn ask(name: &str, kind: &str) -> Option<Looked> {
+    run(&[name, kind])
+}
+
+fn run(words: &[&str]) -> Option<Looked> {
+    let options = ["+noall", "+comments", "+answer", "+time=3", "+tries=2", "+nocookie"];
+    let output = Command::new(DIG).args(options).args(words).output().ok()?;
+    read(&String::from_utf8_lossy(&output.stdout))
+}
+
+/// Reads the output of dig: its status, and the data of each answer.
+fn read(text: &str) -> Option<Looked> {
+    let status = text.split("status: ").nth(1)?.split(',').next()?.to_owned();
+    let answers = text.lines().filter(|line| !line.starts_with(';') && !line.trim().is_empty());
+    // Owner, time to live, class and type come before the data.
+    let data = answers.filter_map(|line| {
+        let mut rest = line;
+        for _ in 0..4 {
+            rest = rest.trim_start().split_once(char::is_whitespace)?.1;
+        }
+        Some(rest.trim().to_owned())
+    });
+    Some(Looked { status, lines: data.collect() })
+}
+
+/// The program of Debian's package bind9-dnsutils.
+const DIG: &str = "/usr/bin/dig";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_of_dig_has_a_status_and_data() {
+        let text = ";; Got answer:\n;; ->>HEADER<<- opcode: QUERY, status: NOERROR, id: 1\n;; flags: qr rd\n\n\
+                    ;; ANSWER SECTION:\nshop.example.\t\t60\tIN\tCAA\t0 issue \"ca.example; accounturi=https://ca.example/1\"\n\n";
+        let looked = read(text).unwrap();
+        let expected =
+            Caa { tag: "issue".into(), value: "ca.example; accounturi=https://ca.example/1".into() };
+        assert_eq!((looked.status.as_str(), Caa::read(&looked.lines[0])), ("NOERROR", Some(expected)));
+        assert_eq!(
+            read(";; ->>HEADER<<- opcode: QUERY, status: SERVFAIL, id: 2\n").unwrap().status,
+            "SERVFAIL"
+        );
+        assert!(read(";; connection timed out; no servers could be reached\n").is_none());
+    }
+
+    #[test]
+    fn records_admit_an_authority_and_an_account() {
+        let refused = |name: &str, records: &[&str], account: Option<&str>| {
+            let records: Vec<_> = records.iter().map(|line| Caa::read(line).unwrap()).collect();
+            refusal("renewal", name, "shop.example", &records, "ca.example", account).is_some()
+        };
+        let mine = "0 issue \"ca.example; accounturi=https://ca.example/1\"";
+        for (name, records, account, is_refused) in [
+            ("shop.example", vec!["0 issue \"ca.example\""], None, false),
+            ("shop.example", vec!["0 issue \"CA.example\""], None, false),
+            ("shop.example", vec!["0 issue \"other.example\""], None, true),
+            ("shop.example", vec!["0 issue \";\""], None, true),
+            ("shop.example", vec!["0 iodef \"mailto:a@shop.example\""], None, false),
+            ("shop.example", vec![mine], Some("https://ca.example/1"), false),
+            ("shop.example", vec![mine], Some("https://ca.example/2"), true),
+            ("shop.example", vec![mine], None, false),
+            ("*.shop.example", vec![mine, "0 issuewild \";\""], None, true),
+            ("*.shop.example", vec!["0 issue \";\"", "0 issuewild \"ca.example\""], None, false),
+            ("shop.example", vec!["0 issue \"ca.example\"", "0 issuewild \";\""], None, false),
+        ] {
+            assert_eq!(refused(name, &records, account), is_refused, "{name} {records:?}");
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! docs/certificates.md, step by step on a copy of the machine, and mistakes that `keyward doctor`
+//! finds before the authority does.
+
+use keyward_tests::machine::run_in_copy;
+use keyward_tests::tool::stderr;
+
+use super::*;
+use crate::pages::MACHINE;
+
+/// The text of a file of the source.
+fn source(path: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)).unwrap()
+}
+
+/// Block of the page, which has these words.
+fn block(words: &str) -> String {
+    let page = source("docs/certificates.md");
+    let (mut blocks, mut block) = (Vec::new(), String::new());
+    for line in page.lines() {
+        match line.strip_prefix("    ") {
+            Some(line) => block += &format!("{line}\n"),
+            None => blocks.push(std::mem::take(&mut block)),
+        }
+    }
+    blocks.into_iter().find(|block| block.contains(words)).unwrap_or_else(|| panic!("no {words:?}"))
+}
+
+/// The steps of the page for a server. The authority is pebble, which finds every name on this
+/// machine, with the challenges at port 80. `systemctl` starts units as their files say.
+const BEGIN: &str = r#"
+cd "$source"
+mkdir -p /tmp/pebble && cd /tmp/pebble
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj '/CN=Test CA' -days 2 \
+	-addext basicConstraints=critical,CA:true -keyout ca.key -out ca.pem 2>/dev/null
+openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=localhost -keyout tls.key -out tls.csr 2>/dev/null
+printf 'subjectAltName=DNS:localhost\n' >ext
+openssl x509 -req -in tls.csr -CA ca.pem -CAkey ca.key -days 2 -extfile ext -out tls.pem 2>/dev/null
+cat >pebble.json <<'END'
+{"pebble":{"listenAddress":"127.0.0.1:14000","managementListenAddress":"127.0.0.1:15000","certificate":"/tmp/pebble/tls.pem",
+"privateKey":"/tmp/pebble/tls.key","httpPort":80,"certificateValidityPeriod":7776000}}
+END
+chmod 755 . && chmod 644 ca.pem
+pebble-challtestsrv -defaultIPv6 "" -http01 "" -https01 "" -tlsalpn01 "" -dns01 127.0.0.1:53 \
+	-management 127.0.0.1:8055 >names.log 2>&1 &
+PEBBLE_VA_NOSLEEP=1 PEBBLE_WFE_NONCEREJECT=0 pebble -config pebble.json -strict -dnsserver 127.0.0.1:53 >pebble.log 2>&1 &
+echo 'nameserver 127.0.0.1' >/etc/resolv.conf
+until_done() {
+	for _ in $(seq 1500); do ! "$@" >/dev/null 2>&1 || return 0; sleep 0.02; done
+	echo "in vain: $*"
+	cat /tmp/*.log
+	return 1
+}
+until_done curl --silent --fail --cacert ca.pem https://localhost:15000/roots/0
+curl --silent --fail --cacert ca.pem https://localhost:15000/roots/0 >root.pem
+cat >>/etc/keyward/keyward.toml <<'END'
+[ca.pebble]
+directory = "https://localhost:14000/dir"
+root = "/tmp/pebble/ca.pem"
+END
+# As systemctl enable --now does.
+systemctl() {
+	for unit in keyward-acme keyward-deploy; do
+		file=/etc/systemd/system/$unit.service
+		user=$(sed -n 's/^User=//p' "$file")
+		env $(sed -n 's/^Environment=//p' "$file") setpriv --reuid "${user:-root}" --regid "${user:-root}" --init-groups \
+			$(sed -n 's/^ExecStart=//p' "$file") >>"/tmp/$unit.log" 2>&1 &
+		eval "$(echo "$unit" | tr - _)=$!"
+	done
+}
+found() {
+	keyward doctor >/tmp/doctor || true
+	grep -A1 "^FAIL *renewal: .*$1" /tmp/doctor || { cat /tmp/doctor; echo "not found: $1"; return 1; }
+}
+not_found() {
+	keyward doctor >/tmp/doctor || true
+	! grep "$1" /tmp/doctor
+}
+names() {
+	curl --silent --fail --data "$2" "http://127.0.0.1:8055/$1"
+}
+is_served() {
+	keyward cert status shop | grep -q '^served  *yes'
+}
+cd "$source"
+"#;
+
+fn run(server: &str, user: &str, more: &str) {
+    let steps = block("install -m 755 target/dist/keyward-acme").replace("target/dist/", "target/release/");
+    let steps = steps.replace("keyward cert plan shop", "keyward cert plan shop --ca pebble");
+    assert_eq!(steps.lines().count(), 5, "five commands");
+    let plan =
+        block(&format!("--for {server}")).lines().find(|line| line.contains("cert plan")).unwrap().to_owned();
+    let plan = plan.replace("keyward cert plan shop", "keyward cert plan shop --ca pebble");
+    let grant = source("docs/certificates.md");
+    let grant = grant.split("```toml\n[[grant]]").nth(1).unwrap().split("```").next().unwrap();
+    let grants = format!("[[grant]]{}", grant.replace("www-data", user));
+    let (before, rest) = steps.split_at(steps.find("keyward cert plan").unwrap());
+    let last = rest.lines().nth(1).unwrap();
+    let script = format!(
+        "source=$(pwd)\n{}{BEGIN}{before}{plan} >/tmp/told\ncat /tmp/told\n{}",
+        MACHINE.replace("GRANTS", &grants),
+        more.replace("LAST", last)
+    );
+    let Some(output) = run_in_copy(&script) else { return };
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{}\n{text}{}", output.status, stderr(&output));
+}
+
+#[test]
+fn five_commands_for_nginx_and_mistakes_that_the_doctor_finds() {
+    run(
+        "nginx",
+        "www-data",
+        r#"
+# Nothing runs yet.
+found 'no agent has asked the daemon for work'
+found 'no deployer has looked'
+found 'http://www.shop.example/.well-known/acme-challenge/ does not answer the authority: Connection refused'
+LAST
+# The deployer has looked, and nothing listens.
+until_done found 'the listener 127.0.0.1:443 does not show the certificate: Connection refused'
+# The DNS does not know the names.
+names set-default-ipv4 '{"ip": ""}'
+found 'this host finds no address of shop.example'
+names set-default-ipv4 '{"ip": "127.0.0.1"}'
+# Records of the DNS that admit another authority.
+names add-caa '{"host": "shop.example.", "policies": [{"tag": "issue", "value": "other.example"}]}'
+found 'the CAA records of shop.example admit "other.example", and not localhost for www.shop.example'
+names clear-caa '{"host": "shop.example."}'
+not_found CAA
+# A resolver that validates, for a zone whose signatures are broken.
+cat >/tmp/unbound.conf <<'END'
+server:
+ interface: 127.0.0.2
+ do-not-query-localhost: no
+ chroot: ""
+ username: ""
+ directory: "/tmp"
+ pidfile: "/tmp/unbound.pid"
+ use-syslog: no
+ trust-anchor: "shop.example. DS 12345 13 2 e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+forward-zone:
+ name: "."
+ forward-addr: 127.0.0.1
+remote-control:
+ control-enable: no
+END
+unbound -d -c /tmp/unbound.conf >/tmp/unbound.log 2>&1 &
+echo 'nameserver 127.0.0.2' >/etc/resolv.conf
+until_done found 'the signatures of shop.example (DNSSEC) are broken'
+echo 'nameserver 127.0.0.1' >/etc/resolv.conf
+# A program that is not there, and an account key that is none.
+keyward cert plan other --ca pebble --names other.example --hook /usr/bin/no-such-hook >/dev/null
+found '/usr/bin/no-such-hook: No such file or directory'
+keyward key generate wrong --type p384 >/dev/null
+sed -i 's/^root = .*/&\naccount-key = "wrong"/' /etc/keyward/keyward.toml
+keyward reload >/dev/null
+found 'no account at pebble: key wrong cannot be the key of an ACME account'
+sed -i '/^account-key/d' /etc/keyward/keyward.toml
+keyward reload >/dev/null
+# The lines that the command has printed, in nginx.
+cat >/etc/nginx/nginx.conf <<END
+user www-data;
+env OPENSSL_CONF=/etc/keyward/openssl.cnf;
+events {}
+http {
+ server { listen 80; server_name shop.example www.shop.example; $(grep 'location ' /tmp/told) }
+ server { listen 443 ssl; server_name shop.example www.shop.example; $(grep '  ssl_' /tmp/told) location / { return 200 "served"; } }
+}
+END
+OPENSSL_CONF=/etc/keyward/openssl.cnf nginx
+# A person need not wait for the next attempt.
+keyward cert renew shop --now
+until_done is_served
+test "$(curl --silent --cacert /tmp/pebble/root.pem https://www.shop.example/)" = served
+keyward doctor >/tmp/doctor || true
+grep '^ok .*plan shop renews itself, expires' /tmp/doctor
+keyward cert status
+"#,
+    );
+}
+
+#[test]
+fn five_commands_for_haproxy() {
+    run(
+        "haproxy",
+        "haproxy",
+        r#"
+LAST
+until_done test -e /etc/keyward/live/shop/combined.pem
+cat >/etc/haproxy/haproxy.cfg <<END
+global
+ user haproxy
+ group haproxy
+defaults
+ mode http
+ timeout client 10s
+ timeout server 10s
+ timeout connect 1s
+frontend challenges
+ bind :80
+ $(grep 'http-request return' /tmp/told)
+frontend shop
+ bind :443 $(grep 'ssl crt' /tmp/told)
+ http-request return status 200 content-type text/plain string served
+END
+OPENSSL_CONF=/etc/keyward/openssl.cnf haproxy -W -D -f /etc/haproxy/haproxy.cfg
+keyward cert renew shop --now
+until_done is_served
+test "$(curl --silent --cacert /tmp/pebble/root.pem https://www.shop.example/)" = served
+keyward doctor >/tmp/doctor || true
+grep '^ok .*plan shop renews itself, expires' /tmp/doctor
+"#,
+    );
+}
+
+/// The alert rules fire when they should, and at no other time. They use metrics that the page
+/// explains.
+#[test]
+fn alert_rules_fire_when_they_should() {
+    let test = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/renewals/alerts.yml");
+    succeed(Command::new("promtool").args(["test", "rules"]).arg(test));
+    let (rules, page) = (source("conf/prometheus/keyward.rules.yml"), source("docs/metrics.md"));
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let names = rules.split(|c| !is_part(c)).filter(|word| word.starts_with("keyward_"));
+    let names: Vec<_> = names.collect();
+    assert!(names.len() > 10, "{names:?}");
+    for name in names {
+        assert!(page.contains(&format!("`{name}`")), "{name} in docs/metrics.md");
+    }
+}
