@@ -138,11 +138,13 @@ fn the_default_is_read_as_it_was_written() {
 fn the_shipped_example_is_valid() {
     let example = include_str!("../../../conf/keyward.toml");
     parse(example).unwrap();
-    // With the examples enabled, except for the user, who may not exist here.
+    // With the examples enabled, except for the users, who may not exist here.
     let on: String =
         example.lines().map(|line| format!("{}\n", line.strip_prefix("#: ").unwrap_or(line))).collect();
-    let config = parse(&on.replace("\"www-data\"", "\"root\"")).unwrap();
-    assert_eq!((config.grants.iter().count(), config.roles.iter().count()), (2, 1));
+    let on = on.replace("\"www-data\"", "\"root\"").replace("\"keyward-acme\"", "\"root\"");
+    let config = parse(&on).unwrap();
+    assert_eq!((config.grants.iter().count(), config.roles.iter().count()), (2, 2));
+    assert_eq!((config.plans.len(), config.watches.len()), (1, 1));
     assert!(config.roles.separation());
 }
 

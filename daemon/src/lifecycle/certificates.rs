@@ -5,7 +5,8 @@ use std::sync::Arc;
 use keyward_proto::Label;
 
 use super::Error;
-use super::event::{Act, Action, Actor, begin};
+use super::act::Act;
+use super::event::{Action, Actor, begin};
 use super::life::{check, refuse_unknown};
 use crate::daemon::Daemon;
 use crate::keys::certificates::{Certificate, Chain};

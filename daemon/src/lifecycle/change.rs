@@ -5,7 +5,8 @@ use std::sync::Arc;
 use keyward_proto::{Label, Use};
 
 use super::Error;
-use super::event::{Act, Action, Actor, begin};
+use super::act::Act;
+use super::event::{Action, Actor, begin};
 use super::life::{carry_out, refuse_unknown, stop};
 use super::uses::{check_abilities, check_uses, each_once};
 use crate::daemon::Daemon;

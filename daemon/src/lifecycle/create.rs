@@ -5,7 +5,8 @@ use std::sync::Arc;
 use keyward_proto::{KeyType, Label, Use};
 use keyward_unit::NewKey;
 
-use super::event::{Act, Action, Actor, Begun, begin};
+use super::act::Act;
+use super::event::{Action, Actor, Begun, begin};
 use super::placement::Placement;
 use super::uses::{check_uses, each_once};
 use super::{Error, versions};

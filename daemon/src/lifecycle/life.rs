@@ -5,7 +5,8 @@ use std::sync::Arc;
 use keyward_proto::Label;
 
 use super::Error;
-use super::event::{Act, Action, Actor, begin};
+use super::act::Act;
+use super::event::{Action, Actor, begin};
 use crate::backend::Embedded;
 use crate::daemon::Daemon;
 use crate::keys::{Effect, Key, StoreError, Verb, now};

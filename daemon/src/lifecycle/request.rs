@@ -3,7 +3,8 @@
 use keyward_proto::{KeyType, Label, Outcome, PublicKey, Scheme};
 
 use super::Error;
-use super::event::{Act, Action, Actor, begin};
+use super::act::Act;
+use super::event::{Action, Actor, begin};
 use crate::backend::{BackendError, Context, SigningInput};
 use crate::daemon::{Daemon, key_material};
 use crate::keys::{Key, Standing, StoreError, Version, now};

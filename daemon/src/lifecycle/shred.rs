@@ -7,7 +7,8 @@ use std::time::Instant;
 use tokio::time::sleep;
 
 use super::Error;
-use super::event::{Act, Action, Actor, begin};
+use super::act::Act;
+use super::event::{Action, Actor, begin};
 use crate::daemon::Daemon;
 use crate::keys::shred::{Named, Recovery, lists};
 

@@ -1,7 +1,8 @@
 //! Acts on the key store as a whole.
 
 use super::Error;
-use super::event::{Act, Action, Actor, begin};
+use super::act::Act;
+use super::event::{Action, Actor, begin};
 use crate::daemon::Daemon;
 use crate::keys::{CopyFile, Repaired};
 

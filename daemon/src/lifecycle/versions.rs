@@ -6,7 +6,8 @@ use keyward_proto::{Fingerprint, KeyType, Label, Use};
 use keyward_unit::NewKey;
 
 use super::Error;
-use super::event::{Act, Action, Actor, begin};
+use super::act::Act;
+use super::event::{Action, Actor, begin};
 use super::life::check;
 use super::placement::Placement;
 use super::uses::check_uses;

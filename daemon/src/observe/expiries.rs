@@ -69,7 +69,8 @@ impl Collector for Expiries {
         // Sorted, so that a page with the same entries is the same text.
         first.sort_unstable_by(|(one, _), (other, _)| one.as_str().cmp(other.as_str()));
         let mut write = |name: &str, help: &str, time: fn(&Expiry) -> u64| -> fmt::Result {
-            let mut family = encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Gauge)?;
+            let mut family =
+                encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Gauge)?;
             for (label, expiry) in &first {
                 let labels = [("key", label.as_str().to_owned()), ("version", expiry.version.to_string())];
                 let gauge = ConstGauge::new(i64::try_from(time(expiry)).unwrap_or(i64::MAX));

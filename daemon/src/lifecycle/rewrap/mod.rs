@@ -9,7 +9,8 @@ use keyward_proto::Label;
 use keyward_unit::Wkid;
 use tokio::task::JoinSet;
 
-use super::event::{Act, Action, Actor, begin};
+use super::act::Act;
+use super::event::{Action, Actor, begin};
 use super::unit::blocking;
 use super::{Error, audit_key, next_start};
 use crate::backend::{Backend, Embedded};
