@@ -11,7 +11,7 @@ use keyward_plans::Challenge;
 use sha2::{Digest, Sha256};
 
 use super::failure::Failure;
-use super::program;
+use super::{program, zone};
 
 /// An answer that is in place.
 pub(crate) enum Answered {
@@ -73,7 +73,18 @@ impl Answered {
             }
             Challenge::DnsUpdate { server, key } => {
                 update(&plan, server, &key, &format!("update add {name} 60 TXT \"{value}\"")).await?;
-                Ok(Self::Update { plan, server, key, name, value })
+                let added = Self::Update {
+                    plan: plan.clone(),
+                    server,
+                    key,
+                    name: name.clone(),
+                    value: value.clone(),
+                };
+                if let Err(failure) = zone::wait(&plan, server, &name, &value).await {
+                    added.remove().await;
+                    return Err(failure);
+                }
+                Ok(added)
             }
         }
     }

@@ -13,6 +13,7 @@ mod order;
 mod program;
 mod server;
 mod window;
+mod zone;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -1,8 +1,9 @@
 //! Programs of servers and hooks: without a shell, with a time limit.
 
 use core::time::Duration;
-use std::process::Stdio;
+use std::io;
 
+use keyward_ground::program::{Limits, run as run_to_end};
 use tokio::process::Command;
 
 /// Runs a program to its end.
@@ -11,21 +12,22 @@ use tokio::process::Command;
 /// The reason as a sentence: the last line that the program said, or how it ended.
 pub(crate) async fn run(command: &mut Command) -> Result<String, String> {
     let name = command.as_std().get_program().to_string_lossy().into_owned();
-    command.stdin(Stdio::null()).kill_on_drop(true);
-    let output = tokio::time::timeout(LIMIT, command.output()).await;
-    let output = output.map_err(|_| format!("{name} took longer than {} seconds", LIMIT.as_secs()))?;
-    let output = output.map_err(|error| format!("cannot run {name}: {error}"))?;
-    let words = [output.stdout.as_slice(), &output.stderr].concat();
-    let words: String = String::from_utf8_lossy(&words).chars().take(MAX_WORDS).collect();
-    match output.status.success() {
-        true => Ok(words),
+    let limits = Limits { time: LIMIT, output: MAX_WORDS };
+    let ended = run_to_end(command, Vec::new(), limits).await.map_err(|error| match error.kind() {
+        io::ErrorKind::TimedOut => format!("{name} took longer than {} seconds", LIMIT.as_secs()),
+        _ => format!("cannot run {name}: {error}"),
+    })?;
+    let words = [ended.out, ended.err].concat();
+    let words = String::from_utf8_lossy(&words);
+    match ended.status.success() {
+        true => Ok(words.into_owned()),
         false => {
             let lines = words.trim().lines();
             let telling = lines
                 .clone()
                 .find(|line| line.contains("emerg") || line.contains("ALERT") || line.contains("rror"));
             let line = telling.or_else(|| lines.last()).unwrap_or("no message");
-            Err(format!("{name}: {}: {line}", output.status))
+            Err(format!("{name}: {}: {line}", ended.status))
         }
     }
 }

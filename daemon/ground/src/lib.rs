@@ -28,6 +28,7 @@ pub mod opening;
 pub mod ownership;
 pub mod panics;
 pub mod passphrase;
+pub mod program;
 pub mod renewed;
 pub mod replace;
 pub mod service_manager;

@@ -126,6 +126,10 @@ impl NewPlan {
             text += &format!("the daemon does not have it yet: {error}; then: systemctl reload keyward\n");
         }
         if let Some(plan) = config.plans.iter().find(|plan| plan.name == self.name) {
+            if let Issuer::Acme { authority, .. } = &plan.issuer {
+                text +=
+                    &format!("the account at {authority} agrees to the terms of service of the authority\n");
+            }
             text += &self.for_servers(plan);
         }
         print(&text)

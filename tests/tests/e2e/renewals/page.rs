@@ -172,9 +172,9 @@ OPENSSL_CONF=/etc/keyward/openssl.cnf nginx
 # A person need not wait for the next attempt.
 keyward cert renew shop --now
 until_done is_served
-test "$(curl --silent --cacert /tmp/pebble/root.pem https://www.shop.example/)" = served
+curl --silent --show-error --cacert /tmp/pebble/root.pem https://www.shop.example/ | grep '^served$'
 keyward doctor >/tmp/doctor || true
-grep '^ok .*plan shop renews itself, expires' /tmp/doctor
+grep '^ok .*plan shop renews itself, expires' /tmp/doctor || { cat /tmp/doctor; exit 1; }
 keyward cert status
 "#,
     );
@@ -207,12 +207,87 @@ END
 OPENSSL_CONF=/etc/keyward/openssl.cnf haproxy -W -D -f /etc/haproxy/haproxy.cfg
 keyward cert renew shop --now
 until_done is_served
-test "$(curl --silent --cacert /tmp/pebble/root.pem https://www.shop.example/)" = served
+curl --silent --show-error --cacert /tmp/pebble/root.pem https://www.shop.example/ | grep '^served$'
 keyward doctor >/tmp/doctor || true
-grep '^ok .*plan shop renews itself, expires' /tmp/doctor
+grep '^ok .*plan shop renews itself, expires' /tmp/doctor || { cat /tmp/doctor; exit 1; }
 "#,
     );
 }
+
+/// The authority asks a secondary server of the zone, which gets a new record seconds later.
+#[test]
+fn secondary_servers_of_a_zone_are_awaited() {
+    let begin = BEGIN.replace("-strict -dnsserver 127.0.0.1:53", "-strict -dnsserver 127.0.0.4:53");
+    let script = format!("source=$(pwd)\n{}{begin}{SECONDARY}", MACHINE.replace("GRANTS", ""));
+    let Some(output) = run_in_copy(&script) else { return };
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{}\n{text}{}", output.status, stderr(&output));
+}
+
+const SECONDARY: &str = r#"
+mkdir -p /tmp/primary /tmp/secondary && cd /tmp
+secret=$(openssl rand -base64 32)
+printf 'key "acme" { algorithm hmac-sha256; secret "%s"; };\n' "$secret" >/tmp/tsig.key && chmod 644 /tmp/tsig.key
+cat >/tmp/primary/shop.example.zone <<'END'
+$TTL 60
+@ SOA ns1.shop.example. admin.shop.example. 1 2 1 600 1
+@ NS ns1
+@ NS ns2
+ns1 A 127.0.0.3
+ns2 A 127.0.0.4
+@ A 127.0.0.1
+END
+cat >/tmp/primary/knot.conf <<END
+server:
+    rundir: "/tmp/primary"
+    listen: 127.0.0.3@53
+database:
+    storage: "/tmp/primary"
+key:
+  - id: acme
+    algorithm: hmac-sha256
+    secret: $secret
+acl:
+  - id: update
+    key: acme
+    action: update
+  - id: transfer
+    action: transfer
+zone:
+  - domain: shop.example
+    storage: "/tmp/primary"
+    file: shop.example.zone
+    acl: [update, transfer]
+END
+# The secondary asks for changes every two seconds: nobody notifies it.
+cat >/tmp/secondary/knot.conf <<'END'
+server:
+    rundir: "/tmp/secondary"
+    listen: 127.0.0.4@53
+database:
+    storage: "/tmp/secondary"
+remote:
+  - id: primary
+    address: 127.0.0.3@53
+zone:
+  - domain: shop.example
+    storage: "/tmp/secondary"
+    master: primary
+END
+knotd -c /tmp/primary/knot.conf >/tmp/primary.log 2>&1 &
+knotd -c /tmp/secondary/knot.conf >/tmp/secondary.log 2>&1 &
+until_done sh -c 'dig +short @127.0.0.4 ns2.shop.example | grep 127.0.0.4'
+names add-a '{"host": "ns1.shop.example.", "addresses": ["127.0.0.3"]}'
+names add-a '{"host": "ns2.shop.example.", "addresses": ["127.0.0.4"]}'
+cd "$source"
+install -m 755 target/release/keyward-acme target/release/keyward-deploy /usr/bin/
+install -m 644 conf/systemd/keyward-acme.service conf/systemd/keyward-deploy.service /etc/systemd/system/
+systemd-sysusers "$PWD/conf/systemd/keyward.sysusers"
+keyward cert plan shop --ca pebble --names '*.shop.example' --dns-server 127.0.0.3:53 --dns-key /tmp/tsig.key
+systemctl enable --now keyward-acme keyward-deploy
+until_done sh -c 'keyward cert status | grep "^ *shop *valid"'
+grep -c 'step="new-order"' /tmp/daemon.log | grep '^1$'
+"#;
 
 /// The alert rules fire when they should, and at no other time. They use metrics that the page
 /// explains.

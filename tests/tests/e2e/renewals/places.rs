@@ -20,6 +20,26 @@ fn an_update_of_the_zone_validates_the_names() {
     scene.renewed(&json!({}));
 }
 
+/// http-01 by files below a directory that a server shows. They are gone at the end.
+#[test]
+fn files_in_a_webroot_validate_the_names() {
+    let mut scene = Scene::start(Settings::default(), |daemon, _| {
+        let webroot = daemon.path("www");
+        fs::create_dir(&webroot).unwrap();
+        format!("ca = \"pebble\"\nwebroot = {webroot:?}\nhook = [\"/bin/true\"]\n")
+    });
+    scene.start_deployer();
+    let root = scene.daemon.path("www");
+    let challenges = scene.pebble.challenges();
+    let directives =
+        format!("listen 127.0.0.1:{challenges}; location /.well-known/ {{ root {}; }}", root.display());
+    let _nginx = Nginx::start_with_directives(&scene.daemon, std::slice::from_ref(&scene.site), &directives);
+    scene.start_agent();
+    scene.renewed(&json!({}));
+    let left = fs::read_dir(root.join(".well-known/acme-challenge")).unwrap().count();
+    assert_eq!(left, 0);
+}
+
 /// Certificates that somebody else renews, in a file and at a listener, are watched too.
 #[test]
 fn certificates_of_others_are_watched() {

@@ -1,0 +1,86 @@
+//! The servers of a zone: the authority may ask each of them, so each must have a new record.
+
+use core::time::Duration;
+use std::net::SocketAddr;
+
+use tokio::net::lookup_host;
+use tokio::time::{Instant, sleep};
+
+use super::failure::Failure;
+use super::program;
+
+/// Waits until each server of a zone that can be reached from here has a TXT record. `primary` has
+/// it already.
+///
+/// # Errors
+/// A server answers, and does not have the record in time.
+pub(crate) async fn wait(plan: &str, primary: SocketAddr, name: &str, value: &str) -> Result<(), Failure> {
+    let mut left = servers(plan, primary, name).await;
+    let deadline = Instant::now() + LONGEST;
+    loop {
+        let mut lacking = Vec::new();
+        for server in left {
+            // A server that does not answer, such as one behind a firewall, is not waited for.
+            let answer = ask(plan, server, "TXT", name).await;
+            if answer.is_some_and(|lines| !lines.iter().any(|line| line.trim_matches('"') == value)) {
+                lacking.push(server);
+            }
+        }
+        let Some(first) = lacking.first() else { return Ok(()) };
+        if Instant::now() > deadline {
+            let seconds = LONGEST.as_secs();
+            return Err(Failure::new(
+                "dns",
+                format!(
+                    "the server {first} of the zone did not have the record {name} after {seconds} seconds; does the primary server notify it of changes?"
+                ),
+            ));
+        }
+        left = lacking;
+        sleep(LOOK).await;
+    }
+}
+
+/// Servers of the zone of a name, as the primary server has them.
+async fn servers(plan: &str, primary: SocketAddr, name: &str) -> Vec<SocketAddr> {
+    let mut zone = name;
+    while let Some((_, parent)) = zone.split_once('.').filter(|(_, parent)| !parent.is_empty()) {
+        zone = parent;
+        let names = ask(plan, primary, "NS", zone).await.unwrap_or_default();
+        if names.is_empty() {
+            continue;
+        }
+        let mut found = Vec::new();
+        for name in names.iter().take(MAX_SERVERS) {
+            if let Ok(addresses) = lookup_host((name.trim_end_matches('.'), 53)).await {
+                found.extend(addresses.take(MAX_ADDRESSES));
+            }
+        }
+        return found;
+    }
+    Vec::new()
+}
+
+/// Lines of the answer of a server; `None` if it does not answer. dig(1) is in the Debian package of
+/// nsupdate(1).
+async fn ask(plan: &str, server: SocketAddr, kind: &str, name: &str) -> Option<Vec<String>> {
+    let words = ["/usr/bin/dig", "+short", "+norecurse", "+time=2", "+tries=1", "-p"];
+    let mut command: Vec<_> = words.map(str::to_owned).to_vec();
+    command.extend([
+        server.port().to_string(),
+        format!("@{}", server.ip()),
+        kind.to_owned(),
+        name.to_owned(),
+    ]);
+    let text = program::run(plan, &command, &[], &[]).await.ok()?;
+    let text = String::from_utf8_lossy(&text).into_owned();
+    Some(text.lines().filter(|line| !line.starts_with(';')).map(|line| line.trim().to_owned()).collect())
+}
+
+/// Longest time until every server has the record.
+const LONGEST: Duration = Duration::from_secs(60);
+/// Time between two looks.
+const LOOK: Duration = Duration::from_millis(500);
+/// Most servers of a zone, and most addresses of a server, that are asked.
+const MAX_SERVERS: usize = 13;
+const MAX_ADDRESSES: usize = 4;
