@@ -283,12 +283,18 @@ fn assert_documented(page: &Page) {
     // No connection was closed, nothing was decrypted, and there is no plan here.
     let unseen: Vec<_> = documented.difference(&families).collect();
     let of_plans = [
+        "keyward_acme_failures_total",
+        "keyward_acme_last_success_timestamp_seconds",
         "keyward_certificate_last_success_timestamp_seconds",
+        "keyward_certificate_looked_timestamp_seconds",
         "keyward_certificate_renewal_failures",
         "keyward_certificate_renewal_timestamp_seconds",
         "keyward_certificate_served",
+        "keyward_certificate_served_not_after_timestamp_seconds",
         "keyward_connections_closed_total",
         "keyward_decryptions_total",
+        "keyward_watched_certificate_not_after_timestamp_seconds",
+        "keyward_watched_certificate_not_before_timestamp_seconds",
     ];
     assert_eq!(unseen, of_plans);
     assert!(families.is_subset(&documented), "{families:?}");
