@@ -355,7 +355,7 @@ impl Daemon {
         let unusable = self.unusable_keys.load().as_ref().map(|problem| problem.to_string());
         let noted = [&self.next_start, &self.unit_state, &self.not_final, &self.secrets, &self.unit_files];
         let noted = noted.into_iter().filter_map(|problem| Some(problem.load_full()?.to_string()));
-        unusable.into_iter().chain(pending).chain(noted).collect()
+        unusable.into_iter().chain(pending).chain(noted).chain(self.renewals.problem()).collect()
     }
 
     /// Puts a configuration in force. Notifies watching peers if the grants have changed.

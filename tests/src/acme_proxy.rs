@@ -55,6 +55,8 @@ struct Faults {
     finalize: Option<&'static str>,
     /// Name that each answer to an order has in the place of its first name.
     renamed: Option<&'static str>,
+    /// Name that each authorisation has in the place of its own.
+    authorised: Option<&'static str>,
 }
 
 impl AcmeProxy {
@@ -128,6 +130,11 @@ impl AcmeProxy {
         lock(&self.faults).renamed = name;
     }
 
+    /// Puts another name in the place of the name of each authorisation.
+    pub fn authorise(&self, name: Option<&'static str>) {
+        lock(&self.faults).authorised = name;
+    }
+
     /// Profiles of the orders so far.
     pub fn profiles(&self) -> Vec<String> {
         lock(&self.faults).profiles.clone()
@@ -185,9 +192,9 @@ async fn answer(
     let Ok((head, body)) = forward(connector, upstream, forwarded).await else {
         return refusal(502, None, "serverInternal");
     };
-    let (chain, renamed) = {
+    let (chain, renamed, authorised) = {
         let faults = lock(faults);
-        (faults.chain.clone(), faults.renamed)
+        (faults.chain.clone(), faults.renamed, faults.authorised)
     };
     let body = match path.as_str() {
         "/dir" => {
@@ -201,6 +208,14 @@ async fn answer(
                 let mut order: Value = serde_json::from_slice(&body).unwrap_or_default();
                 order["identifiers"][0]["value"] = name.into();
                 order.to_string().into()
+            }
+            None => body,
+        },
+        path if path.starts_with("/authZ/") => match authorised {
+            Some(name) => {
+                let mut authorisation: Value = serde_json::from_slice(&body).unwrap_or_default();
+                authorisation["identifier"]["value"] = name.into();
+                authorisation.to_string().into()
             }
             None => body,
         },

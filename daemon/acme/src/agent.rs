@@ -233,7 +233,12 @@ async fn step(daemon: &Client, task: &Task, now: u64) -> Result<(), Failure> {
         Issuer::Acme(acme) => acme,
     };
     if task.revokes.is_some() && acme.next_try <= now {
-        return order::revoke(daemon, task, acme).await;
+        let revoked = order::revoke(daemon, task, acme).await;
+        // A revocation that the authority refuses does not keep the certificate from being renewed.
+        if revoked.is_err() && task.due <= now {
+            order::advance(daemon, task, acme).await?;
+        }
+        return revoked;
     }
     if let Some(certificate) = &task.certificate
         && acme.next_look <= now
@@ -267,4 +272,4 @@ async fn issue(daemon: &Client, task: &Task, command: &[String]) -> Result<(), F
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 /// Most orders of an authority at a time, and most runs of a program.
-const AT_A_TIME: usize = 8;
+const AT_A_TIME: usize = 32;

@@ -115,6 +115,14 @@ fn record(name: &str) -> String {
 
 /// Updates a zone (RFC 2136) with nsupdate(1).
 async fn update(plan: &str, server: SocketAddr, key: &Path, update: &str) -> Result<(), Failure> {
+    // nsupdate goes on without a key that it cannot read.
+    fs::File::open(key).map_err(|error| {
+        let words = format!(
+            "cannot read the key {}: {error}; the user of keyward-acme needs the right",
+            key.display()
+        );
+        Failure::new("dns-key", words)
+    })?;
     let command = ["/usr/bin/nsupdate".to_owned(), "-k".to_owned(), key.display().to_string()];
     let input = format!("server {} {}\n{update}\nsend\n", server.ip(), server.port());
     program::run(plan, &command, &[], input.as_bytes()).await.map(drop)

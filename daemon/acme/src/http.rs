@@ -22,9 +22,13 @@ use tokio_rustls::TlsConnector;
 
 use super::failure::Failure;
 
-/// Sends requests to the server of one authority.
+/// Sends requests to the server of one authority, and to no other.
 #[derive(Clone)]
-pub(crate) struct Http(TlsConnector);
+pub(crate) struct Http {
+    connector: TlsConnector,
+    /// Scheme, host and port of the directory.
+    origin: String,
+}
 
 /// An answer of an authority.
 #[derive(Debug)]
@@ -43,11 +47,12 @@ pub(crate) struct Answer {
 }
 
 impl Http {
-    /// A client that trusts the certificates of a PEM file, or those of the system.
+    /// A client of the server with this directory, which trusts the certificates of a PEM file, or
+    /// those of the system.
     ///
     /// # Errors
     /// The roots cannot be read.
-    pub(crate) fn new(root: Option<&Path>) -> Result<Self, Failure> {
+    pub(crate) fn new(directory: &str, root: Option<&Path>) -> Result<Self, Failure> {
         let mut roots = RootCertStore::empty();
         match root {
             Some(path) => {
@@ -69,7 +74,8 @@ impl Http {
         let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
         let config = config.map_err(|error| Failure::new("tls", error))?;
         let config = config.with_root_certificates(roots).with_no_client_auth();
-        Ok(Self(TlsConnector::from(Arc::new(config))))
+        let origin = origin(directory).unwrap_or_default().to_owned();
+        Ok(Self { connector: TlsConnector::from(Arc::new(config)), origin })
     }
 
     pub(crate) async fn get(&self, url: &str) -> Result<Answer, Failure> {
@@ -86,6 +92,13 @@ impl Http {
     }
 
     async fn limited(&self, method: Method, url: &str, body: Bytes) -> Result<Answer, Failure> {
+        if origin(url) != Some(&self.origin) {
+            let detail = format!(
+                "the authority names a URL of another server: {}",
+                url.chars().take(200).collect::<String>()
+            );
+            return Err(Failure::new("authority", detail));
+        }
         let failed = |reason: io::Error| {
             let kind = if is_of_the_clock(&reason) { "clock" } else { "network" };
             let advice = if kind == "clock" { "; is the clock of this host right?" } else { "" };
@@ -108,7 +121,7 @@ impl Http {
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let stream = TcpStream::connect((host, port)).await?;
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-        let stream = self.0.connect(name, stream).await?;
+        let stream = self.connector.connect(name, stream).await?;
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
         let connection = tokio::spawn(connection);
@@ -138,6 +151,12 @@ impl Http {
             alternates: alternates(&headers),
         })
     }
+}
+
+/// Scheme, host and port of a URL.
+fn origin(url: &str) -> Option<&str> {
+    let rest = url.strip_prefix("https://")?;
+    url.get(..url.len() - rest.len() + rest.find('/')?)
 }
 
 /// True if the certificate of a server is not valid at this time. Servers of authorities renew
@@ -205,6 +224,15 @@ mod tests {
         for wrong in ["", "soon", "Sun, 06 Nov", "-1", "Sun, 06 Foo 1994 08:49:37 GMT"] {
             assert_eq!(seconds(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn an_origin_is_scheme_host_and_port() {
+        assert_eq!(origin("https://ca.example:14000/dir/x"), Some("https://ca.example:14000"));
+        for other in ["http://ca.example/dir", "https://ca.example", "ca.example/dir"] {
+            assert_eq!(origin(other), None, "{other}");
+        }
+        assert_ne!(origin("https://ca.example.evil.example/"), origin("https://ca.example/"));
     }
 
     #[test]

@@ -82,6 +82,9 @@ pub(crate) enum Done {
 /// Has the certificate of a plan revoked, as a person asked.
 pub(crate) async fn revoke(daemon: &Client, task: &Task, acme: &Acme) -> Result<(), Failure> {
     let mut server = Server::open(daemon, &task.plan, acme).await?;
+    if acme.account.is_none() {
+        open_account(daemon, task, &mut server).await?;
+    }
     let url = server.needed("revokeCert")?;
     match server.send("revoke", &url).await {
         Ok(_) => {}
@@ -185,13 +188,18 @@ async fn authorise(
         .flatten()
         .filter_map(Value::as_str)
         .map(str::to_owned)
+        // One for each name (RFC 8555, 7.1.3).
+        .take(task.names.len())
         .collect();
     for url in urls {
+        if Instant::now() > deadline {
+            return Err(slow("the order"));
+        }
         let (mut authorization, _) = server.read(&url).await?;
         if authorization["status"] != "pending" {
             continue;
         }
-        let name = authorization["identifier"]["value"].as_str().unwrap_or_default().to_owned();
+        let name = named(task, &authorization["identifier"])?;
         let wanted = if acme.challenge.is_dns() { "dns-01" } else { "http-01" };
         let challenges = authorization["challenges"].as_array().into_iter().flatten();
         let challenge = challenges.filter(|one| one["type"] == wanted).find_map(|one| {
@@ -227,6 +235,19 @@ async fn authorise(
     Ok(())
 }
 
+/// The name of the plan that an authorisation is for, without a star (RFC 8555, 7.1.4). The text of
+/// the plan goes to programs and zones, not that of the authority.
+fn named(task: &Task, identifier: &Value) -> Result<String, Failure> {
+    let is_it =
+        |value: &str| identifier["value"].as_str().is_some_and(|given| given.eq_ignore_ascii_case(value));
+    let names = task.names.iter().filter(|name| identifier["type"] == name.kind.as_str());
+    let mut names = names.map(|name| name.value.strip_prefix("*.").unwrap_or(&name.value));
+    let name = names.find(|value| is_it(value));
+    let other =
+        || Failure::new("names", "the authority wants to validate a name that the plan does not have");
+    name.map(str::to_owned).ok_or_else(other)
+}
+
 /// Brings the chain to the daemon: the first one of the authority that the daemon accepts. If the
 /// owner prefers a chain that the authority does not have, the first one is accepted at the end.
 async fn fetch(daemon: &Client, task: &Task, server: &mut Server<'_>, url: &str) -> Result<(), Failure> {
@@ -260,13 +281,15 @@ fn is_token(token: &str) -> bool {
 async fn pause(deadline: Instant, retry_after: Option<u64>, what: &str) -> Result<(), Failure> {
     let pause = retry_after.map_or(LOOK, |seconds| Duration::from_secs(seconds.clamp(1, 60)));
     if Instant::now() + pause > deadline {
-        return Err(Failure::new(
-            "slow",
-            format!("the authority was not ready with {what} within {} minutes", LONGEST.as_secs() / 60),
-        ));
+        return Err(slow(what));
     }
     sleep(pause).await;
     Ok(())
+}
+
+fn slow(what: &str) -> Failure {
+    let minutes = LONGEST.as_secs() / 60;
+    Failure::new("slow", format!("{what} was not ready within {minutes} minutes"))
 }
 
 /// Tells the daemon.

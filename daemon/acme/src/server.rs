@@ -21,7 +21,7 @@ impl<'c> Server<'c> {
     /// # Errors
     /// The server does not answer, or not with a directory.
     pub(crate) async fn open(daemon: &'c Client, plan: &str, acme: &Acme) -> Result<Self, Failure> {
-        let http = Http::new(acme.root.as_deref())?;
+        let http = Http::new(&acme.directory, acme.root.as_deref())?;
         let answer = http.get(&acme.directory).await?;
         if answer.status != 200 {
             return Err(Failure::of_answer(&answer, &acme.directory));

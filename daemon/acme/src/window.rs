@@ -32,7 +32,7 @@ pub(crate) async fn look(
 
 async fn ask(daemon: &Client, task: &Task, acme: &Acme, certificate: &Certificate) -> Result<(), Failure> {
     let Some(id) = &certificate.id else { return Ok(()) };
-    let http = Http::new(acme.root.as_deref())?;
+    let http = Http::new(&acme.directory, acme.root.as_deref())?;
     let directory = http.get(&acme.directory).await?;
     tell_clock(daemon, &task.plan, &directory).await?;
     let directory: Value = serde_json::from_slice(&directory.body).unwrap_or_default();

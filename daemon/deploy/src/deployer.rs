@@ -1,18 +1,22 @@
 //! The loop of the deployer: files first, then the check of the server, then its reload, then the
-//! certificate that it shows. A server that refuses the new files keeps the old ones.
+//! hook, then the certificate that listeners show. A server that refuses the new files keeps the
+//! old ones. Hooks and looks are work of their own, so one that takes long delays no other plan.
 
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
-use keyward::config::{Config, Plan};
-use keyward_plans::{Client, Deployed, Files, PlanView, Shown};
+use keyward::config::{Config, Plan, Server};
+use keyward_plans::{Client, Deployed, Files, PlanView, Shown, Watched};
 use serde_json::Value;
 use tokio::process::Command;
-use tokio::time::sleep;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
 
 use super::live::{self, Generation};
 use super::program;
@@ -20,169 +24,386 @@ use super::served;
 use super::servers::{self, Running};
 use super::watched;
 
-/// A plan whose files were changed.
-struct Changed {
-    plan: Plan,
-    files: Files,
-    generation: Generation,
-    /// The generation before, to go back to.
-    before: Option<PathBuf>,
-    problem: Option<String>,
-}
-
-/// Facts that the deployer remembers between two rounds, by the name of a plan.
-#[derive(Default)]
-struct Known {
-    /// The configuration, and the file that it was read from.
-    config: Option<(Written, Config)>,
-    /// The plans, as the daemon has last said, and the tag of that answer.
-    views: Vec<PlanView>,
-    tag: String,
-    /// Time of the last look at the certificates of others.
-    watched: Option<Instant>,
-    /// Time of the last look at the listeners.
-    looked: BTreeMap<String, Instant>,
-    /// Certificate that the daemon had then.
-    present: BTreeMap<String, Option<String>>,
-    /// Plans whose files were not put in use.
-    refused: BTreeMap<String, Refused>,
-}
-
-/// Files that were not put in use.
-struct Refused {
-    certificate: String,
-    at: Instant,
-    problem: String,
-}
-
-/// Facts by which a file that was written is told from the file before: device, inode, length, and
-/// time of the last change in seconds and nanoseconds.
-type Written = (u64, u64, u64, i64, i64);
-
-impl Known {
-    /// Reads the configuration, if its file was written since.
-    fn read(&mut self, path: &Path) -> Result<Config, String> {
-        let found = fs::metadata(path).map_err(|error| format!("{}: {error}", path.display()))?;
-        let written = (found.dev(), found.ino(), found.len(), found.ctime(), found.ctime_nsec());
-        if let Some((_, config)) = self.config.as_ref().filter(|(before, _)| *before == written) {
-            return Ok(config.clone());
-        }
-        let config = Config::load(path).map_err(|error| error.to_string())?;
-        // Another file may have other listeners.
-        self.looked.clear();
-        self.watched = None;
-        self.config = Some((written, config.clone()));
-        Ok(config)
-    }
-}
-
 /// Does the work of the deployer. Never returns.
 pub(crate) async fn run(config: &Path, runtime_dir: &Path, live: &Path) {
-    let daemon = Client::new(runtime_dir);
+    let mut deployer = Deployer::of(Client::new(runtime_dir), live);
     let mut told = String::new();
-    let mut known = Known::default();
     loop {
-        let problem = match known.read(config) {
-            Ok(config) => round(&daemon, &config, live, &mut known).await.err(),
+        let problem = match deployer.read(config) {
+            Ok(config) => deployer.round(&config).await.err(),
             Err(error) => Some(error),
         };
         // Each problem once.
         let problem = problem.unwrap_or_default();
         if problem != told {
             match problem.is_empty() {
-                true => tracing::info!("deploying again"),
+                true => tracing::info!("the daemon answers again"),
                 false => tracing::error!("{problem}"),
             }
             told = problem;
         }
-        sleep(PAUSE).await;
+        deployer.wait().await;
     }
 }
 
-/// Brings every plan of the configuration up to date.
-async fn round(daemon: &Client, config: &Config, live: &Path, known: &mut Known) -> Result<(), String> {
-    let mut changed = Vec::new();
-    let mut problem = None;
-    let views = daemon.get_new("/v1/plans", &known.tag).await.map_err(|error| error.to_string())?;
-    if let Some((views, tag)) = views {
-        (known.views, known.tag) = (views, tag);
-    }
-    if known.watched.is_none_or(|at| at.elapsed() >= LOOK) && !config.watches.is_empty() {
-        known.watched = Some(Instant::now());
-        let mut seen = Vec::new();
-        for watch in &config.watches {
-            seen.push(watched::look(watch).await);
+/// The deployer between two rounds.
+struct Deployer {
+    daemon: Client,
+    live: PathBuf,
+    /// The configuration, and the file that it was read from.
+    config: Option<(Written, Arc<Config>)>,
+    /// The plans, as the daemon has last said, and the tag of that answer.
+    views: Vec<PlanView>,
+    tag: String,
+    plans: BTreeMap<String, State>,
+    /// Time of the last look at the certificates of others.
+    watched: Option<Instant>,
+    work: JoinSet<Done>,
+    /// How many hooks and looks there are at a time.
+    gate: Arc<Semaphore>,
+}
+
+/// Facts by which a file that was written is told from the file before: device, inode, length, and
+/// time of the last change in seconds and nanoseconds.
+type Written = (u64, u64, u64, i64, i64);
+
+/// A plan between two rounds.
+#[derive(Default)]
+struct State {
+    /// Certificate that the daemon had at the last look; none before the first one.
+    present: Option<Option<String>>,
+    /// Time of the last look at the listeners.
+    looked: Option<Instant>,
+    /// Why the files are not in use, and when that is tried again.
+    problem: Option<(String, Instant)>,
+    /// True if the servers were told, and only the hook is missing.
+    is_told: bool,
+    /// True while its hook runs, or its listeners are looked at.
+    is_busy: bool,
+}
+
+/// Work that has ended.
+enum Done {
+    /// The listeners of a plan were looked at.
+    Look(String),
+    /// The hook of a plan has ended.
+    Hook(Box<Plan>, Box<Files>, Result<(), String>),
+    Watch,
+}
+
+/// A plan whose servers are told.
+struct Changed {
+    plan: Plan,
+    files: Files,
+    generation: Generation,
+    /// The generation before, to go back to.
+    before: Option<PathBuf>,
+    /// Kinds of servers that use the files.
+    found: BTreeSet<Server>,
+    /// Words of the server that has refused the files.
+    refusal: Option<String>,
+}
+
+impl Deployer {
+    fn of(daemon: Client, live: &Path) -> Self {
+        Self {
+            daemon,
+            live: live.to_owned(),
+            config: None,
+            views: Vec::new(),
+            tag: String::new(),
+            plans: BTreeMap::new(),
+            watched: None,
+            work: JoinSet::new(),
+            gate: Arc::new(Semaphore::new(AT_A_TIME)),
         }
-        let told = daemon.post::<Value>("/v1/watched", &seen).await;
-        drop(told.map_err(|error| error.to_string())?);
     }
-    let to_deploy = config
-        .plans
-        .iter()
-        .filter(|plan| !plan.servers.is_empty() || plan.hook.is_some() || !plan.listeners.is_empty());
-    for plan in to_deploy {
-        // The certificate that the daemon has for the plan; none before the first one.
-        let view = known.views.iter().find(|view| view.plan == plan.name.as_str());
-        let present = view.and_then(|view| view.certificate.as_ref()).map(|one| one.fingerprint.clone());
-        let is_looked_at = known.looked.get(plan.name.as_str()).is_some_and(|at| at.elapsed() < LOOK);
-        if is_looked_at && known.present.get(plan.name.as_str()) == Some(&present) {
-            continue;
+
+    /// Reads the configuration, if its file was written since.
+    fn read(&mut self, path: &Path) -> Result<Arc<Config>, String> {
+        let found = fs::metadata(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let written = (found.dev(), found.ino(), found.len(), found.ctime(), found.ctime_nsec());
+        if let Some((_, config)) = self.config.as_ref().filter(|(before, _)| *before == written) {
+            return Ok(Arc::clone(config));
         }
-        let files: Files = match daemon.get(&format!("/v1/plans/{}/files", plan.name)).await {
-            Ok(files) => files,
-            Err(error) => {
-                problem = Some(error.to_string());
-                continue;
+        let config = Arc::new(Config::load(path).map_err(|error| error.to_string())?);
+        // Another file may have other listeners and hooks.
+        self.plans.values_mut().for_each(|state| (state.looked, state.present) = (None, None));
+        self.plans.retain(|name, state| {
+            state.is_busy || config.plans.iter().any(|plan| plan.name.as_str() == name)
+        });
+        self.watched = None;
+        self.config = Some((written, Arc::clone(&config)));
+        Ok(config)
+    }
+
+    /// Waits for the next round, and for work that ends meanwhile.
+    async fn wait(&mut self) {
+        let until = Instant::now() + PAUSE;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if self.work.is_empty() {
+                return sleep(left).await;
+            }
+            match timeout(left, self.work.join_next()).await {
+                Ok(done) => self.end(done.and_then(Result::ok)),
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn end(&mut self, done: Option<Done>) {
+        match done {
+            Some(Done::Look(plan)) => {
+                if let Some(state) = self.plans.get_mut(&plan) {
+                    state.is_busy = false;
+                }
+            }
+            Some(Done::Hook(plan, files, result)) => {
+                let state = self.plans.entry(plan.name.to_string()).or_default();
+                state.is_busy = false;
+                match result {
+                    Ok(()) => self.finish(*plan, *files),
+                    Err(error) => self.fail(*plan, *files, error, AFTER_REFUSAL),
+                }
+            }
+            Some(Done::Watch) | None => {}
+        }
+    }
+
+    /// Brings every plan of the configuration up to date.
+    async fn round(&mut self, config: &Config) -> Result<(), String> {
+        let words = |error: keyward_plans::ClientError| error.to_string();
+        if let Some((views, tag)) = self.daemon.get_new("/v1/plans", &self.tag).await.map_err(words)? {
+            (self.views, self.tag) = (views, tag);
+        }
+        self.watch(config);
+        let mut problem = None;
+        let (mut changed, mut looks) = (Vec::new(), Vec::new());
+        let to_deploy = config
+            .plans
+            .iter()
+            .filter(|plan| !plan.servers.is_empty() || plan.hook.is_some() || !plan.listeners.is_empty());
+        for plan in to_deploy {
+            let Some(present) = self.wanted(plan) else { continue };
+            let files: Files = match self.daemon.get(&format!("/v1/plans/{}/files", plan.name)).await {
+                Ok(files) => files,
+                Err(error) => {
+                    problem = Some(format!("plan {}: {error}", plan.name));
+                    continue;
+                }
+            };
+            let state = self.plans.entry(plan.name.to_string()).or_default();
+            state.present = Some(present);
+            match written(plan, &files, &self.live) {
+                Ok(Some((generation, before))) => {
+                    state.is_told = false;
+                    changed.push((plan, files, generation, before));
+                }
+                Ok(None) if live::is_pending(&self.live, &plan.name) => {
+                    match Generation::of(&files, &plan.key) {
+                        Ok(generation) => changed.push((plan, files, generation, None)),
+                        Err(error) => self.fail(plan.clone(), files, error.to_string(), AFTER_REFUSAL),
+                    }
+                }
+                Ok(None) => looks.push((plan, files)),
+                Err(error) => self.fail(plan.clone(), files, error, AFTER_REFUSAL),
+            }
+        }
+        for (plan, files) in looks {
+            // The files in use are those of the daemon, and everybody was told: nothing is wrong.
+            self.plans.entry(plan.name.to_string()).or_default().problem = None;
+            self.look(plan.clone(), files, None, false);
+        }
+        self.pick_up(changed).await;
+        problem.map_or(Ok(()), Err)
+    }
+
+    /// The certificate that the daemon has for a plan, if there is work for the plan now.
+    fn wanted(&mut self, plan: &Plan) -> Option<Option<String>> {
+        let view = self.views.iter().find(|view| view.plan == plan.name.as_str())?;
+        let present = view.certificate.as_ref().map(|one| one.fingerprint.clone());
+        let has_files = self.live.join(plan.name.as_str()).join("key.pem").exists();
+        let state = self.plans.entry(plan.name.to_string()).or_default();
+        if state.is_busy {
+            return None;
+        }
+        let now = Instant::now();
+        let is_gone = !has_files && state.problem.is_none();
+        let is_new = state.present.as_ref() != Some(&present) || is_gone;
+        let is_due = match &state.problem {
+            Some((_, again)) => *again <= now,
+            // A daemon that was started again knows nothing of the looks before.
+            None => {
+                let least = if view.looked_at.is_none() { AFTER_START } else { LOOK };
+                state.looked.is_none_or(|at| at.elapsed() >= least)
             }
         };
-        // What has failed is tried again after a while.
-        let refused = known.refused.get(plan.name.as_str());
-        if let Some(refused) =
-            refused.filter(|one| one.certificate == files.certificate && one.at.elapsed() < LOOK)
-        {
-            problem = Some(refused.problem.clone());
-            continue;
-        }
-        known.refused.remove(plan.name.as_str());
-        match written(plan, &files, live) {
-            Ok(Some((generation, before))) => {
-                known.present.insert(plan.name.to_string(), present);
-                changed.push(Changed { plan: plan.clone(), files, generation, before, problem: None });
-            }
-            Ok(None) => {
-                look(daemon, plan, &files, None).await?;
-                known.looked.insert(plan.name.to_string(), Instant::now());
-                known.present.insert(plan.name.to_string(), present);
-            }
-            Err(error) => {
-                report(daemon, plan, &files, BTreeMap::new(), Some(error.clone())).await?;
-                let error = format!("plan {}: {error}", plan.name);
-                problem = Some(error.clone());
-                let refused = Refused { certificate: files.certificate, at: Instant::now(), problem: error };
-                known.refused.insert(plan.name.to_string(), refused);
-            }
-        }
+        (is_new || is_due).then_some(present)
     }
-    if changed.is_empty() {
-        return problem.map_or(Ok(()), Err);
-    }
-    pick_up(&mut changed, live).await;
-    for one in changed {
-        live::clean(live, &one.plan.name);
-        look(daemon, &one.plan, &one.files, one.problem.clone()).await?;
-        let name = one.plan.name.to_string();
-        match one.problem {
-            None => drop(known.looked.insert(name, Instant::now())),
-            Some(error) => {
-                let error = format!("plan {name}: {error}");
-                problem = Some(error.clone());
-                let refused =
-                    Refused { certificate: one.files.certificate, at: Instant::now(), problem: error };
-                known.refused.insert(name, refused);
+
+    /// Has each server check and read the new files: once for all plans that changed together.
+    /// Plans that a server refuses get their old files back.
+    async fn pick_up(&mut self, changed: Vec<(&Plan, Files, Generation, Option<PathBuf>)>) {
+        let of = |(plan, files, generation, before): (&Plan, Files, Generation, Option<PathBuf>)| Changed {
+            plan: plan.clone(),
+            files,
+            generation,
+            before,
+            found: BTreeSet::new(),
+            refusal: None,
+        };
+        let mut changed: Vec<_> = changed.into_iter().map(of).collect();
+        let is_told = |plan: &Plan| self.plans.get(plan.name.as_str()).is_some_and(|state| state.is_told);
+        let untold = changed.iter().filter(|one| !is_told(&one.plan));
+        let kinds: BTreeSet<_> = untold.flat_map(|one| one.plan.servers.iter().copied()).collect();
+        let mut running = Vec::new();
+        for kind in kinds {
+            running.extend(servers::running(kind).await);
+        }
+        let mut tasks: Vec<(Running, Vec<usize>)> = Vec::new();
+        for server in running {
+            let uses: Vec<_> = (0..changed.len())
+                .filter(|at| {
+                    let one = &changed[*at];
+                    !is_told(&one.plan)
+                        && one.plan.servers.contains(&server.kind())
+                        && server.uses(&self.live.join(one.plan.name.as_str()))
+                })
+                .collect();
+            if !uses.is_empty() {
+                for at in &uses {
+                    changed[*at].found.insert(server.kind());
+                }
+                tasks.push((server, uses));
             }
         }
+        tell(&mut changed, tasks, &self.live).await;
+        for one in changed {
+            self.told(one);
+        }
     }
-    problem.map_or(Ok(()), Err)
+
+    /// Goes on with a plan whose servers were asked.
+    fn told(&mut self, one: Changed) {
+        let Changed { plan, files, before, found, refusal, .. } = one;
+        let state = self.plans.entry(plan.name.to_string()).or_default();
+        if let Some(error) = refusal {
+            let error = match before.map(|before| live::undo(&self.live, &plan.name, &before)) {
+                Some(Ok(())) => {
+                    format!("the server refused the new files, so the old ones are in use again: {error}")
+                }
+                Some(Err(reason)) => {
+                    format!(
+                        "the server refused the new files: {error}; and the old ones cannot be put back: {reason}"
+                    )
+                }
+                None => format!("the server refused the files: {error}"),
+            };
+            return self.fail(plan, files, error, AFTER_REFUSAL);
+        }
+        live::clean(&self.live, &plan.name);
+        let missing = plan.servers.iter().find(|kind| !state.is_told && !found.contains(kind));
+        if let Some(kind) = missing {
+            let live = self.live.join(plan.name.as_str());
+            let error = format!(
+                "no {} that runs on this host names the files in {}: start the server, or name the files in its configuration",
+                kind.name(),
+                live.display()
+            );
+            return self.fail(plan, files, error, AFTER_NOBODY);
+        }
+        state.is_told = true;
+        let Some(hook) = plan.hook.clone() else { return self.finish(plan, files) };
+        state.is_busy = true;
+        let (gate, live) = (Arc::clone(&self.gate), self.live.join(plan.name.as_str()));
+        self.work.spawn(async move {
+            // A semaphore that nobody closes always gives.
+            let _permit = gate.acquire().await;
+            let mut command = Command::new(hook.first().map(String::as_str).unwrap_or_default());
+            command
+                .args(hook.iter().skip(1))
+                .env("KEYWARD_PLAN", plan.name.as_str())
+                .env("KEYWARD_LIVE", live);
+            let result = program::run(&mut command).await.map(drop);
+            Done::Hook(Box::new(plan), Box::new(files), result)
+        });
+    }
+
+    /// Everybody was told of the files of a plan.
+    fn finish(&mut self, plan: Plan, files: Files) {
+        let state = self.plans.entry(plan.name.to_string()).or_default();
+        if let Err(error) = live::note_done(&self.live, &plan.name) {
+            let error = format!("cannot note that the servers were told: {error}");
+            return self.fail(plan, files, error, AFTER_REFUSAL);
+        }
+        if state.problem.take().is_some() {
+            tracing::info!(plan = plan.name.as_str(), "the files are in use now");
+        }
+        self.look(plan, files, None, true);
+    }
+
+    /// The files of a plan are not in use.
+    fn fail(&mut self, plan: Plan, files: Files, error: String, pause: Duration) {
+        let state = self.plans.entry(plan.name.to_string()).or_default();
+        // Each problem once.
+        if state.problem.as_ref().is_none_or(|(before, _)| *before != error) {
+            tracing::error!(plan = plan.name.as_str(), "{error}");
+        }
+        state.problem = Some((error.clone(), Instant::now() + pause));
+        self.look(plan, files, Some(error), false);
+    }
+
+    /// Looks at the listeners of a plan, and tells the daemon. `is_new` waits until the servers show
+    /// new files.
+    fn look(&mut self, plan: Plan, files: Files, problem: Option<String>, is_new: bool) {
+        let state = self.plans.entry(plan.name.to_string()).or_default();
+        (state.is_busy, state.looked) = (true, Some(Instant::now()));
+        let (daemon, gate) = (self.daemon.clone(), Arc::clone(&self.gate));
+        self.work.spawn(async move {
+            let _permit = gate.acquire().await;
+            let limit = if is_new { PICK_UP } else { Duration::ZERO };
+            let mut looks = JoinSet::new();
+            for at in plan.listeners.iter().copied() {
+                let (name, certificate) = (files.server_name.clone(), files.certificate.clone());
+                looks.spawn(async move { (at, shown(at, &name, &certificate, limit).await) });
+            }
+            let listeners = looks.join_all().await.into_iter().collect();
+            let deployed = Deployed { certificate: files.certificate, listeners, problem };
+            let path = format!("/v1/plans/{}/deployed", plan.name);
+            if let Err(error) = daemon.post::<Value>(&path, &deployed).await {
+                tracing::debug!(plan = plan.name.as_str(), "cannot tell the daemon: {error}");
+            }
+            Done::Look(plan.name.to_string())
+        });
+    }
+
+    /// Looks at the certificates of others now and then.
+    fn watch(&mut self, config: &Config) {
+        if config.watches.is_empty() || self.watched.is_some_and(|at| at.elapsed() < LOOK) {
+            return;
+        }
+        self.watched = Some(Instant::now());
+        let (daemon, gate, watches) = (self.daemon.clone(), Arc::clone(&self.gate), config.watches.clone());
+        self.work.spawn(async move {
+            let mut looks = JoinSet::new();
+            for watch in watches {
+                let gate = Arc::clone(&gate);
+                looks.spawn(async move {
+                    let _permit = gate.acquire().await;
+                    watched::look(&watch).await
+                });
+            }
+            let seen: Vec<Watched> = looks.join_all().await;
+            // A body has a limit.
+            for part in seen.chunks(WATCHES_AT_A_TIME) {
+                if let Err(error) = daemon.post::<Value>("/v1/watched", &part).await {
+                    tracing::warn!("cannot tell the daemon of the certificates that others renew: {error}");
+                }
+            }
+            Done::Watch
+        });
+    }
 }
 
 /// Writes the files of a plan if they differ from those in use. Returns the new generation, and the
@@ -190,7 +411,7 @@ async fn round(daemon: &Client, config: &Config, live: &Path, known: &mut Known)
 fn written(plan: &Plan, files: &Files, live: &Path) -> Result<Option<(Generation, Option<PathBuf>)>, String> {
     let generation = Generation::of(files, &plan.key).map_err(|error| error.to_string())?;
     // A placeholder is only there until the first certificate.
-    let has_files = live.join(plan.name.as_str()).exists();
+    let has_files = live.join(plan.name.as_str()).join("key.pem").exists();
     if generation.is_in_use(live, &plan.name) || files.is_placeholder && has_files {
         return Ok(None);
     }
@@ -199,108 +420,70 @@ fn written(plan: &Plan, files: &Files, live: &Path) -> Result<Option<(Generation
     Ok(Some((generation, before)))
 }
 
-/// Has each server check and read the new files: once for all plans that changed together. Plans
-/// that a server refuses get their old files back.
-async fn pick_up(changed: &mut [Changed], live: &Path) {
-    let kinds: BTreeSet<_> = changed.iter().flat_map(|one| one.plan.servers.iter().copied()).collect();
-    for kind in kinds {
-        let running = servers::running(kind).await;
-        for server in &running {
-            let uses: Vec<_> = (0..changed.len())
-                .filter(|at| {
-                    let one = &changed[*at];
-                    one.problem.is_none()
-                        && one.plan.servers.contains(&kind)
-                        && server.uses(&live.join(one.plan.name.as_str()))
-                })
-                .collect();
-            if uses.is_empty() {
-                continue;
-            }
-            if let Err(error) = told(server, changed, &uses, live).await {
-                for at in uses {
-                    undo(&mut changed[at], live, &error);
-                }
-            }
+/// Has servers check the files of some plans, all servers before one of them reads the files. Then
+/// has them read the files, first those that may still refuse them.
+async fn tell(changed: &mut [Changed], mut tasks: Vec<(Running, Vec<usize>)>, live: &Path) {
+    tasks.sort_by_key(|(server, _)| !server.can_refuse());
+    for (server, uses) in &tasks {
+        if let Err(error) = server.check().await {
+            refuse(changed, uses, &error);
         }
     }
-    for one in changed.iter_mut().filter(|one| one.problem.is_none()) {
-        if let Some(hook) = &one.plan.hook {
-            let mut command = Command::new(hook.first().map(String::as_str).unwrap_or_default());
-            command.args(hook.iter().skip(1));
-            command
-                .env("KEYWARD_PLAN", one.plan.name.as_str())
-                .env("KEYWARD_LIVE", live.join(one.plan.name.as_str()));
-            one.problem = program::run(&mut command).await.err();
-        }
-    }
-}
-
-async fn told(server: &Running, changed: &[Changed], uses: &[usize], live: &Path) -> Result<(), String> {
-    server.check().await?;
-    let contents: Vec<_> = uses
-        .iter()
-        .map(|at| &changed[*at])
-        .map(|one| (live.join(one.plan.name.as_str()), one.generation.combined()))
-        .collect();
-    server.reload(&contents).await?;
-    tracing::info!(pid = server.pid(), "server reads the new files");
-    Ok(())
-}
-
-/// Gives a plan its old files back.
-fn undo(one: &mut Changed, live: &Path, error: &str) {
-    let back = one.before.as_ref().map(|before| live::point(live, &one.plan.name, before));
-    one.problem = Some(match back {
-        Some(Ok(())) => {
-            format!("the server refused the new files, so the old ones are in use again: {error}")
-        }
-        Some(Err(reason)) => format!(
-            "the server refused the new files: {error}; and the old ones cannot be put back: {reason}"
-        ),
-        None => format!("the server refused the files: {error}"),
-    });
-}
-
-/// Looks at the listeners of a plan until they show its certificate, and tells the daemon.
-async fn look(daemon: &Client, plan: &Plan, files: &Files, problem: Option<String>) -> Result<(), String> {
-    let mut listeners = BTreeMap::new();
-    let deadline = Instant::now() + if problem.is_none() { PICK_UP } else { Duration::ZERO };
-    for at in &plan.listeners {
-        let shown = loop {
-            let shown = match served::certificate(*at, &files.server_name).await {
-                Ok(found) => {
-                    let is_ours = found.fingerprint() == files.certificate;
-                    let other = || format!("shows another certificate, with SHA-256 {}", found.fingerprint());
-                    Shown { not_after: Some(found.not_after()), problem: (!is_ours).then(other) }
-                }
-                Err(error) => Shown { not_after: None, problem: Some(error) },
-            };
-            if shown.problem.is_none() || Instant::now() >= deadline {
-                break shown;
-            }
-            sleep(Duration::from_millis(100)).await;
+    for (server, uses) in &tasks {
+        let uses: Vec<_> = uses.iter().copied().filter(|at| changed[*at].refusal.is_none()).collect();
+        let one = |at: &usize| {
+            let one = &changed[*at];
+            (live.join(one.plan.name.as_str()), one.generation.combined())
         };
-        listeners.insert(*at, shown);
+        let contents: Vec<_> = uses.iter().map(one).collect();
+        if contents.is_empty() {
+            continue;
+        }
+        match server.reload(&contents).await {
+            Ok(()) => tracing::info!(pid = server.pid(), "server reads the new files"),
+            Err(error) => refuse(changed, &uses, &error),
+        }
     }
-    report(daemon, plan, files, listeners, problem).await
 }
 
-async fn report(
-    daemon: &Client,
-    plan: &Plan,
-    files: &Files,
-    listeners: BTreeMap<std::net::SocketAddr, Shown>,
-    problem: Option<String>,
-) -> Result<(), String> {
-    let deployed = Deployed { certificate: files.certificate.clone(), listeners, problem };
-    let told = daemon.post::<Value>(&format!("/v1/plans/{}/deployed", plan.name), &deployed).await;
-    told.map(drop).map_err(|error| error.to_string())
+fn refuse(changed: &mut [Changed], uses: &[usize], error: &str) {
+    for at in uses {
+        changed[*at].refusal.get_or_insert_with(|| error.to_owned());
+    }
+}
+
+/// A look at a listener, which may take this long to show a certificate.
+async fn shown(at: std::net::SocketAddr, server_name: &str, certificate: &str, limit: Duration) -> Shown {
+    let deadline = Instant::now() + limit;
+    loop {
+        let shown = match served::certificate(at, server_name).await {
+            Ok(found) => {
+                let is_ours = found.fingerprint() == certificate;
+                let other = || format!("shows another certificate, with SHA-256 {}", found.fingerprint());
+                Shown { not_after: Some(found.not_after()), problem: (!is_ours).then(other) }
+            }
+            Err(error) => Shown { not_after: None, problem: Some(error) },
+        };
+        if shown.problem.is_none() || Instant::now() >= deadline {
+            return shown;
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
 }
 
 /// Time between two rounds.
 const PAUSE: Duration = Duration::from_millis(500);
 /// Time between two looks at listeners whose files have not changed.
 const LOOK: Duration = Duration::from_secs(60);
+/// The same for a daemon that was started again.
+const AFTER_START: Duration = Duration::from_secs(2);
+/// Time until files that a server or a hook has refused are tried again.
+const AFTER_REFUSAL: Duration = Duration::from_secs(60);
+/// Time until a server is looked for again that was not there.
+const AFTER_NOBODY: Duration = Duration::from_secs(5);
 /// Longest time until a server that was told shows the new certificate.
 const PICK_UP: Duration = Duration::from_secs(10);
+/// Most hooks and looks at a time.
+const AT_A_TIME: usize = 32;
+/// Most certificates of others in one message to the daemon: each has up to five names.
+const WATCHES_AT_A_TIME: usize = 10;

@@ -6,13 +6,15 @@
 //! ```
 //!
 //! `key.pem` is a reference, so nothing here is secret. The link changes in one step, and always
-//! leads to a whole generation. The one before is kept.
+//! leads to a whole generation. The one before is kept. A file `.pending` in a generation says that
+//! servers and hooks were not told of it yet, whatever has ended meanwhile.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 
+use keyward::keys::certificates::Certificate;
 use keyward_plans::Files;
 use keyward_proto::{Label, Reference};
 use pem_rfc7468::LineEnding;
@@ -37,12 +39,16 @@ pub(crate) struct Generation {
 }
 
 impl Generation {
-    /// Checks what the daemon sent, and writes it anew: a server must not get anything else.
+    /// Checks the files of the daemon, and writes them anew: a server must not get anything but
+    /// certificates, and the reference to the key of the first one.
     ///
     /// # Errors
     /// [`LiveError`] for other contents.
     pub(crate) fn of(files: &Files, key: &Label) -> Result<Self, LiveError> {
-        let mut certificates = Vec::new();
+        if files.chain.len() > LONGEST_CHAIN {
+            return Err(LiveError::Chain);
+        }
+        let (mut certificates, mut leaf) = (Vec::new(), None);
         for part in files
             .chain
             .split_inclusive("-----END CERTIFICATE-----\n")
@@ -53,14 +59,16 @@ impl Generation {
             if label != "CERTIFICATE" || certificates.len() == MAX_CHAIN {
                 return Err(LiveError::Chain);
             }
+            let read = Certificate::from_der(&der).map_err(|_| LiveError::Chain)?;
+            leaf.get_or_insert(read);
             let pem = pem_rfc7468::encode_string("CERTIFICATE", LineEnding::LF, &der);
             certificates.push(pem.map_err(|_| LiveError::Chain)?);
         }
         let reference = Reference::from_pem(&files.reference).map_err(|_| LiveError::Reference)?;
-        match certificates.is_empty() {
-            true => Err(LiveError::Chain),
-            false if reference.label() != key => Err(LiveError::Reference),
-            false => Ok(Self { certificates, reference: reference.to_pem() }),
+        let leaf = leaf.ok_or(LiveError::Chain)?;
+        match reference.label() == key && reference.spki() == leaf.spki() {
+            true => Ok(Self { certificates, reference: reference.to_pem() }),
+            false => Err(LiveError::Reference),
         }
     }
 
@@ -109,7 +117,9 @@ impl Generation {
         let directory = live.join(&name);
         let written = || -> Result<(), LiveError> {
             fs::DirBuilder::new().mode(0o755).create(&directory).map_err(io(&directory))?;
-            for (name, text) in self.files() {
+            let files = self.files();
+            for (name, text) in files.iter().map(|(name, text)| (*name, text.as_str())).chain([(PENDING, "")])
+            {
                 let path = directory.join(name);
                 let mut options = fs::OpenOptions::new();
                 let file = options.write(true).create_new(true).mode(0o644).open(&path);
@@ -117,10 +127,39 @@ impl Generation {
                 file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(io(&path))?;
             }
             File::open(&directory).and_then(|dir| dir.sync_all()).map_err(io(&directory))?;
-            point(live, plan, Path::new(&name)).map_err(io(&directory))
+            point(live, plan, Path::new(&name)).map_err(io(&live.join(plan.as_str())))
         };
         written().inspect_err(|_| drop(fs::remove_dir_all(&directory)))?;
         Ok(before)
+    }
+}
+
+/// True if servers and hooks were not told of the files that are in use.
+pub(crate) fn is_pending(live: &Path, plan: &Label) -> bool {
+    live.join(plan.as_str()).join(PENDING).exists()
+}
+
+/// Notes that servers and hooks were told.
+///
+/// # Errors
+/// The error of the system.
+pub(crate) fn note_done(live: &Path, plan: &Label) -> io::Result<()> {
+    match fs::remove_file(live.join(plan.as_str()).join(PENDING)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Gives a plan the files of `before` back, and removes those that a server has refused.
+///
+/// # Errors
+/// The error of the system; the files stay as they are.
+pub(crate) fn undo(live: &Path, plan: &Label, before: &Path) -> io::Result<()> {
+    let refused = fs::read_link(live.join(plan.as_str()))?;
+    point(live, plan, before)?;
+    match generations(live, plan).into_iter().find(|(_, name)| Path::new(name) == refused) {
+        Some((_, name)) if refused != before => fs::remove_dir_all(live.join(name)),
+        _ => Ok(()),
     }
 }
 
@@ -128,7 +167,7 @@ impl Generation {
 ///
 /// # Errors
 /// The error of the system; the link stays as it is.
-pub(crate) fn point(live: &Path, plan: &Label, generation: &Path) -> io::Result<()> {
+fn point(live: &Path, plan: &Label, generation: &Path) -> io::Result<()> {
     let part = live.join(format!(".{plan}.new"));
     match fs::remove_file(&part) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -143,9 +182,12 @@ pub(crate) fn point(live: &Path, plan: &Label, generation: &Path) -> io::Result<
 pub(crate) fn clean(live: &Path, plan: &Label) {
     let all = generations(live, plan);
     let current = fs::read_link(live.join(plan.as_str())).ok();
-    let at = all.iter().position(|(_, name)| current.as_deref() == Some(Path::new(name)));
-    let kept = at.unwrap_or(all.len()).saturating_sub(1);
-    for (_, name) in all.iter().take(kept) {
+    let Some(at) = all.iter().position(|(_, name)| current.as_deref() == Some(Path::new(name))) else {
+        return;
+    };
+    for (_, name) in
+        all.iter().enumerate().filter(|(place, _)| *place != at && place + 1 != at).map(|(_, one)| one)
+    {
         if let Err(error) = fs::remove_dir_all(live.join(name)) {
             tracing::warn!("cannot remove the old files in {}: {error}", live.join(name).display());
         }
@@ -155,7 +197,9 @@ pub(crate) fn clean(live: &Path, plan: &Label) {
 /// Generations of a plan with their numbers, ascending.
 fn generations(live: &Path, plan: &Label) -> Vec<(u64, String)> {
     let entries = fs::read_dir(live).into_iter().flatten().flatten();
-    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    // A link is another plan, whose name only looks like a generation.
+    let directories = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    let names = directories.filter_map(|entry| entry.file_name().into_string().ok());
     let prefix = format!("{plan}.");
     let mut all: Vec<_> = names
         .filter_map(|name| {
@@ -168,11 +212,18 @@ fn generations(live: &Path, plan: &Label) -> Vec<(u64, String)> {
     all
 }
 
+/// Name of the file in a generation that servers and hooks were not told of.
+const PENDING: &str = ".pending";
+/// Longest chain, in bytes of PEM (64 KiB).
+const LONGEST_CHAIN: usize = 64 << 10;
 /// Maximum number of certificates of a chain, as in the daemon.
 const MAX_CHAIN: usize = 10;
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+    use std::sync::OnceLock;
+
     use super::*;
 
     fn files(chain: &str, reference: &str) -> Files {
@@ -190,23 +241,45 @@ mod tests {
         }
     }
 
-    fn reference(label: &str) -> String {
-        // SubjectPublicKeyInfo of Ed25519 (RFC 8410, 4).
-        let spki = [&[0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00][..], &[7; 32]]
-            .concat();
-        Reference::new(label.parse().unwrap(), 1, spki).unwrap().to_pem()
+    /// Certificates of one key, made with openssl, and the key as SubjectPublicKeyInfo.
+    fn made() -> &'static (Vec<String>, Vec<u8>) {
+        static MADE: OnceLock<(Vec<String>, Vec<u8>)> = OnceLock::new();
+        MADE.get_or_init(|| {
+            let dir = tempfile::tempdir().unwrap();
+            let key = dir.path().join("key");
+            let openssl = |words: &[&str]| {
+                let output = Command::new("openssl").args(words).arg(&key).output().unwrap();
+                assert!(output.status.success(), "{output:?}");
+                String::from_utf8(output.stdout).unwrap()
+            };
+            openssl(&["genpkey", "-algorithm", "ed25519", "-out"]);
+            let certificates: Vec<_> = (0..6)
+                .map(|number| {
+                    let subject = format!("/CN={number}");
+                    let pem = openssl(&["req", "-x509", "-subj", &subject, "-days", "2", "-key"]);
+                    pem[pem.find("-----BEGIN").unwrap()..].to_owned()
+                })
+                .collect();
+            let (_, der) = pem_rfc7468::decode_vec(certificates[0].trim().as_bytes()).unwrap();
+            (certificates, Certificate::from_der(&der).unwrap().spki().to_vec())
+        })
     }
 
-    fn certificate(byte: u8) -> String {
-        pem_rfc7468::encode_string("CERTIFICATE", LineEnding::LF, &[byte; 90]).unwrap()
+    fn reference(label: &str) -> String {
+        Reference::new(label.parse().unwrap(), 1, made().1.clone()).unwrap().to_pem()
+    }
+
+    fn certificate(number: usize) -> String {
+        made().0[number].clone()
     }
 
     #[test]
     fn a_generation_replaces_the_one_before_as_a_whole() {
         let dir = tempfile::tempdir().unwrap();
         let (live, plan): (_, Label) = (dir.path().join("live"), "shop".parse().unwrap());
-        let generation = |byte| {
-            Generation::of(&files(&(certificate(byte) + &certificate(0)), &reference("shop")), &plan).unwrap()
+        let generation = |number| {
+            Generation::of(&files(&(certificate(number) + &certificate(0)), &reference("shop")), &plan)
+                .unwrap()
         };
         let first = generation(1);
         assert!(!first.is_in_use(&live, &plan));
@@ -222,11 +295,18 @@ mod tests {
         let second = generation(2);
         let before = second.put(&live, &plan).unwrap().unwrap();
         assert!(second.is_in_use(&live, &plan) && before == Path::new("shop.1"));
-        // Back, because the server did not take the second one.
-        point(&live, &plan, &before).unwrap();
-        assert!(first.is_in_use(&live, &plan));
-        for byte in 3..6 {
-            generation(byte).put(&live, &plan).unwrap();
+        // The servers were told of the first one, and refuse the second one.
+        assert!(is_pending(&live, &plan));
+        undo(&live, &plan, &before).unwrap();
+        assert!(first.is_in_use(&live, &plan) && !live.join("shop.2").exists());
+        note_done(&live, &plan).unwrap();
+        assert!(!is_pending(&live, &plan));
+        // The link of another plan is no generation of this one, and a generation that lies behind
+        // goes too.
+        symlink("elsewhere", live.join("shop.5000")).unwrap();
+        fs::create_dir(live.join("shop.999")).unwrap();
+        for number in 3..6 {
+            generation(number).put(&live, &plan).unwrap();
             clean(&live, &plan);
         }
         let mut names: Vec<_> = fs::read_dir(&live)
@@ -234,7 +314,7 @@ mod tests {
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .collect();
         names.sort();
-        assert_eq!(names, ["shop", "shop.4", "shop.5"]);
+        assert_eq!(names, ["shop", "shop.1001", "shop.1002", "shop.5000"]);
     }
 
     #[test]
@@ -248,6 +328,12 @@ mod tests {
             refused(&other, &reference("shop")) && refused(&(certificate(1) + &other), &reference("shop"))
         );
         assert!(refused(&certificate(1).repeat(11), &reference("shop")));
+        let (mut other_key, len) = (made().1.clone(), made().1.len());
+        other_key[len - 1] ^= 1;
+        let other_key = Reference::new("shop".parse().unwrap(), 1, other_key).unwrap().to_pem();
+        assert!(refused(&certificate(1), &other_key), "the reference of another key");
+        let bytes = pem_rfc7468::encode_string("CERTIFICATE", LineEnding::LF, &[1; 90]).unwrap();
+        assert!(refused(&bytes, &reference("shop")), "bytes that are no certificate");
         // Commands for HAProxy behind an empty line.
         let commands = format!("{}\n\nshutdown sessions server x\n", certificate(1));
         assert!(refused(&commands, &reference("shop")));

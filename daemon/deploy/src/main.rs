@@ -8,6 +8,7 @@
 //! this host.
 
 mod deployer;
+mod files;
 mod live;
 mod processes;
 mod program;

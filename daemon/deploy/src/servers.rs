@@ -6,21 +6,24 @@
 use std::path::{Path, PathBuf};
 
 use keyward::config::Server;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::process::Command;
 
+use super::files;
 use super::processes::{Master, masters};
 use super::program::run;
 
-/// A running server that uses files of a plan.
+/// A running server that may use files of a plan.
 #[derive(Clone, Debug)]
 pub(crate) struct Running {
     kind: Server,
     master: Master,
     /// Text of its configuration.
     text: String,
+    /// Files of certificates that HAProxy has, as its socket lists them.
+    known: Vec<String>,
 }
 
 /// Servers of a kind that run on this host.
@@ -37,20 +40,28 @@ pub(crate) async fn running(kind: Server) -> Vec<Running> {
         };
         // A configuration that is wrong now names the files all the same, and the check says more.
         let text = text.unwrap_or_else(|_| texts_below(&directory_of(kind, &master)));
-        all.push(Running { kind, master, text });
+        let mut running = Running { kind, master, text, known: Vec::new() };
+        if let Some(socket) = running.haproxy_socket().filter(|_| kind == Server::Haproxy) {
+            let known = ask(&socket, "show ssl cert\n").await.unwrap_or_default();
+            running.known =
+                known.lines().map(|line| line.trim().trim_start_matches('*').to_owned()).collect();
+        }
+        all.push(running);
     }
     all
 }
 
 /// Directory of the configuration of a server.
 fn directory_of(kind: Server, master: &Master) -> PathBuf {
-    let (option, usual) = match kind {
-        Server::Nginx => ("-c", "/etc/nginx/nginx.conf"),
-        Server::Haproxy => ("-f", "/etc/haproxy/haproxy.cfg"),
-        Server::Apache => ("-f", "/etc/apache2/apache2.conf"),
+    // A relative path counts from the prefix of nginx, and from the server root of Apache.
+    let (option, usual, base, usual_base) = match kind {
+        Server::Nginx => ("-c", "/etc/nginx/nginx.conf", "-p", "/usr/share/nginx"),
+        Server::Haproxy => ("-f", "/etc/haproxy/haproxy.cfg", "-C", "."),
+        Server::Apache => ("-f", "/etc/apache2/apache2.conf", "-d", "/etc/apache2"),
     };
     let shown = words(master);
-    let file = shown.path(shown.values(option).last().copied().unwrap_or(usual));
+    let base = shown.path(shown.values(base).last().copied().unwrap_or(usual_base));
+    let file = base.join(shown.values(option).last().copied().unwrap_or(usual));
     file.parent().map(Path::to_owned).unwrap_or_default()
 }
 
@@ -62,8 +73,8 @@ fn texts_below(directory: &Path) -> String {
             let path = entry.path();
             match path.metadata() {
                 Ok(found) if found.is_dir() && depth < DEPTH => left.push((path, depth + 1)),
-                Ok(found) if found.is_file() && found.len() <= LONGEST_FILE => {
-                    text += &std::fs::read_to_string(path).unwrap_or_default();
+                Ok(found) if found.is_file() => {
+                    text += &files::read(&path, LONGEST_FILE).unwrap_or_default();
                 }
                 _ => {}
             }
@@ -75,13 +86,26 @@ fn texts_below(directory: &Path) -> String {
 /// The arguments one by one: nginx shows them as one word.
 fn words(master: &Master) -> Master {
     let words = master.arguments.iter().flat_map(|word| word.split_whitespace());
-    Master { arguments: words.map(str::to_owned).collect(), ..master.clone() }
+    let mut shown = master.clone();
+    shown.arguments = words.map(str::to_owned).collect();
+    shown
 }
 
 impl Running {
-    /// True if the configuration names a file below a directory.
+    /// True if the server uses a file of a directory.
     pub(crate) fn uses(&self, directory: &Path) -> bool {
-        self.text.contains(&format!("{}/", directory.display()))
+        let prefix = format!("{}/", directory.display());
+        if self.text.contains(&prefix) || self.known.iter().any(|file| file.starts_with(&prefix)) {
+            return true;
+        }
+        // HAProxy joins a relative path to crt-base.
+        let bases = self.text.lines().filter_map(|line| line.trim().strip_prefix("crt-base "));
+        let mut relative = bases.filter_map(|base| directory.strip_prefix(base.trim()).ok());
+        relative.any(|relative| self.text.contains(&format!(" {}/", relative.display())))
+    }
+
+    pub(crate) fn kind(&self) -> Server {
+        self.kind
     }
 
     /// Process id, by which this server is told from others.
@@ -108,6 +132,11 @@ impl Running {
         checked.map(drop)
     }
 
+    /// True for HAProxy with a socket, which may still refuse the files when it reads them.
+    pub(crate) fn can_refuse(&self) -> bool {
+        self.kind == Server::Haproxy && self.haproxy_socket().is_some()
+    }
+
     /// Has the server read the new files of some directories, with their contents for HAProxy.
     ///
     /// # Errors
@@ -128,9 +157,8 @@ impl Running {
                 }
             }
         };
-        let pid = Pid::from_raw(self.master.pid).ok_or("the server has ended")?;
-        kill_process(pid, signal)
-            .map_err(|error| format!("cannot send a signal to process {}: {error}", self.master.pid))
+        let sent = self.master.signal(Some(signal));
+        sent.map_err(|error| format!("cannot send a signal to process {}: {error}", self.master.pid))
     }
 
     /// Path of a socket of HAProxy that takes certificates.
@@ -163,7 +191,8 @@ fn nginx(master: &Master) -> Command {
     command.current_dir(&master.directory);
     for option in ["-c", "-p", "-e"] {
         if let Some(value) = shown.values(option).last() {
-            command.arg(option).arg(shown.path(value));
+            // A relative path counts from the prefix of nginx, not from the working directory.
+            command.arg(option).arg(value);
         }
     }
     // -g has spaces in its value, which ends at the next option.
@@ -185,7 +214,7 @@ fn apache(master: &Master) -> Command {
     command.current_dir(&master.directory);
     for option in ["-f", "-d"] {
         if let Some(value) = master.values(option).last() {
-            command.arg(option).arg(master.path(value));
+            command.arg(option).arg(value);
         }
     }
     for definition in master.values("-D") {
@@ -196,12 +225,13 @@ fn apache(master: &Master) -> Command {
     command
 }
 
-/// Environment of a process, for the variables in its configuration.
+/// Variables of a process that Debian's configuration of Apache uses.
 fn variables(pid: i32) -> Vec<(String, String)> {
     let bytes = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
     let words = bytes.split(|byte| *byte == 0).filter_map(|word| str::from_utf8(word).ok());
     words
         .filter_map(|word| word.split_once('='))
+        .filter(|(name, _)| name.starts_with("APACHE_") || *name == "LANG")
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect()
 }
@@ -210,20 +240,41 @@ fn variables(pid: i32) -> Vec<(String, String)> {
 fn texts(list: &str) -> String {
     let paths =
         list.lines().filter_map(|line| line.split_whitespace().last()).filter(|path| path.starts_with('/'));
-    paths.filter_map(|path| std::fs::read_to_string(path).ok()).collect()
+    paths.filter_map(|path| files::read(Path::new(path), LONGEST_FILE).ok()).collect()
 }
 
+/// Configurations of HAProxy: files and directories behind -f, and files behind --.
 fn haproxy_files(master: &Master) -> Vec<String> {
-    let files = master.values("-f");
-    files.into_iter().flat_map(|file| ["-f".to_owned(), master.path(file).display().to_string()]).collect()
+    let of_option = master.values("-f");
+    let behind = master.arguments.iter().skip_while(|word| *word != "--").skip(1).map(String::as_str);
+    let all = of_option.into_iter().chain(behind.filter(|word| !word.is_empty()));
+    all.flat_map(|file| ["-f".to_owned(), haproxy_path(master, file).display().to_string()]).collect()
+}
+
+/// A path of HAProxy, which changes to the directory of -C first.
+fn haproxy_path(master: &Master, file: &str) -> PathBuf {
+    let directory = master.values("-C").last().map_or_else(|| master.directory.clone(), |to| master.path(to));
+    directory.join(file)
 }
 
 fn haproxy_text(master: &Master) -> Result<String, String> {
-    let read = |file: &&str| {
-        let path = master.path(file);
-        std::fs::read_to_string(&path).map_err(|error| format!("cannot read {}: {error}", path.display()))
-    };
-    master.values("-f").iter().map(read).collect()
+    let mut text = String::new();
+    for file in haproxy_files(master).iter().filter(|word| *word != "-f") {
+        let path = Path::new(file);
+        match path.is_dir() {
+            true => text += &texts_below(path),
+            false => {
+                let read = files::read(path, LONGEST_FILE);
+                text += &read.map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+            }
+        }
+    }
+    // Lists of certificates have the names of files.
+    let words: Vec<_> = text.split_whitespace().map(str::to_owned).collect();
+    for pair in words.windows(2).filter(|pair| pair[0] == "crt-list").take(MOST_FILES) {
+        text += &files::read(&haproxy_path(master, &pair[1]), LONGEST_FILE).unwrap_or_default();
+    }
+    Ok(text)
 }
 
 /// Exchanges certificates over the socket of HAProxy. A file that HAProxy does not use is left out.
@@ -231,7 +282,8 @@ async fn commit(socket: &Path, changed: &[(PathBuf, String)]) -> Result<(), Stri
     let known = ask(socket, "show ssl cert\n").await?;
     for (directory, pem) in changed {
         let prefix = format!("{}/", directory.display());
-        for file in known.lines().map(str::trim).filter(|line| line.starts_with(&prefix)) {
+        let names = known.lines().map(|line| line.trim().trim_start_matches('*'));
+        for file in names.filter(|line| line.starts_with(&prefix)) {
             let answer = ask(socket, &format!("set ssl cert {file} <<\n{pem}\n")).await?;
             if !answer.contains("Transaction created") && !answer.contains("Transaction updated") {
                 return Err(format!("HAProxy did not take {file}: {}", answer.trim()));

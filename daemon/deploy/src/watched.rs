@@ -1,7 +1,5 @@
 //! Certificates that somebody else renews: in files, and at listeners of this host.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -9,7 +7,7 @@ use keyward::config::{Place, Watch};
 use keyward::keys::certificates::Certificate;
 use keyward_plans::Watched;
 
-use super::served;
+use super::{files, served};
 
 /// Looks at a certificate.
 pub(crate) async fn look(watch: &Watch) -> Watched {
@@ -24,7 +22,8 @@ pub(crate) async fn look(watch: &Watch) -> Watched {
     match found {
         Ok(found) => {
             let validity = Some((found.not_before(), found.not_after()));
-            Watched { name, validity, names: found.names().to_vec(), problem: None, seen }
+            let names = found.names().iter().take(MAX_NAMES).cloned().collect();
+            Watched { name, validity, names, problem: None, seen }
         }
         Err(problem) => Watched { name, validity: None, names: Vec::new(), problem: Some(problem), seen },
     }
@@ -33,11 +32,7 @@ pub(crate) async fn look(watch: &Watch) -> Watched {
 /// The first certificate of a PEM file. Other blocks, such as a private key, are not looked at.
 fn first_of(path: &Path) -> Result<Certificate, String> {
     let failed = |reason: &dyn core::fmt::Display| format!("{}: {reason}", path.display());
-    let mut text = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(LONGEST_FILE).read_to_end(&mut text))
-        .map_err(|error| failed(&error))?;
-    let text = String::from_utf8_lossy(&text);
+    let text = files::read(path, LONGEST_FILE).map_err(|error| failed(&error))?;
     let begin = text.find(BEGIN).ok_or_else(|| failed(&"there is no certificate in PEM"))?;
     let rest = text.get(begin..).unwrap_or_default();
     let end = rest.find(END).ok_or_else(|| failed(&"its certificate has no end"))? + END.len();
@@ -46,6 +41,8 @@ fn first_of(path: &Path) -> Result<Certificate, String> {
     Certificate::from_der(&der).map_err(|error| failed(&error))
 }
 
+/// Most names of a certificate that are told.
+const MAX_NAMES: usize = 5;
 const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
 const END: &str = "-----END CERTIFICATE-----";
 /// Longest part of a file that is read, in bytes (1 MiB).

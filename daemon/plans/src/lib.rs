@@ -76,6 +76,8 @@ pub struct Acme {
     pub challenge: Challenge,
     /// URL of the account, if there is one.
     pub account: Option<String>,
+    /// URL of the account before, and the time until which it was in use.
+    pub former_account: Option<(String, u64)>,
     /// Thumbprint of the account key: the last part of each answer to a challenge.
     pub thumbprint: Option<String>,
     /// URL of the order that is under way.
@@ -280,6 +282,14 @@ pub struct PlanView {
     pub account_problem: Option<String>,
     /// URL of the account at the authority, if there is one.
     pub account: Option<String>,
+    /// URL of the account before, and the time until which it was in use.
+    pub former_account: Option<(String, u64)>,
+    /// Why the key of the plan signs nothing, if it does not.
+    pub key_problem: Option<String>,
+    /// True if a person has asked to revoke the certificate, and it is not revoked yet.
+    pub has_revocation: bool,
+    /// Files that the agent reads for the plan.
+    pub files: Vec<PathBuf>,
     /// Programs that the plan runs: issuer, DNS hook, notification, hook.
     pub programs: Vec<PathBuf>,
     /// Directory for answers to http-01.

@@ -225,8 +225,8 @@ impl AdminClient {
         self.call(Method::POST, &format!("/v1/plans/{plan}/renew"), body.into())
     }
 
-    /// Has the certificate of a plan revoked.
-    pub(crate) fn revoke(&self, plan: &str, reason: u8) -> Result<PlanView, AdminClientError> {
+    /// Has the certificate of a plan revoked. Without a reason, gives up a revocation.
+    pub(crate) fn revoke(&self, plan: &str, reason: Option<u8>) -> Result<PlanView, AdminClientError> {
         let body = serde_json::json!({ "reason": reason }).to_string();
         self.call(Method::POST, &format!("/v1/plans/{plan}/revoke"), body.into())
     }

@@ -21,7 +21,7 @@ use crate::config::{self, Identifier};
 use crate::daemon::Daemon;
 use crate::ground::text::printable;
 use crate::keys::certificates::Chain;
-use crate::keys::now;
+use crate::keys::{Standing, now};
 use crate::lifecycle::{self, renewal};
 use crate::observe::renewals::{PlanLook, WatchLook};
 use crate::renewal::jws::AccountKey;
@@ -93,12 +93,15 @@ pub(super) async fn see(
     State(admin): State<Admin>,
     Document(watched): Document<Vec<Watched>>,
 ) -> Answer<Value> {
-    let checked = watched.into_iter().take(MAX_WATCHED).map(|one| Watched {
+    let config = admin.daemon.config();
+    let known = |one: &Watched| config.watches.iter().any(|watch| watch.name.as_str() == one.name);
+    let checked = watched.into_iter().filter(known).map(|one| Watched {
         problem: one.problem.as_deref().map(printable),
         names: one.names.iter().map(|name| printable(name)).collect(),
+        seen: now(),
         ..one
     });
-    admin.daemon.renewals.set_watched(checked.collect());
+    admin.daemon.renewals.see_watched(checked);
     Ok(Json(json!({})))
 }
 
@@ -124,7 +127,7 @@ pub(super) async fn request(
     Extension(Administrator(actor)): Extension<Administrator>,
     OfKey(name): OfKey,
 ) -> Answer<Value> {
-    let request = renewal::request(&admin.daemon, actor, &name).await?;
+    let request = renewal::request_for_program(&admin.daemon, actor, &name).await?;
     let pem = pem_rfc7468::encode_string("CERTIFICATE REQUEST", pem_rfc7468::LineEnding::LF, &request);
     let pem = pem.map_err(|error| AdminError::Invalid(error.to_string()))?;
     Ok(Json(json!({ "pem": pem })))
@@ -226,11 +229,11 @@ pub(super) async fn renew(
     Ok(Json(view(&admin.daemon, renewal::of(&admin.daemon, &name).await?).await?))
 }
 
-/// The reason of a revocation (RFC 5280, 5.3.1).
+/// The reason of a revocation (RFC 5280, 5.3.1); none gives a revocation up that has not succeeded.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Revoke {
-    reason: u8,
+    reason: Option<u8>,
 }
 
 /// Has the certificate of a plan revoked.
@@ -242,10 +245,11 @@ pub(super) async fn revoke(
 ) -> Answer<PlanView> {
     // 0 unspecified, 1 keyCompromise, 4 superseded, 5 cessationOfOperation: what public
     // authorities take from owners.
-    if ![0, 1, 4, 5].contains(&reason) {
-        return Err(AdminError::Invalid("the reasons are 0, 1, 4 and 5 (RFC 5280, 5.3.1)".into()));
+    match reason {
+        Some(reason @ (0 | 1 | 4 | 5)) => renewal::revoke(&admin.daemon, actor, &name, reason).await?,
+        Some(_) => return Err(AdminError::Invalid("the reasons are 0, 1, 4 and 5 (RFC 5280, 5.3.1)".into())),
+        None => renewal::keep(&admin.daemon, actor, &name).await?,
     }
-    renewal::revoke(&admin.daemon, actor, &name, reason).await?;
     Ok(Json(view(&admin.daemon, renewal::of(&admin.daemon, &name).await?).await?))
 }
 
@@ -256,10 +260,11 @@ pub(super) async fn revoke(
 pub(super) async fn looks(daemon: &Daemon) -> Result<(Vec<PlanLook>, Vec<WatchLook>), lifecycle::Error> {
     let plans = renewal::all(daemon).await?.into_iter().map(|state| look(daemon, state)).collect();
     let of = |watch: &config::Watch| {
-        let seen = daemon.renewals.watched(watch.name.as_str())?;
-        Some(WatchLook { watch: watch.name.to_string(), validity: seen.validity? })
+        let seen = daemon.renewals.watched(watch.name.as_str());
+        let seen = seen.filter(|one| one.seen.saturating_add(LOOK_LIFE) > now());
+        WatchLook { watch: watch.name.to_string(), validity: seen.and_then(|seen| seen.validity) }
     };
-    Ok((plans, daemon.config().watches.iter().filter_map(of).collect()))
+    Ok((plans, daemon.config().watches.iter().map(of).collect()))
 }
 
 fn look(daemon: &Daemon, state: renewal::PlanState) -> PlanLook {
@@ -275,7 +280,7 @@ fn look(daemon: &Daemon, state: renewal::PlanState) -> PlanLook {
         listeners: listeners.filter_map(|(at, shown)| Some((at.to_string(), shown.not_after?))).collect(),
         is_served,
         // Nobody has looked at a server that needs a look: a time that is long ago.
-        looked_at: looked_at.or_else(|| is_deployed_here(&state.plan).then_some(0)),
+        looked_at: looked_at.or_else(|| state.plan.is_deployed().then_some(0)),
         failures: state.progress.failures,
         renewed_at: state.progress.renewed_at,
     }
@@ -293,7 +298,10 @@ fn served(daemon: &Daemon, state: &renewal::PlanState) -> (Option<bool>, Option<
     let is_served = deployed.zip(state.certificate.as_ref()).map(|(deployed, certificate)| {
         deployed.is_served() && deployed.certificate == certificate.fingerprint()
     });
-    (is_served, looked_at)
+    // The deployer needs a moment for a new certificate.
+    let is_fresh = state.progress.renewed_at.is_some_and(|at| at.saturating_add(DEPLOYMENT) > now());
+    let has_problem = state.progress.deployed.as_ref().is_some_and(|deployed| deployed.problem.is_some());
+    (is_served.filter(|is_served| *is_served || !is_fresh || has_problem), looked_at)
 }
 
 /// Programs that a plan runs.
@@ -307,16 +315,12 @@ fn programs(plan: &config::Plan) -> Vec<PathBuf> {
     commands.filter_map(|command| Some(PathBuf::from(command.first()?))).collect()
 }
 
-/// True if the deployer brings the certificate of a plan to a server.
-fn is_deployed_here(plan: &config::Plan) -> bool {
-    !plan.servers.is_empty() || plan.hook.is_some() || !plan.listeners.is_empty()
-}
-
 async fn view(daemon: &Daemon, state: renewal::PlanState) -> Result<PlanView, AdminError> {
     let acme = acme(daemon, &state).await?;
     let account_problem = renewal::account_problem(daemon, &state.plan).await?;
     let (certificate, words) = (certificate(&state), words(&state));
     let (is_served, looked_at) = served(daemon, &state);
+    let key_problem = key_problem(&state);
     let explanation = state.window().and_then(|window| window.explanation.clone());
     let renewal::PlanState { plan, progress, due, .. } = state;
     let issuer_domain = acme.as_ref().map(|acme| {
@@ -352,13 +356,17 @@ async fn view(daemon: &Daemon, state: renewal::PlanState) -> Result<PlanView, Ad
         agent_seen: daemon.renewals.agent_seen(),
         clock_ahead: daemon.renewals.clock_ahead(),
         account_problem,
+        former_account: acme.as_ref().and_then(|acme| acme.former_account.clone()),
         account: acme.as_ref().and_then(|acme| acme.account.clone()),
+        key_problem: key_problem.map(str::to_owned),
+        has_revocation: progress.revokes.is_some(),
+        files: needed_files(daemon, &plan),
         programs: programs(&plan),
         webroot: match plan.issuer.challenge() {
             Some(config::Challenge::Webroot(directory)) => Some(directory.clone()),
             _ => None,
         },
-        is_deployed_here: is_deployed_here(&plan),
+        is_deployed_here: plan.is_deployed(),
         explanation,
         issuer_domain,
         is_served,
@@ -412,8 +420,8 @@ async fn acme(daemon: &Daemon, state: &renewal::PlanState) -> Result<Option<Acme
     let Some(authority) = config.authorities.get(authority) else { return Ok(None) };
     let key = daemon.keys.get(&authority.account_key).await?;
     let thumbprint = key.as_ref().and_then(|key| Some(AccountKey::of(&key.version(0)?.spki)?.thumbprint()));
-    let account = daemon.renewals.account(&authority.directory);
-    let account = account.filter(|account| Some(&account.thumbprint) == thumbprint.as_ref());
+    let account = thumbprint.as_ref();
+    let account = account.and_then(|thumbprint| daemon.renewals.account(&authority.directory, thumbprint));
     Ok(Some(Acme {
         directory: authority.directory.clone(),
         root: authority.root.clone(),
@@ -423,7 +431,8 @@ async fn acme(daemon: &Daemon, state: &renewal::PlanState) -> Result<Option<Acme
             config::Challenge::DnsHook(command) => Challenge::DnsHook(command),
             config::Challenge::DnsUpdate { server, key } => Challenge::DnsUpdate { server, key },
         },
-        account: account.map(|account| account.url),
+        former_account: account.as_ref().and_then(|account| account.former.clone()),
+        account: account.and_then(|account| account.url),
         thumbprint,
         order: state.progress.order.clone(),
         next_look: state.window().map_or(0, |window| window.next_look),
@@ -431,10 +440,10 @@ async fn acme(daemon: &Daemon, state: &renewal::PlanState) -> Result<Option<Acme
     }))
 }
 
+/// Seconds within which a new certificate need not be served yet.
+const DEPLOYMENT: u64 = 30;
 /// Seconds for which a look of the deployer counts. It looks each minute.
 const LOOK_LIFE: u64 = 300;
-/// Most certificates of others, as in the configuration.
-const MAX_WATCHED: usize = 1000;
 
 fn certificate(state: &renewal::PlanState) -> Option<Certificate> {
     let one = state.certificate.as_ref()?;
@@ -447,9 +456,37 @@ fn certificate(state: &renewal::PlanState) -> Option<Certificate> {
     })
 }
 
+/// Why the key of a plan signs nothing, if it does not: its certificate cannot be renewed then.
+fn key_problem(state: &renewal::PlanState) -> Option<&'static str> {
+    match state.key.as_ref()?.standing(now()) {
+        Standing::Active => None,
+        Standing::PreActive => Some("the first date of the key has not come, see keyward key show"),
+        Standing::Suspended => Some("the key is disabled"),
+        Standing::Deactivated => Some("the last date of the key has passed, see keyward key show"),
+        Standing::Compromised => Some("the key is compromised"),
+        Standing::Deleted => Some("the key is deleted"),
+    }
+}
+
+/// Files that the agent reads for a plan.
+fn needed_files(daemon: &Daemon, plan: &config::Plan) -> Vec<PathBuf> {
+    let config = daemon.config();
+    let root = match &plan.issuer {
+        config::Issuer::Acme { authority, .. } => config.authorities.get(authority),
+        config::Issuer::Command(_) => None,
+    };
+    let root = root.and_then(|authority| authority.root.clone());
+    let key = match plan.issuer.challenge() {
+        Some(config::Challenge::DnsUpdate { key, .. }) => Some(key.clone()),
+        _ => None,
+    };
+    root.into_iter().chain(key).collect()
+}
+
 fn words(state: &renewal::PlanState) -> &'static str {
     let now = now();
     match &state.certificate {
+        _ if key_problem(state).is_some() => "failing",
         Some(certificate) if certificate.not_after() <= now => "expired",
         _ if state.progress.failures > 0 => "failing",
         None => "none",

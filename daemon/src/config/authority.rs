@@ -38,7 +38,12 @@ impl Authority {
         origin(&self.directory).unwrap_or_default()
     }
 
-    /// True for an authority whose certificates everybody trusts, and which may issue for RSA and
+    /// True for an authority to whose roots every system leads.
+    pub fn is_trusted(&self) -> bool {
+        self.is_public() && !UNTRUSTED.iter().any(|host| self.origin() == format!("https://{host}"))
+    }
+
+    /// True for an authority of the Internet, which may issue for RSA and
     /// ECDSA only (Baseline Requirements of the CA/Browser Forum, 6.1.5).
     pub fn is_public(&self) -> bool {
         PUBLIC.iter().any(|host| self.origin() == format!("https://{host}"))
@@ -166,6 +171,8 @@ const PUBLIC: [&str; 8] = [
     "acme.sectigo.com",
     "acme.digicert.com",
 ];
+/// Those of them that are for tests, whose roots nobody has.
+const UNTRUSTED: [&str; 2] = ["acme-staging-v02.api.letsencrypt.org", "dv.acme-v02.test-api.pki.goog"];
 /// Longest URL, in bytes.
 const MAX_URL: usize = 1024;
 const MAX_CONTACT: usize = 256;

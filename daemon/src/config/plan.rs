@@ -27,6 +27,9 @@ pub struct Plan {
     pub issuer: Issuer,
     /// True if each renewal makes a new version of the key.
     pub renews_key: bool,
+    /// PEM file with the roots to which the chain must lead; `None` for the roots of the system, if
+    /// the authority is a public one, and for any root otherwise.
+    pub chain_root: Option<PathBuf>,
     /// Age of a version of the key after which a renewal makes a new one.
     pub new_key_after: Option<Duration>,
     /// Servers that use the certificate.
@@ -37,6 +40,13 @@ pub struct Plan {
     pub listeners: Vec<SocketAddr>,
     /// Program that is told when the state of the certificate changes.
     pub notify: Option<Vec<String>>,
+}
+
+impl Plan {
+    /// True if the deployer brings the certificate to a server of this host, or looks at one.
+    pub fn is_deployed(&self) -> bool {
+        !self.servers.is_empty() || self.hook.is_some() || !self.listeners.is_empty()
+    }
 }
 
 /// Name of a certificate (RFC 8555, 9.7.7; RFC 8738).
@@ -180,6 +190,24 @@ impl Identifier {
         }
     }
 
+    /// True for a name that can be in the public DNS, and for an address of the Internet.
+    fn is_public(&self) -> bool {
+        match self {
+            Self::Dns(name) => {
+                name.contains('.') && !name.ends_with(".local") && !name.ends_with(".internal")
+            }
+            Self::Ip(IpAddr::V4(at)) => {
+                !(at.is_private() || at.is_loopback() || at.is_link_local() || at.is_unspecified())
+            }
+            Self::Ip(IpAddr::V6(at)) => {
+                !(at.is_loopback()
+                    || at.is_unspecified()
+                    || at.is_unique_local()
+                    || at.is_unicast_link_local())
+            }
+        }
+    }
+
     fn is_wildcard(&self) -> bool {
         matches!(self, Self::Dns(name) if name.starts_with("*."))
     }
@@ -213,6 +241,8 @@ pub(super) struct RawPlan {
     issue: Option<Vec<String>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     preferred_chain: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    chain_root: Option<PathBuf>,
     #[serde(default)]
     new_key: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -222,7 +252,7 @@ pub(super) struct RawPlan {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     hook: Option<Vec<String>>,
     #[serde(default)]
-    listeners: Vec<SocketAddr>,
+    listeners: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     notify: Option<Vec<String>>,
 }
@@ -248,11 +278,12 @@ impl RawPlan {
             dns_key: None,
             issue: None,
             preferred_chain: plan.issuer.preferred_chain().map(str::to_owned),
+            chain_root: plan.chain_root.clone(),
             new_key: plan.renews_key,
             new_key_after: plan.new_key_after.map(|after| humantime::format_duration(after).to_string()),
             servers: plan.servers.clone(),
             hook: plan.hook.clone(),
-            listeners: plan.listeners.clone(),
+            listeners: plan.listeners.iter().map(SocketAddr::to_string).collect(),
             notify: plan.notify.clone(),
         };
         match &plan.issuer {
@@ -311,12 +342,38 @@ impl RawPlan {
             {
                 return Err(wrong(setting, "write the program with its absolute path, and each argument as an element: [\"/usr/bin/program\", \"argument\"]".into()));
             }
+            if let Some(program) = command.iter().flatten().next().filter(|program| program.contains(' ')) {
+                return Err(wrong(
+                    setting,
+                    format!("{program:?} has a space: write each argument as an element of its own"),
+                ));
+            }
         }
-        let paths = [("webroot", &self.webroot), ("dns-key", &self.dns_key)];
+        let paths =
+            [("webroot", &self.webroot), ("dns-key", &self.dns_key), ("chain-root", &self.chain_root)];
         for (setting, path) in paths {
             if let Some(path) = path.as_ref().filter(|path| !path.is_absolute()) {
                 return Err(wrong(setting, format!("{} is not an absolute path", path.display())));
             }
+        }
+        let texts = [("profile", &self.profile), ("preferred-chain", &self.preferred_chain)];
+        if let Some((setting, _)) = texts.into_iter().find(|(_, text)| text.as_deref() == Some("")) {
+            return Err(wrong(setting, "it is empty: leave the line out".into()));
+        }
+        let listener = |text: &String| {
+            text.parse().map_err(|_| {
+                wrong("listeners", format!("{text:?} is not an address with a port, like 127.0.0.1:443"))
+            })
+        };
+        let listeners = self.listeners.iter().map(listener).collect::<Result<Vec<_>, _>>()?;
+        if let Some(other) = authorities.iter().find(|(_, authority)| authority.account_key == key) {
+            return Err(wrong(
+                "key",
+                format!(
+                    "{key} is the account key of {}, and authorities issue no certificate for it (RFC 8555, 11.1)",
+                    other.0
+                ),
+            ));
         }
         let issuer = match (&self.ca, &self.issue) {
             (Some(_), Some(_)) | (None, None) => {
@@ -354,11 +411,11 @@ impl RawPlan {
                         ),
                     ));
                 }
-                if known.account_key == key {
+                if let Some(name) = names.iter().find(|name| known.is_public() && !name.is_public()) {
                     return Err(wrong(
-                        "key",
+                        "names",
                         format!(
-                            "{key} is the account key of {ca}, and authorities issue no certificate for it (RFC 8555, 11.1)"
+                            "no public authority issues certificates for {name}, which is not in the public DNS"
                         ),
                     ));
                 }
@@ -382,11 +439,12 @@ impl RawPlan {
             key_type,
             names,
             issuer,
+            chain_root: self.chain_root,
             renews_key: self.new_key,
             new_key_after: new_key_after.transpose()?,
             servers: self.servers.into_iter().collect::<BTreeSet<_>>().into_iter().collect(),
             hook: self.hook,
-            listeners: self.listeners,
+            listeners,
             notify: self.notify,
         })
     }
@@ -396,7 +454,8 @@ impl RawPlan {
         names: &[Identifier],
         wrong: &dyn Fn(&str, String) -> InvalidSetting,
     ) -> Result<Challenge, InvalidSetting> {
-        let kind = self.challenge.as_deref().unwrap_or("http-01");
+        let is_dns = self.dns_hook.is_some() || self.dns_server.is_some() || self.dns_key.is_some();
+        let kind = self.challenge.as_deref().unwrap_or(if is_dns { "dns-01" } else { "http-01" });
         let challenge = match (kind, &self.webroot, &self.dns_hook, self.dns_server, &self.dns_key) {
             ("http-01", None, None, None, None) => Challenge::Http,
             ("http-01", Some(directory), None, None, None) => Challenge::Webroot(directory.clone()),
@@ -449,6 +508,20 @@ pub(super) fn check(
         if let Some(other) = plans.iter().find(|other| set(other) == set(&plan)) {
             return wrong(format!("the plan {} has the same names", other.name));
         }
+        // The files of the plan shop are in directories shop.1, shop.2, ...
+        let is_generation = |plan: &Plan, of: &Plan| {
+            let rest =
+                plan.name.as_str().strip_prefix(of.name.as_str()).and_then(|rest| rest.strip_prefix('.'));
+            rest.is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_digit()))
+        };
+        if let Some(other) =
+            plans.iter().find(|other| is_generation(&plan, other) || is_generation(other, &plan))
+        {
+            return wrong(format!(
+                "with the plan {} beside it, its directory would be one of that plan; choose a name without a number behind a point",
+                other.name
+            ));
+        }
         if let Some(other) = plans.iter().find(|other| other.key == plan.key) {
             return wrong(format!("the plan {} has the same key", other.name));
         }
@@ -497,7 +570,7 @@ mod tests {
             "ca = \"mine\"\nkey-type = \"ed25519\"\nchallenge = \"dns-01\"\ndns-hook = [\"/usr/bin/hook\", \"a b\"]\nservers = [\"haproxy\", \"nginx\"]\n",
             "ca = \"mine\"\nchallenge = \"dns-01\"\ndns-server = \"192.0.2.53:53\"\ndns-key = \"/etc/tsig\"\nlisteners = [\"127.0.0.1:443\", \"[::1]:443\"]\n",
             "ca = \"mine\"\npreferred-chain = \"Root X1\"\nnew-key-after = \"365d\"\n",
-            "issue = [\"/usr/local/bin/sign\"]\nhook = [\"/usr/bin/true\"]\nnotify = [\"/usr/bin/tell\", \"me\"]\n",
+            "issue = [\"/usr/local/bin/sign\"]\nchain-root = \"/etc/root.pem\"\nhook = [\"/usr/bin/true\"]\nnotify = [\"/usr/bin/tell\", \"me\"]\n",
         ] {
             let config = read(&plan(lines)).unwrap();
             assert_eq!(config.plans.len(), 1);
@@ -519,10 +592,15 @@ mod tests {
             ("ca = \"letsencrypt-staging\"\nkey-type = \"ml-dsa-65\"\n", "no public authority"),
             ("ca = \"letsencrypt\"\nkey-type = \"p521\"\n", "no public authority"),
             ("ca = \"mine\"\nkey = \"acme-account-mine\"\n", "is the account key of mine"),
+            ("ca = \"mine\"\nkey = \"acme-account-letsencrypt\"\n", "is the account key of letsencrypt"),
+            ("ca = \"mine\"\nhook = [\"/bin/a b\"]\n", "has a space"),
+            ("ca = \"mine\"\nprofile = \"\"\n", "it is empty"),
+            ("ca = \"mine\"\nlisteners = [\"localhost:443\"]\n", "is not an address with a port, like 127"),
+            ("ca = \"mine\"\nchain-root = \"root.pem\"\n", "is not an absolute path"),
             ("ca = \"mine\"\nchallenge = \"tls-alpn-01\"\n", "is not http-01 or dns-01"),
             ("ca = \"mine\"\nchallenge = \"dns-01\"\n", "dns-01 takes dns-hook"),
             ("ca = \"mine\"\nchallenge = \"dns-01\"\nwebroot = \"/srv\"\n", "dns-01 takes dns-hook"),
-            ("ca = \"mine\"\ndns-hook = [\"/bin/hook\"]\n", "http-01 takes webroot"),
+            ("ca = \"mine\"\nchallenge = \"http-01\"\ndns-hook = [\"/bin/hook\"]\n", "http-01 takes webroot"),
             ("ca = \"mine\"\nwebroot = \"www\"\n", "is not an absolute path"),
             ("issue = [\"sign\"]\n", "with its absolute path"),
             ("issue = [\"/bin/sign\"]\nprofile = \"x\"\n", "profile: is for plans with ca"),
@@ -548,6 +626,19 @@ mod tests {
                 "which http-01 validates",
             ),
             (plan("ca = \"mine\"\n") + &plan("ca = \"mine\"\nkey = \"b\"\n"), "two plans have this name"),
+            (
+                plan("ca = \"mine\"\n")
+                    + "[[certificate]]\nname = \"shop.2\"\nca = \"mine\"\nnames = [\"b.example\"]\n",
+                "without a number behind a point",
+            ),
+            (
+                "[[certificate]]\nname = \"a\"\nca = \"letsencrypt\"\nnames = [\"localhost\"]\n".into(),
+                "which is not in the public DNS",
+            ),
+            (
+                "[[certificate]]\nname = \"a\"\nca = \"letsencrypt\"\nnames = [\"10.0.0.1\"]\n".into(),
+                "which is not in the public DNS",
+            ),
             (
                 plan("ca = \"mine\"\n") + &plan("ca = \"mine\"\n").replace("\"shop\"", "\"two\""),
                 "the same names",

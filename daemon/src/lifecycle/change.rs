@@ -5,7 +5,7 @@ use std::sync::Arc;
 use keyward_proto::{Label, Use};
 
 use super::Error;
-use super::act::Act;
+use super::details::Act;
 use super::event::{Action, Actor, begin};
 use super::life::{carry_out, refuse_unknown, stop};
 use super::uses::{check_abilities, check_uses, each_once};

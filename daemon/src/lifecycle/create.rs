@@ -5,7 +5,7 @@ use std::sync::Arc;
 use keyward_proto::{KeyType, Label, Use};
 use keyward_unit::NewKey;
 
-use super::act::Act;
+use super::details::Act;
 use super::event::{Action, Actor, Begun, begin};
 use super::placement::Placement;
 use super::uses::{check_uses, each_once};

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use tokio::sync::oneshot;
 
 use super::Error;
-use super::act::{Act, details, log};
+use super::details::{Act, details, log};
 use crate::audit::{self, Phase, Unwritten};
 use crate::daemon::{Daemon, RefusedAct, Reload};
 use crate::ground::causes::causes;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use keyward_proto::Label;
 
 use super::Error;
-use super::act::Act;
+use super::details::Act;
 use super::event::{Action, Actor, begin};
 use crate::backend::Embedded;
 use crate::daemon::Daemon;

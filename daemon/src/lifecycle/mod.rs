@@ -5,12 +5,12 @@
 //! that the actor may ask. Each act is on record before it changes anything ([`event::begin`]), and
 //! when it has ended. No other module writes keys.
 
-mod act;
 mod audit_key;
 mod certificates;
 mod change;
 mod create;
 mod deadlines;
+mod details;
 mod error;
 mod event;
 mod life;

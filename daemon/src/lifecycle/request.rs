@@ -3,7 +3,7 @@
 use keyward_proto::{KeyType, Label, Outcome, PublicKey, Scheme};
 
 use super::Error;
-use super::act::Act;
+use super::details::Act;
 use super::event::{Action, Actor, begin};
 use crate::backend::{BackendError, Context, SigningInput};
 use crate::daemon::{Daemon, key_material};

@@ -7,7 +7,7 @@ use std::time::Instant;
 use tokio::time::sleep;
 
 use super::Error;
-use super::act::Act;
+use super::details::Act;
 use super::event::{Action, Actor, begin};
 use crate::daemon::Daemon;
 use crate::keys::shred::{Named, Recovery, lists};

@@ -1,7 +1,7 @@
 //! Acts on the key store as a whole.
 
 use super::Error;
-use super::act::Act;
+use super::details::Act;
 use super::event::{Action, Actor, begin};
 use crate::daemon::Daemon;
 use crate::keys::{CopyFile, Repaired};

@@ -12,7 +12,7 @@ use keyward_unit::administration::{
 };
 use serde_json::{Map, Value, json};
 
-use super::act::Act;
+use super::details::Act;
 use super::event::{Action, Actor, begin};
 use super::{Error, audit_key, next_start, rewrap};
 use crate::backend::{BackendError, Embedded, Unusable};

@@ -6,7 +6,7 @@ use keyward_proto::{Fingerprint, KeyType, Label, Use};
 use keyward_unit::NewKey;
 
 use super::Error;
-use super::act::Act;
+use super::details::Act;
 use super::event::{Action, Actor, begin};
 use super::life::check;
 use super::placement::Placement;

@@ -23,6 +23,8 @@ pub(crate) struct RenewalMetrics {
     failed: Family<FailureLabels, Counter>,
     watched_from: Family<WatchLabels, Gauge>,
     watched_until: Family<WatchLabels, Gauge>,
+    watched_found: Family<WatchLabels, Gauge>,
+    missing: Family<PlanLabels, Gauge>,
 }
 
 /// A plan as it is at the moment. Times are in seconds since 1970.
@@ -48,7 +50,8 @@ pub(crate) struct PlanLook {
 /// A certificate that somebody else renews, and its validity.
 pub(crate) struct WatchLook {
     pub(crate) watch: String,
-    pub(crate) validity: (u64, u64),
+    /// None if the certificate was not found within the last minutes.
+    pub(crate) validity: Option<(u64, u64)>,
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
@@ -117,6 +120,10 @@ impl RenewalMetrics {
         let help = "End of a certificate that somebody else renews, since 1970";
         let name = "watched_certificate_not_after_timestamp";
         registry.register_with_unit(name, help, Unit::Seconds, self.watched_until.clone());
+        let help = "Whether a certificate that somebody else renews was found within the last minutes";
+        registry.register("watched_certificate_found", help, self.watched_found.clone());
+        let help = "1 while a plan has no certificate for its names";
+        registry.register("certificate_missing", help, self.missing.clone());
         let help = "Whether every listener of a plan shows its certificate";
         registry.register("certificate_served", help, self.served.clone());
         let help = "Failures of a plan since its last success";
@@ -139,11 +146,11 @@ impl RenewalMetrics {
         self.agent_seen.set(agent_seen.map_or(0, |at| i64::try_from(at).unwrap_or(i64::MAX)));
         self.due.clear();
         self.served_until.clear();
-        for family in [&self.served, &self.looked, &self.failures, &self.success] {
+        for family in [&self.served, &self.looked, &self.failures, &self.success, &self.missing] {
             family.clear();
         }
         self.success_at.clear();
-        for family in [&self.watched_from, &self.watched_until] {
+        for family in [&self.watched_from, &self.watched_until, &self.watched_found] {
             family.clear();
         }
         let time = |seconds: u64| i64::try_from(seconds).unwrap_or(i64::MAX);
@@ -159,6 +166,7 @@ impl RenewalMetrics {
         for look in looks.into_iter().take(MAX_PLANS) {
             let PlanLook { plan, key, version, due, is_served, looked_at, listeners, failures, .. } = look;
             let labels = PlanLabels { plan: plan.clone() };
+            self.missing.get_or_create(&labels).set(version.is_none().into());
             if let Some(version) = version {
                 let labels = CertificateLabels { plan: plan.clone(), key, version: version.to_string() };
                 self.due.get_or_create(&labels).set(time(due));
@@ -178,8 +186,10 @@ impl RenewalMetrics {
                 self.success.get_or_create(&labels).set(time(at));
             }
         }
-        for WatchLook { watch, validity: (from, until) } in watched {
+        for WatchLook { watch, validity } in watched {
             let labels = WatchLabels { watch };
+            self.watched_found.get_or_create(&labels).set(validity.is_some().into());
+            let Some((from, until)) = validity else { continue };
             self.watched_from.get_or_create(&labels).set(time(from));
             self.watched_until.get_or_create(&labels).set(time(until));
         }
@@ -189,7 +199,7 @@ impl RenewalMetrics {
 /// Most plans on a page of metrics.
 const MAX_PLANS: usize = 1000;
 /// Types of errors of ACME (RFC 8555, 6.7; RFC 9773, 7.4), and words of the agent.
-const KINDS: [&str; 39] = [
+const KINDS: [&str; 40] = [
     "accountDoesNotExist",
     "alreadyReplaced",
     "alreadyRevoked",
@@ -221,6 +231,7 @@ const KINDS: [&str; 39] = [
     "clock",
     "daemon",
     "directory",
+    "dns-key",
     "names",
     "network",
     "order",

@@ -24,20 +24,19 @@ pub(crate) struct Facts {
     pub(crate) renewed_at: Option<u64>,
     /// Time before which nothing is tried, after a failure.
     pub(crate) next_try: u64,
-    /// True if a person asked for it.
-    pub(crate) is_asked_for: bool,
+    /// Time at which a person asked for it.
+    pub(crate) asked_at: Option<u64>,
     /// A number that differs from plan to plan, so that not all are due at once.
     pub(crate) spread: u64,
 }
 
 /// Time at which a plan is due, in seconds since 1970.
 pub(crate) fn due(facts: &Facts) -> u64 {
-    if facts.is_asked_for {
-        return facts.next_try;
+    if let Some(asked_at) = facts.asked_at {
+        return facts.next_try.max(asked_at);
     }
-    let Some(present) = facts.present else {
-        return facts.next_try.max(facts.renewed_at.map_or(0, |at| at.saturating_add(MIN_PAUSE)));
-    };
+    // The orders of a day are counted elsewhere, so names that have changed need not wait.
+    let Some(present) = facts.present else { return facts.next_try };
     let lifetime = present.lifetime();
     let left = match lifetime < SHORT {
         true => lifetime / 2,
@@ -92,7 +91,8 @@ impl Failure {
 /// Time of the next attempt. `failures` is the number of failures in a row, at least 1.
 pub(crate) fn next_try(now: u64, failure: Failure, failures: u32, lifetime: Option<u64>, spread: u64) -> u64 {
     let pause = match (failure, failures) {
-        (Failure::Wait(seconds), _) => seconds.clamp(1, LONGEST_WAIT),
+        // An authority that wants to be asked each second uses up the records of the daemon.
+        (Failure::Wait(seconds), _) => seconds.clamp(60, LONGEST_WAIT),
         (Failure::Here, failures) => 5 << failures.clamp(1, 6),
         (Failure::NeedsPerson, _) => DAY,
         (Failure::Other, 0 | 1) => 60,
@@ -102,7 +102,7 @@ pub(crate) fn next_try(now: u64, failure: Failure, failures: u32, lifetime: Opti
     };
     // A certificate of minutes cannot wait for a day. The authority is always obeyed.
     let pause = match failure {
-        Failure::Wait(_) => pause,
+        Failure::Wait(seconds) if seconds >= 60 => pause,
         _ => lifetime.map_or(pause, |lifetime| pause.min((lifetime / 20).max(1))),
     };
     now.saturating_add(pause).saturating_add(spread % (pause / 10).max(1))
@@ -169,13 +169,13 @@ mod tests {
     fn two_successes_are_an_hour_apart_unless_a_person_asks() {
         let facts = Facts { suggested: Some(NOW - DAY), ..facts(60, 90 * DAY) };
         assert_eq!(due(&facts), NOW - 60 + 3600);
-        assert_eq!(due(&Facts { is_asked_for: true, ..facts }), 0);
-        let failed = Facts { is_asked_for: true, next_try: NOW + 600, ..facts };
+        assert_eq!(due(&Facts { asked_at: Some(NOW - 5), ..facts }), NOW - 5);
+        let failed = Facts { asked_at: Some(NOW - 5), next_try: NOW + 600, ..facts };
         assert_eq!(due(&failed), NOW + 600, "and again after a failure");
         let short = Facts { suggested: Some(NOW - DAY), ..self::facts(1, 60) };
         assert_eq!(due(&short), NOW - 1 + 3);
         let none = Facts { present: None, renewed_at: Some(NOW), ..facts };
-        assert_eq!(due(&none), NOW + 3600, "a success that gave no certificate");
+        assert_eq!(due(&none), 0, "the names have changed");
     }
 
     #[test]
@@ -186,6 +186,7 @@ mod tests {
         assert_eq!(pause(Failure::NeedsPerson, 1, None), DAY);
         assert_eq!([1, 2, 50].map(|failures| pause(Failure::Here, failures, None)), [10, 20, 320]);
         assert_eq!(pause(Failure::Wait(7200), 1, Some(60)), 7200);
+        assert_eq!([None, Some(60)].map(|life| pause(Failure::Wait(1), 1, life)), [60, 3]);
         assert_eq!(pause(Failure::Wait(u64::MAX), 1, None), 7 * DAY);
         assert_eq!(pause(Failure::Other, 9, Some(60)), 3);
         assert_eq!(Failure::of("rateLimited", Some(5)), Failure::Wait(5));

@@ -34,13 +34,15 @@ pub(crate) struct Renewals {
     watched: Mutex<BTreeMap<String, Watched>>,
     /// Number of changes since the start.
     changes: AtomicU64,
+    /// Why the file could not be written the last time, if it could not.
+    problem: Mutex<Option<String>>,
 }
 
 /// Form of the file.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
 struct Stored {
-    /// URL of the account at each directory.
+    /// Account at each directory and of each key: the URL, a space, and the thumbprint.
     accounts: BTreeMap<String, Account>,
     /// Progress by the name of the plan.
     plans: BTreeMap<String, Progress>,
@@ -49,10 +51,11 @@ struct Stored {
 /// An account at an authority.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(crate) struct Account {
-    /// URL of the account (RFC 8555, 7.3).
-    pub(crate) url: String,
-    /// Thumbprint of its key: another key has another account.
-    pub(crate) thumbprint: String,
+    /// URL of the account (RFC 8555, 7.3); `None` if the authority does not know the account any
+    /// more.
+    pub(crate) url: Option<String>,
+    /// URL of the account before, and the time until which the daemon knew it.
+    pub(crate) former: Option<(String, u64)>,
 }
 
 /// Progress of a plan. Times are in seconds since 1970.
@@ -65,6 +68,8 @@ pub(crate) struct Progress {
     pub(crate) held: Option<Hold>,
     /// Times of the last orders.
     pub(crate) orders: Vec<u64>,
+    /// Times of the last messages that order the same again, with another nonce.
+    pub(crate) nonces: Vec<u64>,
     /// Version of the key that the order under way is for, once its request was signed.
     pub(crate) version: Option<u32>,
     /// Time of the last success.
@@ -75,8 +80,8 @@ pub(crate) struct Progress {
     pub(crate) next_try: u64,
     /// The last failure, in the words of the authority.
     pub(crate) last_error: Option<Failed>,
-    /// True if a person asked for a renewal that has not succeeded yet.
-    pub(crate) is_asked_for: bool,
+    /// Time at which a person asked for a renewal that has not succeeded yet.
+    pub(crate) asked_at: Option<u64>,
     /// True if the authority refused that the order replaces the present certificate.
     pub(crate) is_replaced: bool,
     /// The next certificate is for a newer version of the key than this one, which the authority or
@@ -148,6 +153,8 @@ impl Progress {
         self.renewed_at = self.renewed_at.filter(|at| is_sane(*at, SLACK));
         self.held = self.held.filter(|hold| is_sane(hold.since, SLACK));
         self.orders.retain(|at| is_sane(*at, SLACK));
+        self.nonces.retain(|at| is_sane(*at, SLACK));
+        self.asked_at = self.asked_at.map(|at| at.min(now));
         if let Some(window) = self.window.as_mut().filter(|window| !is_sane(window.next_look, MAX_LOOK)) {
             window.next_look = 0;
         }
@@ -199,7 +206,13 @@ impl Renewals {
             looked: Mutex::default(),
             watched: Mutex::default(),
             changes: AtomicU64::new(0),
+            problem: Mutex::default(),
         }
+    }
+
+    /// Why the file could not be written the last time, if it could not.
+    pub(crate) fn problem(&self) -> Option<String> {
+        self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Number of changes since the start.
@@ -229,10 +242,11 @@ impl Renewals {
         self.looked.lock().unwrap_or_else(PoisonError::into_inner).get(plan).copied()
     }
 
-    /// Replaces what is known of certificates that somebody else renews.
-    pub(crate) fn set_watched(&self, watched: Vec<Watched>) {
-        let watched = watched.into_iter().map(|one| (one.name.clone(), one)).collect();
-        *self.watched.lock().unwrap_or_else(PoisonError::into_inner) = watched;
+    /// Notes the look at certificates that somebody else renews. The caller takes only sections of
+    /// the configuration.
+    pub(crate) fn see_watched(&self, watched: impl Iterator<Item = Watched>) {
+        let mut known = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        known.extend(watched.map(|one| (one.name.clone(), one)));
     }
 
     /// A certificate that somebody else renews, as the deployer has last seen it.
@@ -283,22 +297,31 @@ impl Renewals {
         self.with(|stored| stored.plans.get(plan).cloned().unwrap_or_default()).at(now())
     }
 
-    /// The account at a directory.
-    pub(crate) fn account(&self, directory: &str) -> Option<Account> {
-        self.with(|stored| stored.accounts.get(directory).cloned())
+    /// The account of a key at a directory.
+    pub(crate) fn account(&self, directory: &str, thumbprint: &str) -> Option<Account> {
+        self.with(|stored| stored.accounts.get(&format!("{directory} {thumbprint}")).cloned())
     }
 
-    /// Sets or forgets the account at a directory. Waits for the disk.
+    /// Sets or forgets the account of a key at a directory. Returns the account before, if it was
+    /// another one. Waits for the disk.
     ///
     /// # Errors
     /// The file cannot be written; nothing is changed.
-    pub(crate) fn set_account(&self, directory: &str, account: Option<Account>) -> io::Result<()> {
+    pub(crate) fn set_account(
+        &self,
+        directory: &str,
+        thumbprint: &str,
+        url: Option<String>,
+    ) -> io::Result<Option<String>> {
         self.change(|stored| {
-            match account {
-                Some(account) => drop(stored.accounts.insert(directory.to_owned(), account)),
-                None => drop(stored.accounts.remove(directory)),
+            let none = || Account { url: None, former: None };
+            let account = stored.accounts.entry(format!("{directory} {thumbprint}")).or_insert_with(none);
+            let before = core::mem::replace(&mut account.url, url);
+            if let Some(before) = before.filter(|before| Some(before) != account.url.as_ref()) {
+                account.former = Some((before, now()));
             }
-            Ok(())
+            let former = account.former.as_ref().map(|(former, _)| former.clone());
+            Ok(former.filter(|former| account.url.as_ref().is_some_and(|url| url != former)))
         })
     }
 
@@ -325,7 +348,12 @@ impl Renewals {
         let mut stored = self.stored.lock().unwrap_or_else(PoisonError::into_inner);
         let mut new = stored.clone();
         let done = change(&mut new)?;
-        replace(&self.file, &serde_json::to_vec(&new).map_err(io::Error::from)?, 0o600)?;
+        let written = replace(&self.file, &serde_json::to_vec(&new).map_err(io::Error::from)?, 0o600);
+        let problem = written.as_ref().err().map(|error| {
+            format!("the progress of renewals cannot be written to {}: {error}; no certificate is renewed until it can", self.file.display())
+        });
+        *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = problem;
+        written?;
         *stored = new;
         self.changes.fetch_add(1, atomic::Ordering::Release);
         Ok(done)
@@ -366,8 +394,10 @@ mod tests {
                 Ok::<_, io::Error>(())
             })
             .unwrap();
-        let account = Account { url: "https://ca/account".into(), thumbprint: "t".into() };
-        renewals.set_account("https://ca/directory", Some(account.clone())).unwrap();
+        let url = |number: u32| Some(format!("https://ca/account/{number}"));
+        let set = |url| renewals.set_account("https://ca/directory", "t", url).unwrap();
+        assert_eq!([set(url(1)), set(url(1)), set(None)], [None, None, None]);
+        assert_eq!(set(url(2)), url(1), "the one before");
         let failed = renewals.update("shop", |progress| {
             progress.order = None;
             Err::<(), _>(io::Error::other("no"))
@@ -375,7 +405,9 @@ mod tests {
         assert!(failed.is_err() && renewals.of("shop").order == order("https://ca/1"));
         let again = Renewals::load(dir.path());
         assert_eq!(again.of("shop"), renewals.of("shop"));
-        assert_eq!(again.account("https://ca/directory"), Some(account));
+        let account = again.account("https://ca/directory", "t").unwrap();
+        assert_eq!((account.url, account.former.map(|(former, _)| former)), (url(2), url(1)));
+        assert!(again.account("https://ca/directory", "other").is_none());
         assert_eq!(again.of("other"), Progress::default());
         fs::write(dir.path().join(FILE), "damaged").unwrap();
         assert_eq!(Renewals::load(dir.path()).of("shop"), Progress::default());

@@ -36,6 +36,9 @@ fn needs(options: &Options, config: &Config) -> Needs {
     needs.read.extend([&config.embedded.master_key, &config.store_key].into_iter().flatten().cloned());
     let bindings = config.authorities.values().filter_map(|authority| authority.binding.as_ref());
     needs.read.extend(bindings.map(|binding| binding.key.clone()));
+    // Chains of certificates that renew themselves lead to these, also of plans that come later.
+    needs.read.extend(config.plans.iter().filter_map(|plan| plan.chain_root.clone()));
+    needs.read_below.extend(system_roots());
     for backend in config.grep11.values() {
         add_backend(&mut needs, backend);
     }
@@ -58,10 +61,8 @@ fn links_in(state_dir: &Path) -> impl Iterator<Item = PathBuf> {
 }
 
 fn add_backend(needs: &mut Needs, backend: &config::Grep11) {
-    let mut uses_system_roots = false;
     let mut servers = backend.endpoints.clone();
     if let Some(tls) = &backend.tls {
-        uses_system_roots |= tls.ca.is_none();
         needs.read.extend(tls.ca.clone());
         needs
             .read
@@ -73,18 +74,18 @@ fn add_backend(needs: &mut Needs, backend: &config::Grep11) {
         Auth::Iam { api_key_file, url } => {
             needs.read.extend(api_key_file.clone());
             servers.extend(iam_server(url));
-            uses_system_roots = true;
         }
-    }
-    if uses_system_roots {
-        needs.read_below.extend(SYSTEM_ROOTS.map(Into::into));
-        let named = ["SSL_CERT_FILE", "SSL_CERT_DIR"].map(env::var_os);
-        needs.read_below.extend(named.into_iter().flatten().map(PathBuf::from));
     }
     for server in servers {
         needs.ports.insert(server.port);
         needs.hosts.push(server.host);
     }
+}
+
+/// Directories and files with the authorities of the system.
+fn system_roots() -> impl Iterator<Item = PathBuf> {
+    let named = ["SSL_CERT_FILE", "SSL_CERT_DIR"].map(env::var_os);
+    SYSTEM_ROOTS.into_iter().map(PathBuf::from).chain(named.into_iter().flatten().map(PathBuf::from))
 }
 
 /// Names and files of the secrets of the embedded unit that a reload reads again.

@@ -13,7 +13,7 @@ use toml::Value;
 use crate::admin::client::AdminClient;
 use crate::cli::client::Client;
 use crate::cli::failure::Failure;
-use crate::cli::output::print;
+use crate::cli::output::{print, print_json};
 use crate::config::{Challenge, Config, Issuer, Plan, Server};
 use crate::ground::exit;
 use crate::policy::roles::Role;
@@ -31,7 +31,8 @@ pub(in crate::cli) struct NewPlan {
     /// [default: letsencrypt]
     #[arg(long, value_name = "CA", conflicts_with = "issue")]
     ca: Option<String>,
-    /// Program that issues instead of an authority, with its arguments: it gets the certificate
+    /// Program that issues instead of an authority, with its arguments (write a plan with arguments
+    /// that begin with a dash into the configuration): it gets the certificate
     /// request on standard input, and writes the chain to standard output
     #[arg(long, value_name = "PROGRAM", num_args = 1..)]
     issue: Vec<String>,
@@ -125,41 +126,24 @@ impl NewPlan {
         if let Err(error) = reloaded {
             text += &format!("the daemon does not have it yet: {error}; then: systemctl reload keyward\n");
         }
+        let prepared =
+            AdminClient::new(&self.client.runtime_dir).and_then(|admin| admin.prepare(self.name.as_str()));
+        if let Err(error) = &prepared {
+            text += &format!("the keys are not made yet: {error}\n");
+        }
+        if self.client.json {
+            let plan = prepared.map_err(|error| Failure::from(error).while_trying(&attempt))?;
+            return print_json(&plan);
+        }
+        let thumbprint = prepared.ok().and_then(|plan| plan.thumbprint);
         if let Some(plan) = config.plans.iter().find(|plan| plan.name == self.name) {
             if let Issuer::Acme { authority, .. } = &plan.issuer {
                 text +=
                     &format!("the account at {authority} agrees to the terms of service of the authority\n");
             }
-            text += &self.for_servers(plan);
+            text += &for_servers(plan, thumbprint.as_deref());
         }
         print(&text)
-    }
-
-    /// Lines for the configuration of servers.
-    fn for_servers(&self, plan: &Plan) -> String {
-        let mut text = String::new();
-        let all = [Server::Nginx, Server::Haproxy, Server::Apache];
-        if let Issuer::Acme { challenge: Challenge::Http, .. } = &plan.issuer {
-            let prepared = AdminClient::new(&self.client.runtime_dir)
-                .and_then(|admin| admin.prepare(self.name.as_str()));
-            let thumbprint =
-                prepared.ok().and_then(|plan| plan.thumbprint).unwrap_or_else(|| "THUMBPRINT".into());
-            text += "\nThe server at port 80 of the names answers the authority. Add to its configuration:\n";
-            let shown = if plan.servers.is_empty() { &all[..] } else { &plan.servers[..] };
-            for server in shown {
-                text += &answer(*server, &thumbprint);
-            }
-        }
-        if !plan.servers.is_empty() {
-            text += "\nThe certificate is in these files. Name them in the configuration of the server:\n";
-            for server in &plan.servers {
-                text += &files(*server, plan.name.as_str());
-            }
-            if plan.listeners.is_empty() {
-                text += "\nThe plan names no listeners, so nobody looks whether the server shows the certificate.\n";
-            }
-        }
-        text
     }
 
     /// The section of the configuration.
@@ -205,9 +189,34 @@ fn list(texts: &[String]) -> Value {
     Value::from(texts.to_vec())
 }
 
+/// Lines for the configuration of servers.
+fn for_servers(plan: &Plan, thumbprint: Option<&str>) -> String {
+    let mut text = String::new();
+    let all = [Server::Nginx, Server::Haproxy, Server::Apache];
+    if let Issuer::Acme { challenge: Challenge::Http, .. } = &plan.issuer {
+        let thumbprint = thumbprint.unwrap_or("THUMBPRINT");
+        text += "\nThe server at port 80 of the names answers the authority. Add to its configuration:\n";
+        let shown = if plan.servers.is_empty() { &all[..] } else { &plan.servers[..] };
+        for server in shown {
+            text += &answer(*server, thumbprint);
+        }
+    }
+    if !plan.servers.is_empty() {
+        text += "\nThe certificate is in these files. Name them in the configuration of the server:\n";
+        for server in &plan.servers {
+            text += &files(*server, plan.name.as_str());
+        }
+        if plan.listeners.is_empty() {
+            text +=
+                "\nThe plan names no listeners, so nobody looks whether the server shows the certificate.\n";
+        }
+    }
+    text
+}
+
 /// The line by which a server answers http-01 for every token: the answer is the token, a point,
 /// and the thumbprint of the account key (RFC 8555, 8.1).
-fn answer(server: Server, thumbprint: &str) -> String {
+pub(super) fn answer(server: Server, thumbprint: &str) -> String {
     match server {
         Server::Nginx => format!(
             r#"nginx, in its server:

@@ -8,12 +8,14 @@ use keyward_plans::PlanView;
 use keyward_proto::Label;
 use serde_json::json;
 
+use super::new_plan::answer;
 use crate::admin::api::Certified;
 use crate::admin::client::AdminClient;
 use crate::cli::client::Client;
 use crate::cli::failure::Failure;
 use crate::cli::key::confirmed;
 use crate::cli::output::{ago, from_now, print, print_json, print_table, table, time};
+use crate::config::Server;
 use crate::ground::exit;
 
 #[derive(Args, Debug)]
@@ -69,10 +71,14 @@ fn renewal(plan: &PlanView) -> String {
 }
 
 fn served(plan: &PlanView) -> &'static str {
+    let has_listeners = plan.deployed.as_ref().is_some_and(|deployed| !deployed.listeners.is_empty());
     match plan.is_served {
-        None => "not looked",
         Some(true) => "yes",
         Some(false) => "no",
+        None if !plan.is_deployed_here => "-",
+        None if plan.certificate.is_none() => "placeholder",
+        None if plan.deployed.is_some() && !has_listeners => "no listeners",
+        None => "not looked",
     }
 }
 
@@ -82,7 +88,9 @@ fn problem(plan: &PlanView) -> Option<String> {
     let of_listener = deployed.and_then(|deployed| {
         deployed.listeners.iter().find_map(|(at, shown)| Some(format!("{at}: {}", shown.problem.as_ref()?)))
     });
-    plan.last_error.clone().or_else(|| deployed.and_then(|deployed| deployed.problem.clone())).or(of_listener)
+    let of_key = plan.key_problem.as_ref().map(|problem| format!("{}: {problem}", plan.key));
+    let of_deployment = || deployed.and_then(|deployed| deployed.problem.clone());
+    of_key.or_else(|| plan.last_error.clone()).or_else(of_deployment).or(of_listener)
 }
 
 fn in_full(plan: &PlanView) -> String {
@@ -108,11 +116,29 @@ fn in_full(plan: &PlanView) -> String {
     if let Some(problem) = problem(plan) {
         text += &format!("problem     {problem}\n");
     }
+    if plan.has_revocation {
+        text += &format!(
+            "revocation  asked for, and not done yet; to keep the certificate: keyward cert revoke {} --cancel\n",
+            plan.plan
+        );
+    }
     if let Some(page) = &plan.explanation {
         text += &format!("why now     {page}\n");
     }
     if let Some(caa) = &plan.caa {
         text += &format!("DNS record  {caa}\n");
+    }
+    if let Some((former, until)) = &plan.former_account {
+        text += &format!(
+            "account     was {former} until {}; a record of the DNS that names it must be changed\n",
+            time(*until)
+        );
+    }
+    if let Some(thumbprint) = plan.thumbprint.as_ref().filter(|_| plan.challenge.as_deref() == Some("http")) {
+        text += "\nThe server at port 80 of the names answers the authority. One of these is in its configuration:\n";
+        text += &[Server::Nginx, Server::Haproxy, Server::Apache]
+            .map(|server| answer(server, thumbprint))
+            .concat();
     }
     text
 }
@@ -187,6 +213,27 @@ enum Reason {
     CessationOfOperation,
 }
 
+impl Reason {
+    const fn number(self) -> u8 {
+        match self {
+            Self::Unspecified => 0,
+            Self::KeyCompromise => 1,
+            Self::Superseded => 4,
+            Self::CessationOfOperation => 5,
+        }
+    }
+
+    /// Name on the command line.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Unspecified => "unspecified",
+            Self::KeyCompromise => "key-compromise",
+            Self::Superseded => "superseded",
+            Self::CessationOfOperation => "cessation-of-operation",
+        }
+    }
+}
+
 #[derive(Args, Debug)]
 pub(in crate::cli) struct Revoke {
     /// Name of the plan
@@ -196,6 +243,9 @@ pub(in crate::cli) struct Revoke {
     /// nothing for this key any more
     #[arg(long, value_enum, default_value = "unspecified")]
     reason: Reason,
+    /// Give up a revocation that the authority has not carried out yet
+    #[arg(long, conflicts_with_all = ["reason", "yes"])]
+    cancel: bool,
     /// Revoke it without a question on a terminal; elsewhere, this option is required
     #[arg(long)]
     yes: bool,
@@ -204,26 +254,38 @@ pub(in crate::cli) struct Revoke {
 }
 
 impl Revoke {
+    /// Gives up a revocation.
+    fn keep(self) -> Result<(), Failure> {
+        let name = &self.plan;
+        let kept =
+            AdminClient::new(&self.client.runtime_dir).and_then(|admin| admin.revoke(name.as_str(), None));
+        let plan = kept.map_err(|error| {
+            Failure::from(error).while_trying(format_args!("cannot keep the certificate of plan {name}"))
+        })?;
+        match self.client.json {
+            true => print_json(&plan),
+            false => print(&format!("the certificate of plan {name} is not revoked\n")),
+        }
+    }
+
     pub(super) fn run(self) -> Result<(), Failure> {
         let name = &self.plan;
         let question = format!(
             "Revoke the certificate of plan {name}? Clients may refuse it until the next one is served. Type the name of the plan to confirm: "
         );
+        if self.cancel {
+            return self.keep();
+        }
         let is_wanted = self.yes || io::stdin().is_terminal() && confirmed(&question, name.as_str())?;
         if !is_wanted {
             let why = format_args!(
-                "the certificate of plan {name} was not revoked: clients may refuse it as soon as it is, until the next one is served; if that is what you want, run: keyward cert revoke {name} --yes"
+                "the certificate of plan {name} was not revoked: clients may refuse it as soon as it is, until the next one is served; if that is what you want, run: keyward cert revoke {name} --reason {} --yes",
+                self.reason.name()
             );
             return Err(Failure::new(exit::USAGE, why));
         }
-        let reason = match self.reason {
-            Reason::Unspecified => 0,
-            Reason::KeyCompromise => 1,
-            Reason::Superseded => 4,
-            Reason::CessationOfOperation => 5,
-        };
-        let plan =
-            AdminClient::new(&self.client.runtime_dir).and_then(|admin| admin.revoke(name.as_str(), reason));
+        let plan = AdminClient::new(&self.client.runtime_dir)
+            .and_then(|admin| admin.revoke(name.as_str(), Some(self.reason.number())));
         let plan = plan.map_err(|error| {
             Failure::from(error).while_trying(format_args!("cannot revoke the certificate of plan {name}"))
         })?;
@@ -306,15 +368,27 @@ impl Check {
 
 /// The fault of a plan, also that nobody has looked.
 fn wrong(plan: &PlanView, now: u64) -> Option<String> {
+    let of_deployment = plan.deployed.as_ref().and_then(|deployed| deployed.problem.clone());
     if ["failing", "expired"].contains(&plan.state.as_str()) || plan.is_served == Some(false) {
-        return Some(problem(plan).unwrap_or_else(|| plan.state.clone()));
+        let unsaid = || "its servers do not show the newest certificate yet".to_owned();
+        return Some(problem(plan).unwrap_or_else(if plan.state == "expired" {
+            || "its certificate is expired".into()
+        } else {
+            unsaid
+        }));
     }
-    let life = plan.certificate.as_ref().map_or(0, |one| one.not_after.saturating_sub(one.not_before));
-    if plan.due.saturating_add(life / 10).saturating_add(AGENT_QUIET) < now {
-        return Some(format!("it was to be renewed {}; is keyward-acme running?", ago(plan.due)));
+    if of_deployment.is_some() {
+        return of_deployment;
+    }
+    if plan.certificate.is_none() {
+        return Some("it has no certificate yet".into());
     }
     if plan.agent_seen.is_none_or(|at| at.saturating_add(AGENT_QUIET) < now) {
         return Some("no agent has asked for work within the last minutes; is keyward-acme running?".into());
+    }
+    let life = plan.certificate.as_ref().map_or(0, |one| one.not_after.saturating_sub(one.not_before));
+    if plan.due.saturating_add(life / 10).saturating_add(AGENT_QUIET) < now {
+        return Some(format!("it was to be renewed {}, and is not", ago(plan.due)));
     }
     let is_unseen = plan.is_deployed_here
         && plan.certificate.is_some()

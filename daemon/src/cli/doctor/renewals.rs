@@ -10,6 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use keyward_plans::PlanView;
 
+use super::account::Account;
 use super::dns;
 use super::finding::Finding;
 use crate::admin::client::AdminClient;
@@ -25,13 +26,17 @@ pub(super) fn check(admin: &AdminClient, runtime_dir: &Path) -> Vec<Finding> {
         }
     };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let Some(first) = plans.first() else { return Vec::new() };
-    let mut findings: Vec<_> = agent(first.agent_seen, now).into_iter().collect();
+    let mut findings = watched(admin);
+    let Some(first) = plans.first() else { return findings };
+    findings.extend(agent(first.agent_seen, now));
     for plan in plans.iter().take(MOST) {
         let of_plan = of_plan(plan, now, runtime_dir);
         let is_well = of_plan.is_empty();
         findings.extend(of_plan);
-        if is_well {
+        if is_well && plan.certificate.is_none() {
+            let detail = format!("plan {} has no certificate yet", plan.plan);
+            findings.push(Finding::warn(CHECK, detail, "wait for the agent, and run keyward doctor again"));
+        } else if is_well {
             let until = plan
                 .certificate
                 .as_ref()
@@ -39,7 +44,37 @@ pub(super) fn check(admin: &AdminClient, runtime_dir: &Path) -> Vec<Finding> {
             findings.push(Finding::ok(CHECK, format!("plan {} renews itself{until}", plan.plan)));
         }
     }
+    if plans.len() > MOST {
+        let detail = format!("{} more plans were not checked", plans.len() - MOST);
+        findings.push(Finding::warn(CHECK, detail, "see keyward cert check, which checks all"));
+    }
+    findings.extend(orphans(&plans));
     findings
+}
+
+/// Checks the certificates that somebody else renews.
+fn watched(admin: &AdminClient) -> Vec<Finding> {
+    let all = admin.watched().unwrap_or_default();
+    let wrong = all.iter().filter_map(|one| {
+        let detail = format!("{}, which others renew: {}", one.name, one.problem.as_ref()?);
+        let fix = "correct the section [[watch]] in keyward.toml, and let keyward-deploy run";
+        Some(Finding::fail(CHECK, detail, fix))
+    });
+    wrong.collect()
+}
+
+/// Files of servers that no plan renews any more.
+fn orphans(plans: &[PlanView]) -> Vec<Finding> {
+    let entries = std::fs::read_dir(LIVE).into_iter().flatten().flatten();
+    let links = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_symlink()));
+    let names = links.filter_map(|entry| entry.file_name().into_string().ok());
+    let orphans = names.filter(|name| !plans.iter().any(|plan| plan.plan == *name));
+    let found = orphans.map(|name| {
+        let detail = format!("the files in {LIVE}/{name} belong to no plan, and are not renewed");
+        let fix = format!("if no server names them, remove them: rm -r {LIVE}/{name} {LIVE}/{name}.*");
+        Finding::warn(CHECK, detail, fix)
+    });
+    found.collect()
 }
 
 fn agent(seen: Option<u64>, now: u64) -> Option<Finding> {
@@ -60,14 +95,21 @@ fn of_plan(plan: &PlanView, now: u64, runtime_dir: &Path) -> Vec<Finding> {
     let about = |finding: Finding| finding.about(&format!("plan {name}"));
     let mut findings: Vec<_> = clock(plan, now).into_iter().map(about).collect();
     if let Some(problem) = &plan.account_problem {
-        let fix = "correct account-key or binding-key in the section [ca.NAME] of keyward.toml, and reload";
+        let fix = "correct account-key or binding-key in the section [ca.NAME] of keyward.toml, and restart the daemon";
         findings.push(about(Finding::fail(CHECK, format!("no account at {}: {problem}", plan.issuer), fix)));
     }
+    if let Some(problem) = &plan.key_problem {
+        let fix = format!("see {}", for_daemon(format!("keyward key show {}", plan.key), runtime_dir));
+        let detail = format!("{}: {problem}, so its certificate cannot be renewed", plan.key);
+        findings.push(about(Finding::fail(CHECK, detail, fix)));
+    }
     findings.extend(plan.programs.iter().filter_map(|path| program(path)).map(about));
+    findings.extend(plan.files.iter().filter_map(|path| readable(path)).map(about));
     findings.extend(plan.webroot.iter().filter_map(|path| webroot(path)).map(about));
     if let Some(error) = plan.last_error.as_ref().filter(|_| plan.failures > 0) {
         let again = for_daemon(format!("keyward cert renew {name} --now"), runtime_dir);
-        let fix = format!("{}; then: {again}", remedy(plan.last_kind.as_deref().unwrap_or_default()));
+        let remedy = remedy(plan.last_kind.as_deref().unwrap_or_default(), plan.challenge.as_deref());
+        let fix = format!("{remedy}; then: {again}");
         findings.push(about(Finding::fail(
             CHECK,
             format!("not renewed, {} times: {error}", plan.failures),
@@ -76,14 +118,19 @@ fn of_plan(plan: &PlanView, now: u64, runtime_dir: &Path) -> Vec<Finding> {
     }
     if let Some(deployed) = &plan.deployed {
         if let Some(problem) = &deployed.problem {
-            let fix = "correct the configuration of the server, or the hook; keyward-deploy tries again every minute";
+            let fix = "do as its words say; keyward-deploy tries again every minute";
             findings.push(about(Finding::fail(CHECK, format!("not deployed: {problem}"), fix)));
         }
-        for (at, problem) in
-            deployed.listeners.iter().filter_map(|(at, shown)| Some((at, shown.problem.as_ref()?)))
-        {
-            let fix =
-                "name the files below /etc/keyward/live in the configuration of the server, and reload it";
+        for (at, shown) in &deployed.listeners {
+            let Some(problem) = &shown.problem else { continue };
+            let fix = match shown.not_after {
+                Some(_) => {
+                    "name the files below /etc/keyward/live in the configuration of the server, and reload it"
+                }
+                None => {
+                    "start the server, and see its log: it must show a certificate to a client of TLS 1.2 or 1.3"
+                }
+            };
             findings.push(about(Finding::fail(
                 CHECK,
                 format!("the listener {at} does not show the certificate: {problem}"),
@@ -142,6 +189,23 @@ fn program(path: &Path) -> Option<Finding> {
     }
 }
 
+/// A file that the agent cannot read.
+fn readable(path: &Path) -> Option<Finding> {
+    let fix = format!("let the user {AGENT} read it, for example: chgrp {AGENT} FILE && chmod 640 FILE");
+    let detail = match path.metadata() {
+        Err(error) => {
+            return Some(Finding::fail(
+                CHECK,
+                format!("{}: {error}", path.display()),
+                "name a file that is there",
+            ));
+        }
+        Ok(found) if !found.is_file() => format!("{} is not a file", path.display()),
+        Ok(_) => Account::of_name(AGENT).ok()?.cannot_read(path)?,
+    };
+    Some(Finding::fail(CHECK, detail, fix))
+}
+
 /// A directory for answers that is not there.
 fn webroot(path: &Path) -> Option<Finding> {
     let detail = format!("the webroot {} is not a directory", path.display());
@@ -150,8 +214,13 @@ fn webroot(path: &Path) -> Option<Finding> {
 }
 
 /// The remedy for a kind of failure (RFC 8555, 6.7).
-fn remedy(kind: &str) -> &'static str {
+fn remedy(kind: &str, challenge: Option<&str>) -> &'static str {
     match kind {
+        "unauthorized" | "incorrectResponse" | "dns" if challenge == Some("dns") => {
+            "the authority does not find the record: the DNS hook must have made it when it ends, at every server of the zone"
+        }
+        "daemon" => "do as its words say",
+        "dns-key" => "let the user keyward-acme read the file",
         "caa" => {
             "let the CAA records of the domain admit the authority: keyward cert status PLAN prints the record"
         }
@@ -185,7 +254,12 @@ fn answer(host: &str, thumbprint: Option<&str>) -> Option<Finding> {
     let addresses = match (host, 80).to_socket_addrs() {
         Ok(addresses) => addresses.collect::<Vec<_>>(),
         Err(error) => {
-            let fix = "make the records of the name, which the authority looks up";
+            let fix = match error.to_string().contains("Temporary failure") {
+                true => {
+                    "correct the resolver of this host, see /etc/resolv.conf, or make the records of the name"
+                }
+                false => "make the records of the name, which the authority looks up",
+            };
             return Some(Finding::fail(CHECK, format!("this host finds no address of {host}: {error}"), fix));
         }
     };
@@ -249,6 +323,10 @@ fn ask(address: &std::net::SocketAddr, host: &str) -> io::Result<Answer> {
 const MOST_AHEAD: u64 = 300;
 /// Seconds after which a deployer is missed, which looks each minute.
 const DEPLOYER_QUIET: u64 = 300;
+/// User of the agent, as its unit has it.
+const AGENT: &str = "keyward-acme";
+/// Directory of the files of servers.
+const LIVE: &str = "/etc/keyward/live";
 /// A token that no authority sends.
 const TOKEN: &str = "keyward-doctor";
 /// Seconds after which an agent is missed.

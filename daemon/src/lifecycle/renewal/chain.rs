@@ -5,11 +5,12 @@ use der::asn1::ObjectIdentifier;
 use keyward_proto::{Label, Reference};
 use x509_cert::Certificate as X509;
 use x509_cert::ext::pkix::ExtendedKeyUsage;
+use x509_cert::name::{Name, RelativeDistinguishedName};
 
 use super::hold::hold;
 use super::state::{self, has_names};
-use super::{RenewalError, key_of, placeholder, plan};
-use crate::config::{Identifier, Plan};
+use super::{RenewalError, anchors, authority, key_of, placeholder, plan};
+use crate::config::{Authority, Identifier, Issuer, Plan};
 use crate::daemon::Daemon;
 use crate::keys::certificates::{Certificate, Chain};
 use crate::keys::{Key, Version, now};
@@ -46,18 +47,22 @@ async fn carry_out(
     let plan = plan(&daemon.config(), name)?;
     hold(daemon, actor, name)?;
     let before = state::of(daemon, name).await?;
+    refuse_unwanted(&before)?;
     let number = before.progress.version.ok_or_else(|| RenewalError::NotOrdered(name.clone()))?;
     let key = key_of(daemon, &plan).await?;
     let leaf = chain.certificates.first().ok_or_else(|| RenewalError::NoCertificate(name.clone()))?;
-    check(&plan, &key, number, leaf, before.certificate.as_ref(), before.progress.is_asked_for)?;
+    let is_asked_for = before.progress.asked_at.is_some();
+    check(&plan, &key, number, leaf, before.certificate.as_ref(), is_asked_for)?;
+    anchors::check(&plan, is_public(daemon, &plan), chain)?;
     if let Some(wanted) = plan.issuer.preferred_chain() {
         let last = chain.certificates.last().unwrap_or(leaf);
-        let has = [last.issuer(), last.subject()];
-        let is_wanted = has.iter().any(|name| common_name(name) == Some(wanted));
+        let read = X509::from_der(last.der()).map_err(super::message::encoding)?;
+        let fields = read.tbs_certificate();
+        let is_wanted = [fields.issuer(), fields.subject()].iter().any(|name| has_common_name(name, wanted));
         match (is_wanted, is_preferred) {
             (true, _) => {}
             (false, true) => {
-                let [has, _] = has;
+                let has = last.issuer();
                 return Err(
                     RenewalError::NotPreferred { plan: name.clone(), wanted: wanted.into(), has }.into()
                 );
@@ -74,20 +79,21 @@ async fn carry_out(
     }
     certificates::attach(daemon, actor, &plan.key, chain).await?;
     let now = now();
+    let is_deployed = plan.is_deployed();
     daemon.renewals.update(name.as_str(), |progress| {
         (progress.order, progress.last_error, progress.held) = (None, None, None);
         (progress.failures, progress.next_try) = (0, 0);
-        (progress.is_asked_for, progress.is_replaced) = (false, false);
+        (progress.asked_at, progress.is_replaced) = (None, false);
         progress.newer_than = None;
         progress.renewed_at = Some(now);
         // The next request is for the current version, or for a new one.
-        if plan.servers.is_empty() && plan.hook.is_none() || key.current == number {
+        if !is_deployed || key.current == number {
             progress.version = None;
         }
         Ok::<_, RenewalError>(())
     })?;
     // Nobody has files: servers on rustls take the newest version with a certificate.
-    if key.current != number && plan.servers.is_empty() && plan.hook.is_none() {
+    if key.current != number && !is_deployed {
         versions::promote(daemon, actor, &plan.key, number).await?;
     }
     state::of(daemon, name).await
@@ -129,8 +135,18 @@ fn check(
     if now < not_before || not_after <= now {
         return Err(RenewalError::NotValidNow { not_before, not_after, now }.into());
     }
-    if let Some(present) = present.filter(|present| !is_asked_for && not_after <= present.not_after()) {
-        return Err(RenewalError::NotLater { new: not_after, old: present.not_after() }.into());
+    if let Some(present) = present {
+        // One of before, or the present one, which may be revoked.
+        if leaf.fingerprint() == present.fingerprint() || not_before < present.not_before() {
+            return Err(RenewalError::NotNew { new: not_before, old: present.not_before() }.into());
+        }
+        if !is_asked_for && not_after <= present.not_after() {
+            return Err(RenewalError::NotLater { new: not_after, old: present.not_after() }.into());
+        }
+        let life = |one: &Certificate| one.not_after().saturating_sub(one.not_before());
+        if !is_asked_for && life(leaf) > life(present).saturating_mul(LONGER) {
+            return Err(RenewalError::TooLong { new: life(leaf), old: life(present) }.into());
+        }
     }
     let usage = X509::from_der(leaf.der()).ok();
     let usage =
@@ -141,11 +157,35 @@ fn check(
     }
 }
 
-/// The common name in a name in the form of RFC 4514.
-fn common_name(name: &str) -> Option<&str> {
-    name.split(',').find_map(|part| part.trim_start().strip_prefix("CN="))
+/// Refuses a chain that nobody has asked for: the plan is not due, or no order is under way.
+fn refuse_unwanted(state: &state::PlanState) -> Result<(), Error> {
+    let name = &state.plan.name;
+    if state.due > now() {
+        return Err(RenewalError::NotDue { plan: name.clone(), at: state.due }.into());
+    }
+    match (&state.plan.issuer, &state.progress.order) {
+        (Issuer::Acme { .. }, None) => Err(RenewalError::NotOrdered(name.clone()).into()),
+        _ => Ok(()),
+    }
 }
 
+/// True if the certificate comes from an authority that everybody trusts.
+fn is_public(daemon: &Daemon, plan: &Plan) -> bool {
+    let config = daemon.config();
+    authority(&config, plan).is_ok_and(Authority::is_trusted)
+}
+
+/// True if a name has this common name.
+fn has_common_name(name: &Name, wanted: &str) -> bool {
+    let attributes = name.iter_rdn().flat_map(RelativeDistinguishedName::iter);
+    let mut common = attributes.filter(|attribute| attribute.oid == COMMON_NAME);
+    common.any(|attribute| attribute.value.value() == wanted.as_bytes())
+}
+
+/// Most times the life of the present certificate that the next one may live.
+const LONGER: u64 = 3;
+/// Common name (RFC 4519, 2.3).
+const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
 /// Extended key usage of TLS servers (RFC 5280, 4.2.1.12).
 const ID_KP_SERVER_AUTH: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.1");
 

@@ -11,9 +11,9 @@ use crate::ground::text::time;
 /// Reason why a step of a plan was refused.
 #[derive(Debug, Error)]
 pub(crate) enum RenewalError {
-    #[error("there is no plan {0} in the configuration; the plans are listed by: keyward cert list")]
+    #[error("there is no plan {0} in the configuration; the plans are listed by: keyward cert status")]
     NoPlan(Label),
-    #[error("the plan {0} has a program as its issuer, so it has no messages of ACME")]
+    #[error("the plan \"{0}\" has a program as its issuer, so it has no messages of ACME, and no revocation")]
     NotAcme(Label),
     #[error(
         "key {0} cannot be the key of an ACME account: it must be of type p256, with the only use acme-account; name another label in account-key"
@@ -43,6 +43,18 @@ pub(crate) enum RenewalError {
     NotValidNow { not_before: u64, not_after: u64, now: u64 },
     #[error("the certificate ends at {}, which is not after the end of the present one, {}", time(*new), time(*old))]
     NotLater { new: u64, old: u64 },
+    #[error("the certificate is valid from {}, and the present one, which it is to replace, from {}", time(*new), time(*old))]
+    NotNew { new: u64, old: u64 },
+    #[error("the certificate lives for {} days, more than three times as long as the present one, {} days; if that is right: keyward cert renew PLAN --now", new / 86_400, old / 86_400)]
+    TooLong { new: u64, old: u64 },
+    #[error("the chain does not lead to a root of the plan: {0}; chain-root of the plan names the roots")]
+    OtherRoot(String),
+    #[error("cannot read the roots of the plan in {}: {reason}; a daemon that runs reads only files that it knew at its start", path.display())]
+    Root { path: PathBuf, reason: String },
+    #[error("this system has no roots of authorities; install them: apt install ca-certificates")]
+    NoSystemRoots,
+    #[error("the plan {0} has an authority, which gets its certificate request in a message")]
+    IsAcme(Label),
     #[error("the chain ends at {has}, and the plan {plan} prefers {wanted}")]
     NotPreferred { plan: Label, wanted: String, has: String },
     #[error("the certificate is not for TLS servers: its extended key usage lacks serverAuth")]

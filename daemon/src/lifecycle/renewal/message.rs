@@ -17,7 +17,7 @@ use crate::daemon::Daemon;
 use crate::ground::ownership;
 use crate::keys::certificates::request as csr;
 use crate::keys::{Key, Version, now};
-use crate::lifecycle::act::Act;
+use crate::lifecycle::details::Act;
 use crate::lifecycle::event::{Action, Actor, begin};
 use crate::lifecycle::request::{sign, sign_request};
 use crate::lifecycle::{Error, versions};
@@ -99,9 +99,8 @@ async fn built(
         account_key.version(0).ok_or_else(|| RenewalError::NotAnAccountKey(account_key.label.clone()))?;
     let public = AccountKey::of(&version.spki)
         .ok_or_else(|| RenewalError::NotAnAccountKey(account_key.label.clone()))?;
-    let account = daemon.renewals.account(&authority.directory);
-    let account =
-        account.filter(|account| account.thumbprint == public.thumbprint()).map(|account| account.url);
+    let account = daemon.renewals.account(&authority.directory, &public.thumbprint());
+    let account = account.and_then(|account| account.url);
     let account = match step {
         Step::NewAccount => None,
         _ => Some(account.ok_or(RenewalError::NoAccount)?),
@@ -174,8 +173,10 @@ fn count_order(daemon: &Daemon, plan: &Plan, state: &state::PlanState) -> Result
     daemon.renewals.update(name.as_str(), |progress| {
         let hold = progress.held.as_mut().ok_or_else(|| RenewalError::Ordered(name.clone()))?;
         hold.messages += 1;
+        progress.nonces.retain(|at| at.saturating_add(DAY) > now);
         // The authority did not take the nonce of the message before.
-        if (2..=MOST_MESSAGES).contains(&hold.messages) {
+        if (2..=MOST_MESSAGES).contains(&hold.messages) && progress.nonces.len() < MOST_NONCES {
+            progress.nonces.push(now);
             return Ok(());
         }
         hold.messages = 1;
@@ -193,12 +194,36 @@ fn count_order(daemon: &Daemon, plan: &Plan, state: &state::PlanState) -> Result
     Ok(())
 }
 
+/// The certificate request of a plan whose issuer is a program, and which is due.
+///
+/// # Errors
+/// [`Error`] says why there is no request.
+pub(crate) async fn request_for_program(
+    daemon: &Daemon,
+    actor: Actor,
+    name: &Label,
+) -> Result<Vec<u8>, Error> {
+    let made = async {
+        let state = state::of(daemon, name).await?;
+        match state.plan.issuer {
+            Issuer::Acme { .. } => Err(RenewalError::IsAcme(name.clone()).into()),
+            Issuer::Command(_) if state.due > now() => {
+                Err(RenewalError::NotDue { plan: name.clone(), at: state.due }.into())
+            }
+            Issuer::Command(_) => request(daemon, actor, name).await,
+        }
+    }
+    .await;
+    super::record_refusal(daemon, actor, name, "request", &made);
+    made
+}
+
 /// The certificate request of a plan, in DER, signed by the version of its key that the certificate
 /// is for. If the plan renews its key, the first request of an order makes the version.
 ///
 /// # Errors
 /// [`Error`] says why the key does not sign the request.
-pub(crate) async fn request(daemon: &Daemon, actor: Actor, name: &Label) -> Result<Vec<u8>, Error> {
+async fn request(daemon: &Daemon, actor: Actor, name: &Label) -> Result<Vec<u8>, Error> {
     let plan = plan(&daemon.config(), name)?;
     hold(daemon, actor, name)?;
     let key = key_of(daemon, &plan).await?;
@@ -278,6 +303,9 @@ pub(super) fn read_mac_key(path: &std::path::Path) -> Result<Zeroizing<Vec<u8>>,
 /// Most orders of a plan within a day. Let's Encrypt allows five for the same names within a week,
 /// so more than these come from a fault.
 const MOST_ORDERS: usize = 10;
+/// Most orders of a plan within a day that are the same one again, with another nonce. An authority
+/// may take each for an order of its own.
+const MOST_NONCES: usize = 40;
 /// Most messages of an order: as many nonces as an agent tries.
 const MOST_MESSAGES: u32 = 20;
 const DAY: u64 = 24 * 3600;

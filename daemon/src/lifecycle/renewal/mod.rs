@@ -2,6 +2,7 @@
 //! message itself, so an agent in the wrong hands gets the certificates of the plans, for keys of
 //! this daemon, and nothing else.
 
+mod anchors;
 mod chain;
 mod error;
 mod hold;
@@ -12,8 +13,8 @@ mod state;
 
 pub(crate) use chain::{accept, files};
 pub(crate) use error::RenewalError;
-pub(crate) use message::{message, request};
-pub(crate) use report::{deployed, renew_now, report, revoke};
+pub(crate) use message::{message, request_for_program};
+pub(crate) use report::{deployed, keep, renew_now, report, revoke};
 pub(crate) use state::{PlanState, all, of};
 
 use std::sync::Arc;
@@ -27,6 +28,8 @@ use crate::audit;
 use crate::config::{Authority, Config, Issuer, Plan};
 use crate::daemon::{Daemon, RefusedAct};
 use crate::keys::{Key, Standing, now};
+use crate::policy::act::Act;
+use crate::policy::purpose::Purpose;
 use crate::renewal::jws::AccountKey;
 
 /// Makes the keys of a plan that are missing: that of its certificate, and that of the account at
@@ -37,7 +40,10 @@ use crate::renewal::jws::AccountKey;
 pub(crate) async fn prepare(daemon: &Daemon, name: &Label) -> Result<(), Error> {
     let config = daemon.config();
     let plan = plan(&config, name)?;
-    key_of(daemon, &plan).await?;
+    let key = key_of(daemon, &plan).await?;
+    if !Act::Sign(Purpose::CertificateRequest).is_admitted_by(&key.uses) {
+        return Err(Error::NotForRequests { label: key.label.clone(), uses: key.uses.clone() });
+    }
     if let Issuer::Acme { .. } = plan.issuer {
         account_key(daemon, authority(&config, &plan)?).await?;
     }
@@ -72,7 +78,11 @@ pub(crate) async fn account_problem(daemon: &Daemon, plan: &Plan) -> Result<Opti
         Some(key) => check_account_key(&key).err(),
         None => None,
     };
-    if wrong.is_some() || daemon.renewals.account(&authority.directory).is_some() {
+    let key = daemon.keys.get(&authority.account_key).await?;
+    let thumbprint = key.and_then(|key| Some(AccountKey::of(&key.version(0)?.spki)?.thumbprint()));
+    let account =
+        thumbprint.and_then(|thumbprint| daemon.renewals.account(&authority.directory, &thumbprint));
+    if wrong.is_some() || account.is_some_and(|account| account.url.is_some()) {
         return Ok(wrong.map(|error| error.to_string()));
     }
     let binding = authority.binding.as_ref().map(|binding| message::read_mac_key(&binding.key));

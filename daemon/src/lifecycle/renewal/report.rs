@@ -14,12 +14,13 @@ use crate::config::origin;
 use crate::daemon::Daemon;
 use crate::ground::text::printable;
 use crate::keys::now;
-use crate::lifecycle::act::Act;
+use crate::lifecycle::details::Act;
 use crate::lifecycle::event::{Action, Actor, begin};
 use crate::lifecycle::{Error, versions};
+use crate::renewal::Progress;
 use crate::renewal::due::{self, Failure};
 use crate::renewal::jws::AccountKey;
-use crate::renewal::progress::{Account, Deployed, Failed, Window};
+use crate::renewal::progress::{Deployed, Failed, Window};
 
 /// Notes a report of the agent. Only URLs of the authority are kept.
 ///
@@ -39,11 +40,14 @@ async fn note(daemon: &Daemon, actor: Actor, name: &Label, report: Report) -> Re
         let expected = authority(&config, &plan)?.origin();
         match origin(&url) == Some(expected) {
             true => Ok(url),
-            false => Err(RenewalError::OtherUrl { url, origin: expected.to_owned() }.into()),
+            false => {
+                let url = url.chars().take(200).collect();
+                Err(RenewalError::OtherUrl { url, origin: expected.to_owned() }.into())
+            }
         }
     };
     let now = now();
-    let update = |change: &mut dyn FnMut(&mut crate::renewal::Progress)| {
+    let update = |change: &mut dyn FnMut(&mut Progress)| {
         daemon.renewals.update(name.as_str(), |progress| {
             change(progress);
             Ok::<_, RenewalError>(())
@@ -54,16 +58,19 @@ async fn note(daemon: &Daemon, actor: Actor, name: &Label, report: Report) -> Re
         Report::End => update(&mut |progress| progress.held = None)?,
         Report::Account(url) => {
             let authority = authority(&config, &plan)?;
-            let account = match url {
-                Some(url) => {
-                    let key = account_key(daemon, authority).await?;
-                    let public = key.version(0).and_then(|version| AccountKey::of(&version.spki));
-                    let public = public.ok_or_else(|| RenewalError::NotAnAccountKey(key.label.clone()))?;
-                    Some(Account { url: checked(url)?, thumbprint: public.thumbprint() })
-                }
-                None => None,
-            };
-            daemon.renewals.set_account(&authority.directory, account).map_err(RenewalError::from)?;
+            let key = account_key(daemon, authority).await?;
+            let public = key.version(0).and_then(|version| AccountKey::of(&version.spki));
+            let public = public.ok_or_else(|| RenewalError::NotAnAccountKey(key.label.clone()))?;
+            let url = url.map(checked).transpose()?;
+            let set = daemon.renewals.set_account(&authority.directory, &public.thumbprint(), url.clone());
+            if let Some(former) = set.map_err(RenewalError::from)? {
+                let (now, former) = (url.as_deref().unwrap_or_default(), former.as_str());
+                tracing::warn!(
+                    now,
+                    former,
+                    "the account at the authority is another one; if a CAA record names the former one, change the record"
+                );
+            }
         }
         Report::Order(url) => {
             let url = url.map(checked).transpose()?;
@@ -82,7 +89,7 @@ async fn note(daemon: &Daemon, actor: Actor, name: &Label, report: Report) -> Re
         Report::Revoked => {
             daemon.renewals.update(name.as_str(), |progress| {
                 progress.revokes.take().ok_or_else(|| RenewalError::NotRevoked(name.clone()))?;
-                progress.is_asked_for = true;
+                progress.asked_at = Some(now);
                 (progress.failures, progress.next_try) = (0, 0);
                 Ok::<_, RenewalError>(())
             })?;
@@ -128,9 +135,14 @@ async fn note(daemon: &Daemon, actor: Actor, name: &Label, report: Report) -> Re
             let failure = Failure::of(&kind, retry_after);
             update(&mut |progress| {
                 progress.held = None;
-                // The next certificate is for another key.
+                let mut failure = failure;
+                // The next certificate is for another key. An authority that refuses that one too is
+                // not given key after key.
                 if kind == "badPublicKey" {
-                    progress.newer_than = progress.version.take().or(progress.newer_than);
+                    match progress.newer_than {
+                        None => progress.newer_than = progress.version.take(),
+                        Some(_) => failure = Failure::NeedsPerson,
+                    }
                 }
                 // Failures of the unit and of the authority are counted apart.
                 let was_here = progress
@@ -167,11 +179,36 @@ pub(crate) async fn renew_now(
     let (plan, current) = (state.plan, state.key.map(|key| key.current));
     let begun = begin(daemon, actor, Action::RenewCertificate, Some(&plan.key)).await?;
     let updated = daemon.renewals.update(name.as_str(), |progress| {
-        progress.is_asked_for = true;
-        (progress.failures, progress.next_try) = (0, 0);
+        ask(progress);
         if new_key {
             progress.newer_than = progress.version.take().max(current);
         }
+        Ok::<_, RenewalError>(())
+    });
+    begun.result(updated).await?;
+    begun.done(Act::RenewCertificate(name), None).await
+}
+
+/// Notes that a person asks: failures of before do not count, and there is one more order.
+fn ask(progress: &mut Progress) {
+    progress.asked_at = Some(now());
+    (progress.failures, progress.next_try) = (0, 0);
+    if !progress.orders.is_empty() {
+        progress.orders.remove(0);
+    }
+    progress.nonces.clear();
+}
+
+/// Gives up the revocation of the certificate of a plan, because a person asks.
+///
+/// # Errors
+/// There is no such plan, or the act cannot be recorded.
+pub(crate) async fn keep(daemon: &Daemon, actor: Actor, name: &Label) -> Result<(), Error> {
+    let plan = plan(&daemon.config(), name)?;
+    let begun = begin(daemon, actor, Action::RenewCertificate, Some(&plan.key)).await?;
+    let updated = daemon.renewals.update(name.as_str(), |progress| {
+        progress.revokes = None;
+        (progress.failures, progress.next_try) = (0, 0);
         Ok::<_, RenewalError>(())
     });
     begun.result(updated).await?;
@@ -191,7 +228,10 @@ pub(crate) async fn revoke(daemon: &Daemon, actor: Actor, name: &Label, reason: 
     let begun = begin(daemon, actor, Action::RevokeCertificate, Some(&state.plan.key)).await?;
     let updated = daemon.renewals.update(name.as_str(), |progress| {
         progress.revokes = Some(reason);
-        (progress.failures, progress.next_try) = (0, 0);
+        let asked_at = progress.asked_at;
+        ask(progress);
+        // The renewal comes after the revocation.
+        progress.asked_at = asked_at;
         // No authority certifies a key again that was revoked as compromised.
         if reason == KEY_COMPROMISE {
             progress.newer_than = progress.version.take().max(state.version);

@@ -93,7 +93,7 @@ async fn of_plan(daemon: &Daemon, plan: Plan) -> Result<PlanState, Error> {
         suggested: window.and_then(|window| window.chosen),
         renewed_at: progress.renewed_at,
         next_try: progress.next_try,
-        is_asked_for: progress.is_asked_for,
+        asked_at: progress.asked_at,
         spread: spread(plan.name.as_str()),
     };
     let due = due(&facts);

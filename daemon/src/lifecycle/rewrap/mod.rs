@@ -9,7 +9,7 @@ use keyward_proto::Label;
 use keyward_unit::Wkid;
 use tokio::task::JoinSet;
 
-use super::act::Act;
+use super::details::Act;
 use super::event::{Action, Actor, begin};
 use super::unit::blocking;
 use super::{Error, audit_key, next_start};

@@ -21,13 +21,23 @@ fn another_order_is_given_up_and_another_key_is_made() {
     let (mut scene, proxy) = behind_a_proxy();
     proxy.rename(Some("other.example"));
     scene.start_agent();
-    scene.failing("the order of the authority lacks the name shop.example");
+    scene.failing("the order of the authority lacks the name");
     proxy.rename(None);
     scene.ask();
     let first = scene.renewed(&json!({}));
+    // A name that another line of a program for the DNS would hide in.
+    proxy.authorise(Some("x.example. 60 TXT \"x\"\nupdate delete www.shop.example. A\n"));
+    scene.ask();
+    scene.failing("a name that the plan does not have");
+    proxy.authorise(None);
     proxy.refuse_request("badPublicKey");
     scene.ask();
     scene.failing("the test wants badPublicKey");
+    // It is not given key after key.
+    proxy.refuse_request("badPublicKey");
+    scene.ask();
+    let refused = scene.wait("the second refusal", |plan| plan["due"].as_u64().unwrap() > now() + 80_000);
+    assert_eq!(refused["state"], "failing", "{refused}");
     scene.ask();
     let second = scene.renewed(&first);
     assert_eq!(second["certificate"]["version"], 2);
@@ -39,11 +49,12 @@ fn faults_of_the_authority_are_said_and_overcome() {
     let (mut scene, proxy) = behind_a_proxy();
 
     // The authority says when to come back.
-    proxy.refuse_order(429, Some(3), "rateLimited");
+    proxy.refuse_order(429, Some(120), "rateLimited");
     scene.start_agent();
     let refused = scene.failing("the test wants rateLimited");
     let wait = refused["due"].as_u64().unwrap().saturating_sub(now());
-    assert!((1..=4).contains(&wait), "{wait}");
+    assert!((110..=140).contains(&wait), "{wait}");
+    scene.ask();
     let first = scene.renewed(&json!({}));
     assert_eq!(proxy.ordered(), 2);
 
@@ -74,7 +85,11 @@ fn faults_of_the_authority_are_said_and_overcome() {
     let reference = scene.daemon.reference("shop");
     let renamed = pki.certify_as(&scene.daemon, &reference, "other.example", 5);
     let renamed = fs::read_to_string(renamed).unwrap();
+    let (_, present) = scene.daemon.get("/v1/plans/shop/files");
+    let present: Value = serde_json::from_str(&present).unwrap();
+    let present = present["chain"].as_str().unwrap().to_owned();
     for (chain, words) in [
+        (present, "and the present one, which it is to replace, from"),
         (other, "for another key than the request"),
         (renamed, "the certificate is for the names other.example, and the plan shop has"),
         ("nonsense".to_owned(), "no certificate"),

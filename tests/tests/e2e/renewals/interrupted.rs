@@ -1,5 +1,6 @@
 //! Orders and deployments that are interrupted: they go on.
 
+use keyward_tests::tool::fail;
 use keyward_tests::{People, UnitServer, Units, has_root};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -203,7 +204,8 @@ fn files_that_do_not_fit_leave_the_old_ones_in_use() {
     scene.deployer = Some(process);
     let live = root.join(scene.live().strip_prefix("/").unwrap());
     wait_for("the files", || live.join("shop/key.pem").exists().then_some(()));
-    let told = || fs::read_to_string(scene.daemon.path("told")).unwrap_or_default();
+    let told_in = scene.daemon.path("told");
+    let told = || fs::read_to_string(&told_in).unwrap_or_default();
     let expected = format!("shop {} new\n", scene.live().join("shop").display());
     wait_for("the hook", || (told() == expected).then_some(()));
 
@@ -240,4 +242,15 @@ fn files_that_do_not_fit_leave_the_old_ones_in_use() {
         "{failed}"
     );
     assert_eq!(failed["state"], "valid", "the authority is not to blame");
+    fail(&mut scene.daemon.keyward(&["cert", "check"]));
+    // It is not forgotten, also by a deployer that was started again, and run until it succeeds.
+    let before = told().len();
+    program(&scene.daemon.path("hook"), &format!("echo again >>{}", scene.daemon.path("told").display()));
+    let link = fs::read_link(live.join("shop")).unwrap();
+    assert!(live.join("shop/.pending").exists(), "{link:?}");
+    kill(scene.deployer.take());
+    fs::remove_dir(scene.live()).unwrap();
+    scene.start_deployer();
+    wait_for("the hook", || (told().len() > before).then_some(()));
+    scene.wait("the end of the problem", |plan| plan["deployed"]["problem"].is_null());
 }

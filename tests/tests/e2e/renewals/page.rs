@@ -168,7 +168,7 @@ http {
  server { listen 443 ssl; server_name shop.example www.shop.example; $(grep '  ssl_' /tmp/told) location / { return 200 "served"; } }
 }
 END
-OPENSSL_CONF=/etc/keyward/openssl.cnf nginx
+OPENSSL_CONF=/etc/keyward/openssl.cnf nginx -p /etc/nginx/ -c nginx.conf
 # A person need not wait for the next attempt.
 keyward cert renew shop --now
 until_done is_served
@@ -204,9 +204,36 @@ frontend shop
  bind :443 $(grep 'ssl crt' /tmp/told)
  http-request return status 200 content-type text/plain string served
 END
+# The same certificate in another way: a list of files, relative to a directory.
+echo shop/combined.pem >/etc/haproxy/crt.list
+cat >/etc/haproxy/list.cfg <<END
+global
+ crt-base /etc/keyward/live
+defaults
+ mode http
+ timeout client 10s
+ timeout server 10s
+ timeout connect 1s
+frontend shop
+ bind :8443 ssl crt-list /etc/haproxy/crt.list
+ http-request return status 200 content-type text/plain string served
+END
 OPENSSL_CONF=/etc/keyward/openssl.cnf haproxy -W -D -f /etc/haproxy/haproxy.cfg
+OPENSSL_CONF=/etc/keyward/openssl.cnf haproxy -W -D -f /etc/haproxy/list.cfg
 keyward cert renew shop --now
 until_done is_served
+shows() {
+	openssl s_client -connect "127.0.0.1:$1" -servername shop.example </dev/null 2>/dev/null | openssl x509 -noout -fingerprint
+}
+same() { test "$(shows 443)" = "$(shows 8443)"; }
+until_done same
+shows 443 >/tmp/before
+keyward cert renew shop --now
+until_done sh -c '! keyward cert status shop | grep -q "SHA-256 $(sed "s/.*=//; s/://g" /tmp/before | tr A-F a-f)"'
+until_done is_served
+other() { test "$(shows 8443)" != "$(cat /tmp/before)"; }
+until_done other
+until_done same
 curl --silent --show-error --cacert /tmp/pebble/root.pem https://www.shop.example/ | grep '^served$'
 keyward doctor >/tmp/doctor || true
 grep '^ok .*plan shop renews itself, expires' /tmp/doctor || { cat /tmp/doctor; exit 1; }

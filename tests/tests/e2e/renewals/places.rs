@@ -38,6 +38,14 @@ fn files_in_a_webroot_validate_the_names() {
     scene.renewed(&json!({}));
     let left = fs::read_dir(root.join(".well-known/acme-challenge")).unwrap().count();
     assert_eq!(left, 0);
+    // A key that signs nothing is said long before the renewal.
+    succeed(&mut scene.daemon.keyward(&["key", "disable", "shop"]));
+    assert_eq!(scene.plan()["state"], "failing");
+    let check = keyward_tests::tool::run(&mut scene.daemon.keyward(&["cert", "check"]));
+    let told = String::from_utf8(check.stdout).unwrap();
+    assert!(told.contains("plan shop: shop: the key is disabled"), "{told}");
+    succeed(&mut scene.daemon.keyward(&["key", "enable", "shop"]));
+    assert_eq!(scene.plan()["state"], "valid");
 }
 
 /// Certificates that somebody else renews, in a file and at a listener, are watched too.
@@ -49,6 +57,8 @@ fn certificates_of_others_are_watched() {
     let combined = directory.path().join("mail.pem");
     let text = [&key, &certificate].map(|path| fs::read_to_string(path).unwrap()).concat();
     fs::write(&combined, text).unwrap();
+    let pipe = directory.path().join("pipe.pem");
+    succeed(Command::new("mkfifo").arg(&pipe));
     let listener = keyward_tests::free_port();
     let mut server = Command::new("openssl");
     server.args(["s_server", "-quiet", "-accept", &format!("127.0.0.1:{listener}"), "-cert"]);
@@ -59,7 +69,8 @@ fn certificates_of_others_are_watched() {
     wait_for("the server", || std::net::TcpStream::connect(("127.0.0.1", listener)).ok());
     let daemon = Daemon::start_with(&format!(
         "[[watch]]\nname = \"file\"\nfile = {combined:?}\n[[watch]]\nname = \"listener\"\nlistener = \"127.0.0.1:{listener}\"\n\
-         server-name = \"localhost\"\n[[watch]]\nname = \"gone\"\nfile = \"/nonexistent.pem\"\n"
+         server-name = \"localhost\"\n[[watch]]\nname = \"gone\"\nfile = \"/nonexistent.pem\"\n\
+         [[watch]]\nname = \"pipe\"\nfile = {pipe:?}\n"
     ));
     let watched = || -> Vec<Value> {
         let text = succeed(&mut daemon.keyward(&["cert", "watched", "--json"]));
@@ -78,6 +89,7 @@ fn certificates_of_others_are_watched() {
     assert_eq!(seen[0]["validity"], seen[1]["validity"]);
     assert!(seen[0]["names"].as_array().unwrap().contains(&json!("localhost")), "{seen:?}");
     assert!(seen[2]["problem"].as_str().unwrap().contains("/nonexistent.pem: No such file"), "{seen:?}");
+    assert!(seen[3]["problem"].as_str().unwrap().contains("it is not a regular file"), "{seen:?}");
     let until = seen[0]["validity"][1].as_u64().unwrap() as f64;
     let name = "keyward_watched_certificate_not_after_timestamp_seconds";
     assert_eq!(daemon.metric(name, &["watch=\"listener\""]), until);
