@@ -61,8 +61,8 @@ async fn servers(plan: &str, primary: SocketAddr, name: &str) -> Vec<SocketAddr>
     Vec::new()
 }
 
-/// Lines of the answer of a server; `None` if it does not answer. dig(1) is in the Debian package of
-/// nsupdate(1).
+/// Lines of the answer of a server; `None` if it does not answer. dig(1) is in the Debian package
+/// of nsupdate(1).
 async fn ask(plan: &str, server: SocketAddr, kind: &str, name: &str) -> Option<Vec<String>> {
     let words = ["/usr/bin/dig", "+short", "+norecurse", "+time=2", "+tries=1", "-p"];
     let mut command: Vec<_> = words.map(str::to_owned).to_vec();

@@ -354,8 +354,8 @@ impl Deployer {
         self.look(plan, files, Some(error), false);
     }
 
-    /// Looks at the listeners of a plan, and tells the daemon. `is_new` waits until the servers show
-    /// new files.
+    /// Looks at the listeners of a plan, and tells the daemon. `is_new` waits until the servers
+    /// show new files.
     fn look(&mut self, plan: Plan, files: Files, problem: Option<String>, is_new: bool) {
         let state = self.plans.entry(plan.name.to_string()).or_default();
         (state.is_busy, state.looked) = (true, Some(Instant::now()));

@@ -101,7 +101,10 @@ impl Running {
         // HAProxy joins a relative path to crt-base.
         let bases = self.text.lines().filter_map(|line| line.trim().strip_prefix("crt-base "));
         let mut relative = bases.filter_map(|base| directory.strip_prefix(base.trim()).ok());
-        relative.any(|relative| self.text.contains(&format!(" {}/", relative.display())))
+        relative.any(|relative| {
+            let prefix = format!("{}/", relative.display());
+            self.text.split_whitespace().any(|word| word.starts_with(&prefix))
+        })
     }
 
     pub(crate) fn kind(&self) -> Server {

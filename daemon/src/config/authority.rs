@@ -171,7 +171,7 @@ const PUBLIC: [&str; 8] = [
     "acme.sectigo.com",
     "acme.digicert.com",
 ];
-/// Those of them that are for tests, whose roots nobody has.
+/// Hosts among these that are for tests, whose roots nobody has.
 const UNTRUSTED: [&str; 2] = ["acme-staging-v02.api.letsencrypt.org", "dv.acme-v02.test-api.pki.goog"];
 /// Longest URL, in bytes.
 const MAX_URL: usize = 1024;

@@ -35,7 +35,7 @@ pub(super) enum Command {
     Plan(Box<new_plan::NewPlan>),
     /// Show the plans: when each certificate is renewed, and whether servers show it
     Status(plans::Status),
-    /// List the certificates that somebody else renews: sections [[watch]] of the configuration
+    /// List the certificates that somebody else renews: sections `watch` of the configuration
     Watched(#[command(flatten)] Client),
     /// Renew the certificate of a plan now
     Renew(plans::Renew),

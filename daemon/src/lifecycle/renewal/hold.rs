@@ -10,8 +10,8 @@ use crate::lifecycle::Error;
 use crate::lifecycle::event::Actor;
 use crate::renewal::progress::Hold;
 
-/// Lets an agent work on a plan, unless another one does. The agent holds the plan until it says how
-/// the work ended, or is gone.
+/// Lets an agent work on a plan, unless another one does. The agent holds the plan until it says
+/// how the work ended, or is gone.
 ///
 /// # Errors
 /// [`RenewalError::Ordered`] if another agent works on the plan.

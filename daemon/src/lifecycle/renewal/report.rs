@@ -136,8 +136,8 @@ async fn note(daemon: &Daemon, actor: Actor, name: &Label, report: Report) -> Re
             update(&mut |progress| {
                 progress.held = None;
                 let mut failure = failure;
-                // The next certificate is for another key. An authority that refuses that one too is
-                // not given key after key.
+                // The next certificate is for another key. An authority that refuses that one too
+                // is not given key after key.
                 if kind == "badPublicKey" {
                     match progress.newer_than {
                         None => progress.newer_than = progress.version.take(),
