@@ -56,12 +56,16 @@ check: install-test
 	$(QUICK) test --release --workspace --lib
 
 # Everything that CI runs. OpenSSL is built beside the rest, which leaves a processor idle at times.
+# Tests wait more than they compute, so there is one more thread than processors, except for the
+# programs that measure: load, shares, soak and unit_connections.
 test: install-test
 	@tests/openssl/build 3.5 >/dev/null & openssl=$$!; status=0; \
 	{ $(MAKE) --no-print-directory lint && $(BUILD_TESTS); } || status=$$?; \
 	wait $$openssl || status=$$?; exit $$status
 	@rm -f target/left-out
-	$(CARGO) test --release --workspace
+	RUST_TEST_THREADS=3 $(CARGO) test --release --workspace --lib --bins --test '[!lsu]*'
+	$(CARGO) test --release --workspace --test '[lsu]*'
+	$(CARGO) test --release --workspace --doc
 	@$(LEFT_OUT)
 
 # The tests of the provider on OpenSSL 4.0 too, which is built for that, and a provider for it. The

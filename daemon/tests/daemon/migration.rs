@@ -240,7 +240,8 @@ fn a_migration_that_was_killed_can_be_started_again() {
         migration.wait().unwrap();
     }
     assert!(kills > 3, "killed {kills} times");
-    assert!(daemon.serve(&["--migrate-store"]).output().unwrap().status.success());
+    let last = daemon.serve(&["--migrate-store"]).output().unwrap();
+    assert!(last.status.success(), "{last:?}");
     daemon.start(&[]);
     assert_eq!(daemon.outcome("shop", &certificate_verify()), Outcome::Done);
     assert_eq!(daemon.outcome("copy-1999", &certificate_verify()), Outcome::Done);
