@@ -51,6 +51,8 @@ struct Faults {
     ordered: usize,
     /// Profile of each order that has one.
     profiles: Vec<String>,
+    /// Type of the error that answers each revocation.
+    revocation: Option<&'static str>,
     /// Type of the error that answers the next certificate request.
     finalize: Option<&'static str>,
     /// Name that each answer to an order has in the place of its first name.
@@ -125,6 +127,11 @@ impl AcmeProxy {
         lock(&self.faults).finalize = Some(kind);
     }
 
+    /// Answers each revocation with an error of this type.
+    pub fn refuse_revocations(&self, kind: Option<&'static str>) {
+        lock(&self.faults).revocation = kind;
+    }
+
     /// Puts another name in the place of the first name of each order.
     pub fn rename(&self, name: Option<&'static str>) {
         lock(&self.faults).renamed = name;
@@ -184,6 +191,11 @@ async fn answer(
         && let Some(kind) = lock(faults).finalize.take()
     {
         return refusal(400, None, kind);
+    }
+    if path == "/revoke-cert"
+        && let Some(kind) = lock(faults).revocation
+    {
+        return refusal(500, None, kind);
     }
     let mut forwarded = Request::from_parts(parts, Full::new(body));
     for name in [CONTENT_LENGTH, TRANSFER_ENCODING] {

@@ -62,10 +62,8 @@ async fn carry_out(
     let stale = |reason: String| Failure::new(STALE, reason);
     match server.read(&order).await {
         Ok((found, _)) if found["status"] == "invalid" => Err(stale(format!("{order} is invalid"))),
-        Err(failure) if ["malformed", "unauthorized"].contains(&failure.kind.as_str()) => {
-            Err(stale(failure.detail))
-        }
-        Err(failure) => Err(failure),
+        Err(failure) if PASSING.contains(&failure.kind.as_str()) => Err(failure),
+        Err(failure) => Err(stale(failure.detail)),
         Ok(_) => follow(daemon, task, acme, server, &order).await,
     }
 }
@@ -298,6 +296,18 @@ pub(crate) async fn tell(daemon: &Client, task: &Task, report: &Report) -> Resul
     Ok(())
 }
 
+/// Failures that say nothing about an order.
+const PASSING: [&str; 9] = [
+    "accountDoesNotExist",
+    "badNonce",
+    "clock",
+    "daemon",
+    "network",
+    "rateLimited",
+    "serverInternal",
+    "unit",
+    super::failure::NOT_NOW,
+];
 /// Kind of a failure: the order of an earlier attempt is of no use.
 const STALE: &str = "stale";
 /// Failures after which the order is of no use.

@@ -61,10 +61,10 @@ async fn servers(plan: &str, primary: SocketAddr, name: &str) -> Vec<SocketAddr>
     Vec::new()
 }
 
-/// Lines of the answer of a server; `None` if it does not answer. dig(1) is in the Debian package
-/// of nsupdate(1).
+/// Data of the answer of a server; `None` if it does not answer, or refuses to. dig(1) is in the
+/// Debian package of nsupdate(1).
 async fn ask(plan: &str, server: SocketAddr, kind: &str, name: &str) -> Option<Vec<String>> {
-    let words = ["/usr/bin/dig", "+short", "+norecurse", "+time=2", "+tries=1", "-p"];
+    let words = ["/usr/bin/dig", "+noall", "+comments", "+answer", "+norecurse", "+time=2", "+tries=1", "-p"];
     let mut command: Vec<_> = words.map(str::to_owned).to_vec();
     command.extend([
         server.port().to_string(),
@@ -73,8 +73,16 @@ async fn ask(plan: &str, server: SocketAddr, kind: &str, name: &str) -> Option<V
         name.to_owned(),
     ]);
     let text = program::run(plan, &command, &[], &[]).await.ok()?;
-    let text = String::from_utf8_lossy(&text).into_owned();
-    Some(text.lines().filter(|line| !line.starts_with(';')).map(|line| line.trim().to_owned()).collect())
+    read(&String::from_utf8_lossy(&text))
+}
+
+/// Reads the output of dig. Only an answer about the name counts as one.
+fn read(text: &str) -> Option<Vec<String>> {
+    let status = text.split("status: ").nth(1)?.split(',').next()?;
+    let lines = text.lines().filter(|line| !line.starts_with(';') && !line.trim().is_empty());
+    // Owner, time to live, class and type come before the data.
+    let data = lines.filter_map(|line| Some(line.split_whitespace().nth(4)?.to_owned()));
+    ["NOERROR", "NXDOMAIN"].contains(&status).then(|| data.collect())
 }
 
 /// Longest time until every server has the record.
@@ -84,3 +92,22 @@ const LOOK: Duration = Duration::from_millis(500);
 /// Most servers of a zone, and most addresses of a server, that are asked.
 const MAX_SERVERS: usize = 13;
 const MAX_ADDRESSES: usize = 4;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_refuses_has_not_answered() {
+        let answer = |status: &str, lines: &str| {
+            read(&format!(
+                ";; Got answer:\n;; ->>HEADER<<- opcode: QUERY, status: {status}, id: 7\n\n;; ANSWER SECTION:\n{lines}\n"
+            ))
+        };
+        let line = "_acme-challenge.shop.example. 60 IN\tTXT\t\"abc-_D\"";
+        assert_eq!(answer("NOERROR", line), Some(vec!["\"abc-_D\"".to_owned()]));
+        assert_eq!(answer("NXDOMAIN", ""), Some(Vec::new()));
+        assert_eq!((answer("REFUSED", ""), answer("SERVFAIL", "")), (None, None));
+        assert_eq!(read(";; connection timed out; no servers could be reached\n"), None);
+    }
+}

@@ -59,6 +59,11 @@ struct Deployer {
     /// Time of the last look at the certificates of others.
     watched: Option<Instant>,
     work: JoinSet<Done>,
+    /// True while servers are told of files: those that change meanwhile wait, so that a server
+    /// reads files once for all plans.
+    is_telling: bool,
+    /// True while the certificates of others are looked at.
+    is_watching: bool,
     /// How many hooks and looks there are at a time.
     gate: Arc<Semaphore>,
 }
@@ -84,6 +89,8 @@ struct State {
 
 /// Work that has ended.
 enum Done {
+    /// Servers were told of the files of these plans.
+    Tell(Vec<Changed>),
     /// The listeners of a plan were looked at.
     Look(String),
     /// The hook of a plan has ended.
@@ -95,7 +102,10 @@ enum Done {
 struct Changed {
     plan: Plan,
     files: Files,
-    generation: Generation,
+    /// The files as one text, for HAProxy.
+    combined: String,
+    /// True if the servers were told before, and only the hook is missing.
+    is_told: bool,
     /// The generation before, to go back to.
     before: Option<PathBuf>,
     /// Kinds of servers that use the files.
@@ -115,6 +125,8 @@ impl Deployer {
             plans: BTreeMap::new(),
             watched: None,
             work: JoinSet::new(),
+            is_telling: false,
+            is_watching: false,
             gate: Arc::new(Semaphore::new(AT_A_TIME)),
         }
     }
@@ -127,6 +139,11 @@ impl Deployer {
             return Ok(Arc::clone(config));
         }
         let config = Arc::new(Config::load(path).map_err(|error| error.to_string())?);
+        if let Some((_, old)) = &self.config {
+            let told = |plan: &Plan| (plan.name.clone(), plan.servers.clone(), plan.hook.clone());
+            let is_new = |plan: &&Plan| !old.plans.iter().any(|before| told(before) == told(plan));
+            config.plans.iter().filter(is_new).for_each(|plan| live::note_pending(&self.live, &plan.name));
+        }
         // Another file may have other listeners and hooks.
         self.plans.values_mut().for_each(|state| (state.looked, state.present) = (None, None));
         self.plans.retain(|name, state| {
@@ -167,7 +184,14 @@ impl Deployer {
                     Err(error) => self.fail(*plan, *files, error, AFTER_REFUSAL),
                 }
             }
-            Some(Done::Watch) | None => {}
+            Some(Done::Tell(changed)) => {
+                self.is_telling = false;
+                for one in changed {
+                    self.told(one);
+                }
+            }
+            Some(Done::Watch) => self.is_watching = false,
+            None => {}
         }
     }
 
@@ -195,19 +219,33 @@ impl Deployer {
             };
             let state = self.plans.entry(plan.name.to_string()).or_default();
             state.present = Some(present);
-            match written(plan, &files, &self.live) {
-                Ok(Some((generation, before))) => {
+            let changed_files = match written(plan, &files, &self.live) {
+                Ok(Some(before)) => {
                     state.is_told = false;
-                    changed.push((plan, files, generation, before));
+                    Some(before)
                 }
-                Ok(None) if live::is_pending(&self.live, &plan.name) => {
-                    match Generation::of(&files, &plan.key) {
-                        Ok(generation) => changed.push((plan, files, generation, None)),
-                        Err(error) => self.fail(plan.clone(), files, error.to_string(), AFTER_REFUSAL),
-                    }
+                Ok(None) => live::is_pending(&self.live, &plan.name).then_some(None),
+                Err(error) => {
+                    self.fail(plan.clone(), files, error, AFTER_REFUSAL);
+                    continue;
                 }
-                Ok(None) => looks.push((plan, files)),
-                Err(error) => self.fail(plan.clone(), files, error, AFTER_REFUSAL),
+            };
+            let Some(before) = changed_files else {
+                looks.push((plan, files));
+                continue;
+            };
+            // The files in use, which a placeholder of the daemon does not replace.
+            match live::combined(&self.live, &plan.name) {
+                Ok(combined) => changed.push(Changed {
+                    plan: plan.clone(),
+                    files,
+                    combined,
+                    is_told: state.is_told,
+                    before,
+                    found: BTreeSet::new(),
+                    refusal: None,
+                }),
+                Err(error) => self.fail(plan.clone(), files, error.to_string(), AFTER_REFUSAL),
             }
         }
         for (plan, files) in looks {
@@ -215,7 +253,7 @@ impl Deployer {
             self.plans.entry(plan.name.to_string()).or_default().problem = None;
             self.look(plan.clone(), files, None, false);
         }
-        self.pick_up(changed).await;
+        self.tell(changed);
         problem.map_or(Ok(()), Err)
     }
 
@@ -225,7 +263,7 @@ impl Deployer {
         let present = view.certificate.as_ref().map(|one| one.fingerprint.clone());
         let has_files = self.live.join(plan.name.as_str()).join("key.pem").exists();
         let state = self.plans.entry(plan.name.to_string()).or_default();
-        if state.is_busy {
+        if state.is_busy || self.is_telling && !plan.servers.is_empty() {
             return None;
         }
         let now = Instant::now();
@@ -243,51 +281,26 @@ impl Deployer {
     }
 
     /// Has each server check and read the new files: once for all plans that changed together.
-    /// Plans that a server refuses get their old files back.
-    async fn pick_up(&mut self, changed: Vec<(&Plan, Files, Generation, Option<PathBuf>)>) {
-        let of = |(plan, files, generation, before): (&Plan, Files, Generation, Option<PathBuf>)| Changed {
-            plan: plan.clone(),
-            files,
-            generation,
-            before,
-            found: BTreeSet::new(),
-            refusal: None,
-        };
-        let mut changed: Vec<_> = changed.into_iter().map(of).collect();
-        let is_told = |plan: &Plan| self.plans.get(plan.name.as_str()).is_some_and(|state| state.is_told);
-        let untold = changed.iter().filter(|one| !is_told(&one.plan));
-        let kinds: BTreeSet<_> = untold.flat_map(|one| one.plan.servers.iter().copied()).collect();
-        let mut running = Vec::new();
-        for kind in kinds {
-            running.extend(servers::running(kind).await);
+    fn tell(&mut self, changed: Vec<Changed>) {
+        let (to_tell, others): (Vec<_>, Vec<_>) =
+            changed.into_iter().partition(|one| !one.is_told && !one.plan.servers.is_empty());
+        others.into_iter().for_each(|one| self.told(one));
+        if to_tell.is_empty() {
+            return;
         }
-        let mut tasks: Vec<(Running, Vec<usize>)> = Vec::new();
-        for server in running {
-            let uses: Vec<_> = (0..changed.len())
-                .filter(|at| {
-                    let one = &changed[*at];
-                    !is_told(&one.plan)
-                        && one.plan.servers.contains(&server.kind())
-                        && server.uses(&self.live.join(one.plan.name.as_str()))
-                })
-                .collect();
-            if !uses.is_empty() {
-                for at in &uses {
-                    changed[*at].found.insert(server.kind());
-                }
-                tasks.push((server, uses));
-            }
+        self.is_telling = true;
+        for one in &to_tell {
+            self.plans.entry(one.plan.name.to_string()).or_default().is_busy = true;
         }
-        tell(&mut changed, tasks, &self.live).await;
-        for one in changed {
-            self.told(one);
-        }
+        let live = self.live.clone();
+        self.work.spawn(async move { Done::Tell(told_by_servers(to_tell, &live).await) });
     }
 
     /// Goes on with a plan whose servers were asked.
     fn told(&mut self, one: Changed) {
         let Changed { plan, files, before, found, refusal, .. } = one;
         let state = self.plans.entry(plan.name.to_string()).or_default();
+        state.is_busy = false;
         if let Some(error) = refusal {
             let error = match before.map(|before| live::undo(&self.live, &plan.name, &before)) {
                 Some(Ok(())) => {
@@ -306,8 +319,12 @@ impl Deployer {
         let missing = plan.servers.iter().find(|kind| !state.is_told && !found.contains(kind));
         if let Some(kind) = missing {
             let live = self.live.join(plan.name.as_str());
+            let advice = match kind {
+                Server::Haproxy => "start it with -W as root, or name the files in its configuration",
+                _ => "start it, or name the files in its configuration",
+            };
             let error = format!(
-                "no {} that runs on this host names the files in {}: start the server, or name the files in its configuration",
+                "no {} that runs on this host names the files in {}: {advice}",
                 kind.name(),
                 live.display()
             );
@@ -360,12 +377,15 @@ impl Deployer {
         let state = self.plans.entry(plan.name.to_string()).or_default();
         (state.is_busy, state.looked) = (true, Some(Instant::now()));
         let (daemon, gate) = (self.daemon.clone(), Arc::clone(&self.gate));
+        // Another placeholder of the daemon does not replace the one in use.
+        let in_use = live::fingerprint(&self.live, &plan.name).filter(|_| files.is_placeholder);
+        let expected = in_use.unwrap_or_else(|| files.certificate.clone());
         self.work.spawn(async move {
             let _permit = gate.acquire().await;
             let limit = if is_new { PICK_UP } else { Duration::ZERO };
             let mut looks = JoinSet::new();
             for at in plan.listeners.iter().copied() {
-                let (name, certificate) = (files.server_name.clone(), files.certificate.clone());
+                let (name, certificate) = (files.server_name.clone(), expected.clone());
                 looks.spawn(async move { (at, shown(at, &name, &certificate, limit).await) });
             }
             let listeners = looks.join_all().await.into_iter().collect();
@@ -380,11 +400,14 @@ impl Deployer {
 
     /// Looks at the certificates of others now and then.
     fn watch(&mut self, config: &Config) {
-        if config.watches.is_empty() || self.watched.is_some_and(|at| at.elapsed() < LOOK) {
+        let is_due = self.watched.is_none_or(|at| at.elapsed() >= LOOK);
+        if config.watches.is_empty() || self.is_watching || !is_due {
             return;
         }
-        self.watched = Some(Instant::now());
-        let (daemon, gate, watches) = (self.daemon.clone(), Arc::clone(&self.gate), config.watches.clone());
+        (self.watched, self.is_watching) = (Some(Instant::now()), true);
+        // Many of these do not keep plans waiting.
+        let gate = Arc::new(Semaphore::new(AT_A_TIME));
+        let (daemon, watches) = (self.daemon.clone(), config.watches.clone());
         self.work.spawn(async move {
             let mut looks = JoinSet::new();
             for watch in watches {
@@ -406,9 +429,8 @@ impl Deployer {
     }
 }
 
-/// Writes the files of a plan if they differ from those in use. Returns the new generation, and the
-/// one before.
-fn written(plan: &Plan, files: &Files, live: &Path) -> Result<Option<(Generation, Option<PathBuf>)>, String> {
+/// Writes the files of a plan if they differ from those in use. Returns the generation before.
+fn written(plan: &Plan, files: &Files, live: &Path) -> Result<Option<Option<PathBuf>>, String> {
     let generation = Generation::of(files, &plan.key).map_err(|error| error.to_string())?;
     // A placeholder is only there until the first certificate.
     let has_files = live.join(plan.name.as_str()).join("key.pem").exists();
@@ -417,23 +439,39 @@ fn written(plan: &Plan, files: &Files, live: &Path) -> Result<Option<(Generation
     }
     let before = generation.put(live, &plan.name).map_err(|error| error.to_string())?;
     tracing::info!(plan = plan.name.as_str(), certificate = files.certificate, "files written");
-    Ok(Some((generation, before)))
+    Ok(Some(before))
 }
 
 /// Has servers check the files of some plans, all servers before one of them reads the files. Then
 /// has them read the files, first those that may still refuse them.
-async fn tell(changed: &mut [Changed], mut tasks: Vec<(Running, Vec<usize>)>, live: &Path) {
+async fn told_by_servers(mut changed: Vec<Changed>, live: &Path) -> Vec<Changed> {
+    let kinds: BTreeSet<_> = changed.iter().flat_map(|one| one.plan.servers.iter().copied()).collect();
+    let mut tasks: Vec<(Running, Vec<usize>)> = Vec::new();
+    for kind in kinds {
+        for server in servers::running(kind).await {
+            let is_of = |one: &Changed| {
+                one.plan.servers.contains(&kind) && server.uses(&live.join(one.plan.name.as_str()))
+            };
+            let uses: Vec<_> = (0..changed.len()).filter(|at| is_of(&changed[*at])).collect();
+            for at in &uses {
+                changed[*at].found.insert(kind);
+            }
+            if !uses.is_empty() {
+                tasks.push((server, uses));
+            }
+        }
+    }
     tasks.sort_by_key(|(server, _)| !server.can_refuse());
     for (server, uses) in &tasks {
         if let Err(error) = server.check().await {
-            refuse(changed, uses, &error);
+            refuse(&mut changed, uses, &error);
         }
     }
     for (server, uses) in &tasks {
         let uses: Vec<_> = uses.iter().copied().filter(|at| changed[*at].refusal.is_none()).collect();
         let one = |at: &usize| {
             let one = &changed[*at];
-            (live.join(one.plan.name.as_str()), one.generation.combined())
+            (live.join(one.plan.name.as_str()), one.combined.clone())
         };
         let contents: Vec<_> = uses.iter().map(one).collect();
         if contents.is_empty() {
@@ -441,9 +479,10 @@ async fn tell(changed: &mut [Changed], mut tasks: Vec<(Running, Vec<usize>)>, li
         }
         match server.reload(&contents).await {
             Ok(()) => tracing::info!(pid = server.pid(), "server reads the new files"),
-            Err(error) => refuse(changed, &uses, &error),
+            Err(error) => refuse(&mut changed, &uses, &error),
         }
     }
+    changed
 }
 
 fn refuse(changed: &mut [Changed], uses: &[usize], error: &str) {

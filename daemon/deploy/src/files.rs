@@ -12,10 +12,15 @@ use rustix::fs::OFlags;
 /// # Errors
 /// The error of the system, or [`io::ErrorKind::InvalidInput`] for a pipe, a device or a directory.
 pub(crate) fn read(path: &Path, longest: u64) -> io::Result<String> {
+    // The open of a device has effects.
+    let other = || io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file");
+    if !path.metadata()?.is_file() {
+        return Err(other());
+    }
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     if !file.metadata()?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
+        return Err(other());
     }
     let mut text = Vec::new();
     file.take(longest).read_to_end(&mut text)?;

@@ -87,11 +87,6 @@ impl Generation {
         ]
     }
 
-    /// The text for the socket of HAProxy: without an empty line, which would end it.
-    pub(crate) fn combined(&self) -> String {
-        format!("{}{}", self.reference, self.certificates.concat())
-    }
-
     /// True if the link of a plan leads to these files.
     pub(crate) fn is_in_use(&self, live: &Path, plan: &Label) -> bool {
         let directory = live.join(plan.as_str());
@@ -129,7 +124,14 @@ impl Generation {
             File::open(&directory).and_then(|dir| dir.sync_all()).map_err(io(&directory))?;
             point(live, plan, Path::new(&name)).map_err(io(&live.join(plan.as_str())))
         };
-        written().inspect_err(|_| drop(fs::remove_dir_all(&directory)))?;
+        let is_in_use = || fs::read_link(live.join(plan.as_str())).is_ok_and(|link| link == Path::new(&name));
+        if let Err(error) = written() {
+            // The link may lead there already, although the disk was not told in time.
+            if !is_in_use() {
+                let _ = fs::remove_dir_all(&directory);
+            }
+            return Err(error);
+        }
         Ok(before)
     }
 }
@@ -137,6 +139,26 @@ impl Generation {
 /// True if servers and hooks were not told of the files that are in use.
 pub(crate) fn is_pending(live: &Path, plan: &Label) -> bool {
     live.join(plan.as_str()).join(PENDING).exists()
+}
+
+/// Notes that servers and hooks were not told: they are others than before.
+pub(crate) fn note_pending(live: &Path, plan: &Label) {
+    let _ = fs::write(live.join(plan.as_str()).join(PENDING), "");
+}
+
+/// The files in use as one text for the socket of HAProxy, which an empty line would end.
+///
+/// # Errors
+/// The error of the system.
+pub(crate) fn combined(live: &Path, plan: &Label) -> io::Result<String> {
+    fs::read_to_string(live.join(plan.as_str()).join("combined.pem"))
+}
+
+/// SHA-256 of the certificate in use, in hexadecimal digits.
+pub(crate) fn fingerprint(live: &Path, plan: &Label) -> Option<String> {
+    let pem = fs::read_to_string(live.join(plan.as_str()).join("cert.pem")).ok()?;
+    let (_, der) = pem_rfc7468::decode_vec(pem.trim().as_bytes()).ok()?;
+    Some(Certificate::from_der(&der).ok()?.fingerprint())
 }
 
 /// Notes that servers and hooks were told.
@@ -291,7 +313,7 @@ mod tests {
         let combined = read("combined.pem");
         let at = |label: &str| combined.find(&format!("-----BEGIN {label}-----")).unwrap();
         assert!(at("KEYWARD KEY") < at("CERTIFICATE"), "{combined}");
-        assert!(!first.combined().contains("\n\n"));
+        assert!(combined == super::combined(&live, &plan).unwrap() && !combined.contains("\n\n"));
         let second = generation(2);
         let before = second.put(&live, &plan).unwrap().unwrap();
         assert!(second.is_in_use(&live, &plan) && before == Path::new("shop.1"));

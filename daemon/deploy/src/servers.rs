@@ -3,6 +3,8 @@
 //! A server is found by its process, and by its configuration, which names the files of the plan.
 //! It is never restarted.
 
+use core::time::Duration;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use keyward::config::Server;
@@ -10,6 +12,7 @@ use rustix::process::Signal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::process::Command;
+use tokio::time::timeout;
 
 use super::files;
 use super::processes::{Master, masters};
@@ -94,21 +97,22 @@ fn words(master: &Master) -> Master {
 impl Running {
     /// True if the server uses a file of a directory.
     pub(crate) fn uses(&self, directory: &Path) -> bool {
+        // HAProxy itself knows best.
+        if !self.known.is_empty() {
+            return !files_below(&self.known, directory).is_empty();
+        }
         let prefix = format!("{}/", directory.display());
-        if self.text.contains(&prefix) || self.known.iter().any(|file| file.starts_with(&prefix)) {
+        let lines = || self.text.lines().map(|line| line.split('#').next().unwrap_or_default());
+        if lines().any(|line| line.contains(&prefix)) {
             return true;
         }
         // HAProxy joins a relative path to crt-base.
-        let bases = self.text.lines().filter_map(|line| line.trim().strip_prefix("crt-base "));
+        let bases = lines().filter_map(|line| line.trim().strip_prefix("crt-base "));
         let mut relative = bases.filter_map(|base| directory.strip_prefix(base.trim()).ok());
         relative.any(|relative| {
             let prefix = format!("{}/", relative.display());
-            self.text.split_whitespace().any(|word| word.starts_with(&prefix))
+            lines().flat_map(str::split_whitespace).any(|word| word.starts_with(&prefix))
         })
-    }
-
-    pub(crate) fn kind(&self) -> Server {
-        self.kind
     }
 
     /// Process id, by which this server is told from others.
@@ -137,7 +141,7 @@ impl Running {
 
     /// True for HAProxy with a socket, which may still refuse the files when it reads them.
     pub(crate) fn can_refuse(&self) -> bool {
-        self.kind == Server::Haproxy && self.haproxy_socket().is_some()
+        self.kind == Server::Haproxy && !self.known.is_empty()
     }
 
     /// Has the server read the new files of some directories, with their contents for HAProxy.
@@ -149,8 +153,10 @@ impl Running {
             Server::Nginx => Signal::HUP,
             Server::Apache => Signal::USR1,
             Server::Haproxy => {
-                if let Some(socket) = self.haproxy_socket() {
-                    return commit(&socket, changed).await;
+                if let Some(socket) = self.haproxy_socket().filter(|_| !self.known.is_empty()) {
+                    let committed = timeout(COMMIT, commit(&socket, &self.known, changed)).await;
+                    let late = || Err(format!("HAProxy did not answer within {} seconds", COMMIT.as_secs()));
+                    return committed.unwrap_or_else(|_| late());
                 }
                 match self.master.arguments.iter().any(|word| word.starts_with("-W")) {
                     true => Signal::USR2,
@@ -280,13 +286,18 @@ fn haproxy_text(master: &Master) -> Result<String, String> {
     Ok(text)
 }
 
-/// Exchanges certificates over the socket of HAProxy. A file that HAProxy does not use is left out.
-async fn commit(socket: &Path, changed: &[(PathBuf, String)]) -> Result<(), String> {
-    let known = ask(socket, "show ssl cert\n").await?;
+/// Files of a plan among those that HAProxy has. A process that lists other names has the file of a
+/// plan a few times at most.
+fn files_below<'k>(known: &'k [String], directory: &Path) -> BTreeSet<&'k str> {
+    const NAMES: [&str; 5] = ["fullchain.pem", "cert.pem", "chain.pem", "key.pem", "combined.pem"];
+    let is_file = |name: &&str| NAMES.iter().any(|file| Path::new(name) == directory.join(file));
+    known.iter().map(String::as_str).filter(is_file).collect()
+}
+
+/// Exchanges certificates over the socket of HAProxy.
+async fn commit(socket: &Path, known: &[String], changed: &[(PathBuf, String)]) -> Result<(), String> {
     for (directory, pem) in changed {
-        let prefix = format!("{}/", directory.display());
-        let names = known.lines().map(|line| line.trim().trim_start_matches('*'));
-        for file in names.filter(|line| line.starts_with(&prefix)) {
+        for file in files_below(known, directory) {
             let answer = ask(socket, &format!("set ssl cert {file} <<\n{pem}\n")).await?;
             if !answer.contains("Transaction created") && !answer.contains("Transaction updated") {
                 return Err(format!("HAProxy did not take {file}: {}", answer.trim()));
@@ -311,10 +322,12 @@ async fn ask(socket: &Path, command: &str) -> Result<String, String> {
         stream.take(1 << 20).read_to_string(&mut answer).await?;
         Ok(answer)
     };
-    let limited = tokio::time::timeout(core::time::Duration::from_secs(10), exchange).await;
+    let limited = timeout(COMMIT, exchange).await;
     limited.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into())).map_err(failed)
 }
 
+/// Longest time for an exchange of certificates over the socket of HAProxy.
+const COMMIT: Duration = Duration::from_secs(10);
 /// Limits of a configuration that is read without the help of the server: files of a directory,
 /// directories below each other, and bytes of a file (1 MiB).
 const MOST_FILES: usize = 1000;

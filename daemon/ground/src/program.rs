@@ -61,8 +61,10 @@ pub async fn run(command: &mut Command, input: Vec<u8>, limits: Limits) -> io::R
     };
     // A program that goes on in the background may hold the output open.
     let deadline = Instant::now() + REST;
-    for reader in readers {
-        let _ = timeout_at(deadline, reader).await;
+    for mut reader in readers {
+        if timeout_at(deadline, &mut reader).await.is_err() {
+            reader.abort();
+        }
     }
     let taken = |kept: Kept| core::mem::take(&mut *kept.lock().unwrap_or_else(PoisonError::into_inner));
     Ok(Ended { status, out: taken(out), err: taken(err) })

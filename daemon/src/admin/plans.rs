@@ -44,7 +44,7 @@ pub(super) async fn tasks(
     Extension(Administrator(actor)): Extension<Administrator>,
     headers: HeaderMap,
 ) -> Result<Response, AdminError> {
-    admin.daemon.renewals.see_agent(actor.pid(), now());
+    admin.daemon.renewals.see_agent(actor.pid());
     unless_known(&admin.daemon, &headers, async |daemon| {
         let mut tasks = Vec::new();
         for state in renewal::all(daemon).await? {
@@ -65,7 +65,8 @@ async fn unless_known<T: IntoResponse>(
     // Plans change with keys, progress and configuration, and with the time: a plan becomes due.
     let keys = *daemon.keys.changes().subscribe().borrow();
     let (progress, minute) = (daemon.renewals.changes(), now() / 60);
-    let tag = format!("\"{keys}-{progress}-{minute}-{}\"", daemon.fingerprint());
+    let looked = daemon.renewals.looked_at();
+    let tag = format!("\"{keys}-{progress}-{looked}-{minute}-{}\"", daemon.fingerprint());
     if headers.get(IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == tag.as_bytes()) {
         return Ok(([(ETAG, tag)], StatusCode::NOT_MODIFIED).into_response());
     }
@@ -408,7 +409,7 @@ async fn task(daemon: &Daemon, state: renewal::PlanState) -> Result<Task, AdminE
         },
         notify: state.plan.notify.clone(),
         certificate: certificate(&state),
-        revokes: state.progress.revokes,
+        revokes: state.progress.revokes.as_ref().map(|revocation| revocation.reason),
         state: words(&state).to_owned(),
         last_error: state.progress.last_error.map(|failed| failed.detail),
     })

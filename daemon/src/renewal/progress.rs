@@ -2,12 +2,14 @@
 //! goes on where it was. The file has no secret. Without it, plans begin anew.
 
 use core::sync::atomic::{self, AtomicI64, AtomicU64};
+use core::time::Duration;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use keyward_plans::{Shown, Watched};
 use serde::{Deserialize, Serialize};
@@ -22,14 +24,16 @@ pub(crate) struct Renewals {
     stored: Mutex<Stored>,
     /// The placeholder of each plan, by its name: version of the key, and certificate in DER.
     placeholders: Mutex<BTreeMap<String, (u32, Vec<u8>)>>,
-    /// Time of the start, in seconds since 1970.
-    started: u64,
+    /// Time of the start.
+    started: Instant,
     /// Time at which each agent last asked for work, by its process id.
-    agents: Mutex<BTreeMap<i32, u64>>,
+    agents: Mutex<BTreeMap<i32, Instant>>,
+    /// Time at which an agent has begun to work on each plan.
+    taken: Mutex<BTreeMap<String, Instant>>,
     /// Seconds by which this clock is ahead of the clock of an authority; [`UNKNOWN`] at first.
     clock_ahead: AtomicI64,
     /// Time at which the deployer has last looked at the listeners of each plan.
-    looked: Mutex<BTreeMap<String, u64>>,
+    looked: Mutex<BTreeMap<String, Instant>>,
     /// Certificates that somebody else renews, by the name of their section.
     watched: Mutex<BTreeMap<String, Watched>>,
     /// Number of changes since the start.
@@ -87,8 +91,8 @@ pub(crate) struct Progress {
     /// The next certificate is for a newer version of the key than this one, which the authority or
     /// a person has refused.
     pub(crate) newer_than: Option<u32>,
-    /// Reason for which a person asked to revoke the certificate (RFC 5280, 5.3.1).
-    pub(crate) revokes: Option<u8>,
+    /// A certificate that a person asked to revoke.
+    pub(crate) revokes: Option<Revocation>,
     /// The window that the authority suggested last.
     pub(crate) window: Option<Window>,
     /// Result of the last deployment.
@@ -104,6 +108,15 @@ pub(crate) struct Hold {
     pub(crate) since: u64,
     /// Number of messages for the same order: the authority may want another nonce.
     pub(crate) messages: u32,
+}
+
+/// A certificate to be revoked: another one may be there before the authority has done it.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) struct Revocation {
+    /// Reason (RFC 5280, 5.3.1).
+    pub(crate) reason: u8,
+    /// The certificate in DER, in base64url.
+    pub(crate) certificate: String,
 }
 
 /// A failure.
@@ -200,8 +213,9 @@ impl Renewals {
             file,
             stored: Mutex::new(stored),
             placeholders: Mutex::default(),
-            started: now(),
+            started: Instant::now(),
             agents: Mutex::default(),
+            taken: Mutex::default(),
             clock_ahead: AtomicI64::new(UNKNOWN),
             looked: Mutex::default(),
             watched: Mutex::default(),
@@ -232,14 +246,20 @@ impl Renewals {
     }
 
     /// Notes that the deployer has looked at the listeners of a plan.
-    pub(crate) fn note_look(&self, plan: &str, now: u64) {
-        self.looked.lock().unwrap_or_else(PoisonError::into_inner).insert(plan.to_owned(), now);
+    pub(crate) fn note_look(&self, plan: &str) {
+        self.looked.lock().unwrap_or_else(PoisonError::into_inner).insert(plan.to_owned(), Instant::now());
     }
 
-    /// Time at which the deployer has last looked at the listeners of a plan; `None` if it has not
-    /// since the start.
+    /// Time at which the deployer has last looked at the listeners of a plan, in seconds since
+    /// 1970; `None` if it has not since the start.
     pub(crate) fn looked(&self, plan: &str) -> Option<u64> {
-        self.looked.lock().unwrap_or_else(PoisonError::into_inner).get(plan).copied()
+        let looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        looked.get(plan).map(|at| now().saturating_sub(at.elapsed().as_secs()))
+    }
+
+    /// Number of plans whose listeners the deployer has looked at since the start.
+    pub(crate) fn looked_at(&self) -> usize {
+        self.looked.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     /// Notes the look at certificates that somebody else renews. The caller takes only sections of
@@ -254,29 +274,34 @@ impl Renewals {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
-    /// Notes that an agent has asked for work.
-    pub(crate) fn see_agent(&self, pid: i32, now: u64) {
+    /// Notes that an agent has asked for work. These times do not depend on the clock of the host.
+    pub(crate) fn see_agent(&self, pid: i32) {
         let mut agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
         if agents.len() >= MAX_AGENTS {
-            let last = agents.values().max().copied().unwrap_or_default();
-            agents.retain(|_, seen| seen.saturating_add(AGENT_LIFE) > last);
+            agents.retain(|_, seen| seen.elapsed() < AGENT_LIFE);
         }
         if agents.len() < MAX_AGENTS || agents.contains_key(&pid) {
-            agents.insert(pid, now);
+            agents.insert(pid, Instant::now());
         }
     }
 
-    /// Time at which an agent last asked for work.
+    /// Time at which an agent last asked for work, in seconds since 1970.
     pub(crate) fn agent_seen(&self) -> Option<u64> {
-        self.agents.lock().unwrap_or_else(PoisonError::into_inner).values().max().copied()
+        let agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
+        agents.values().max().map(|seen| now().saturating_sub(seen.elapsed().as_secs()))
+    }
+
+    /// Notes that an agent begins to work on a plan.
+    pub(crate) fn take(&self, plan: &str) {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner).insert(plan.to_owned(), Instant::now());
     }
 
     /// True if the agent that works on a plan is there: it asks for work all the time. After a
     /// start of the daemon, it gets the time to ask.
-    pub(crate) fn is_there(&self, hold: &Hold, now: u64) -> bool {
-        let agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
-        let seen = agents.get(&hold.pid).copied().unwrap_or_default();
-        seen.max(hold.since).max(self.started).saturating_add(AGENT_LIFE) > now
+    pub(crate) fn is_there(&self, plan: &str, hold: &Hold) -> bool {
+        let seen = self.agents.lock().unwrap_or_else(PoisonError::into_inner).get(&hold.pid).copied();
+        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner).get(plan).copied();
+        seen.max(taken).max(Some(self.started)).is_some_and(|last| last.elapsed() < AGENT_LIFE)
     }
 
     /// The placeholder that was made for a version of a key.
@@ -364,8 +389,8 @@ impl Renewals {
     }
 }
 
-/// Seconds after which an agent that asks for no work is gone. It asks every two seconds.
-const AGENT_LIFE: u64 = 6;
+/// Time after which an agent that asks for no work is gone. It asks every two seconds.
+const AGENT_LIFE: Duration = Duration::from_secs(6);
 /// Most agents that are remembered.
 const MAX_AGENTS: usize = 64;
 /// Longest time until the next attempt: a week, with its spread.

@@ -7,9 +7,19 @@ use std::process::Command;
 
 use super::finding::Finding;
 
-/// Checks what an authority looks up for a name. `domain` is that of the authority in CAA records,
-/// `account` the URL of the account there.
-pub(super) fn check(check: &'static str, name: &str, domain: &str, account: Option<&str>) -> Vec<Finding> {
+/// Who is to issue.
+#[derive(Clone, Copy)]
+pub(super) struct Issuer<'p> {
+    /// Domain of the authority in CAA records.
+    pub(super) domain: &'p str,
+    /// URL of the account there, if there is one.
+    pub(super) account: Option<&'p str>,
+    /// How the names are validated, such as `http-01` (RFC 8657, 4).
+    pub(super) method: &'p str,
+}
+
+/// Checks what an authority looks up for a name.
+pub(super) fn check(check: &'static str, name: &str, issuer: &Issuer<'_>) -> Vec<Finding> {
     // Authorities look up nothing for addresses.
     if name.parse::<IpAddr>().is_ok() {
         return Vec::new();
@@ -53,7 +63,7 @@ pub(super) fn check(check: &'static str, name: &str, domain: &str, account: Opti
         }
         let records: Vec<_> = answer.lines.iter().filter_map(|line| Caa::read(line)).collect();
         if !records.is_empty() {
-            return refusal(check, name, at, &records, domain, account).into_iter().collect();
+            return refusal(check, name, at, &records, issuer).into_iter().collect();
         }
         // The records of the nearest parent count (RFC 8659, 3).
         match at.split_once('.') {
@@ -78,12 +88,18 @@ impl Caa {
         Some(Self { tag: tag.to_ascii_lowercase(), value: value.trim().trim_matches('"').to_owned() })
     }
 
-    /// True if the record lets an authority issue for an account.
-    fn admits(&self, domain: &str, account: Option<&str>) -> bool {
-        let mut parts = self.value.split(';').map(str::trim);
-        let is_domain = parts.next().is_some_and(|one| one.eq_ignore_ascii_case(domain));
-        let named = parts.find_map(|part| part.strip_prefix("accounturi="));
-        is_domain && named.is_none_or(|named| account.is_none_or(|account| named.trim() == account))
+    /// True if the record lets an authority issue for an account, by its method.
+    fn admits(&self, issuer: &Issuer<'_>) -> bool {
+        let (domain, rest) = self.value.split_once(';').unwrap_or((&self.value, ""));
+        let parameter = |name: &str| {
+            let mut all = rest.split(';').filter_map(|part| part.trim().split_once('='));
+            all.find(|(known, _)| known.trim().eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
+        };
+        let is_account = |named: &str| issuer.account.is_none_or(|account| named == account);
+        let is_method = |named: &str| named.split(',').any(|one| one.trim() == issuer.method);
+        domain.trim().eq_ignore_ascii_case(issuer.domain)
+            && parameter("accounturi").is_none_or(is_account)
+            && parameter("validationmethods").is_none_or(is_method)
     }
 }
 
@@ -93,19 +109,21 @@ fn refusal(
     name: &str,
     at: &str,
     records: &[Caa],
-    domain: &str,
-    account: Option<&str>,
+    issuer: &Issuer<'_>,
 ) -> Option<Finding> {
     let of = |tag: &str| records.iter().filter(|one| one.tag == tag).collect::<Vec<_>>();
     let (issue, wild) = (of("issue"), of("issuewild"));
     // For a star, issuewild counts if there is one (RFC 8659, 4.3).
     let counted = if name.starts_with("*.") && !wild.is_empty() { wild } else { issue };
-    if counted.is_empty() || counted.iter().any(|one| one.admits(domain, account)) {
+    if counted.is_empty() || counted.iter().any(|one| one.admits(issuer)) {
         return None;
     }
     let values: Vec<_> = counted.iter().map(|one| format!("\"{}\"", one.value)).collect();
-    let detail =
-        format!("the CAA records of {at} admit {}, and not {domain} for {name}", values.join(" and "));
+    let Issuer { domain, method, .. } = issuer;
+    let detail = format!(
+        "the CAA records of {at} admit {}, and not {domain} by {method} for {name}",
+        values.join(" and ")
+    );
     Some(Finding::fail(check, detail, "add the record that keyward cert status PLAN prints"))
 }
 
@@ -175,7 +193,8 @@ mod tests {
     fn records_admit_an_authority_and_an_account() {
         let refused = |name: &str, records: &[&str], account: Option<&str>| {
             let records: Vec<_> = records.iter().map(|line| Caa::read(line).unwrap()).collect();
-            refusal("renewal", name, "shop.example", &records, "ca.example", account).is_some()
+            let issuer = Issuer { domain: "ca.example", account, method: "http-01" };
+            refusal("renewal", name, "shop.example", &records, &issuer).is_some()
         };
         let mine = "0 issue \"ca.example; accounturi=https://ca.example/1\"";
         for (name, records, account, is_refused) in [
@@ -187,6 +206,8 @@ mod tests {
             ("shop.example", vec![mine], Some("https://ca.example/1"), false),
             ("shop.example", vec![mine], Some("https://ca.example/2"), true),
             ("shop.example", vec![mine], None, false),
+            ("shop.example", vec!["0 issue \"ca.example; validationmethods=dns-01\""], None, true),
+            ("shop.example", vec!["0 issue \"ca.example; validationmethods=dns-01,http-01\""], None, false),
             ("*.shop.example", vec![mine, "0 issuewild \";\""], None, true),
             ("*.shop.example", vec!["0 issue \";\"", "0 issuewild \"ca.example\""], None, false),
             ("shop.example", vec!["0 issue \"ca.example\"", "0 issuewild \";\""], None, false),

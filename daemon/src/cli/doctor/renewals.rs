@@ -66,12 +66,19 @@ fn watched(admin: &AdminClient) -> Vec<Finding> {
 /// Files of servers that no plan renews any more.
 fn orphans(plans: &[PlanView]) -> Vec<Finding> {
     let entries = std::fs::read_dir(LIVE).into_iter().flatten().flatten();
-    let links = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_symlink()));
-    let names = links.filter_map(|entry| entry.file_name().into_string().ok());
-    let orphans = names.filter(|name| !plans.iter().any(|plan| plan.plan == *name));
-    let found = orphans.map(|name| {
+    let (links, directories): (Vec<_>, Vec<_>) = entries
+        .filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.file_type().ok()?)))
+        .partition(|(_, kind)| kind.is_symlink());
+    let orphans = links.iter().filter(|(name, _)| !plans.iter().any(|plan| plan.plan == *name));
+    let found = orphans.map(|(name, _)| {
+        let is_generation = |directory: &str| {
+            let rest = directory.strip_prefix(name.as_str()).and_then(|rest| rest.strip_prefix('.'));
+            rest.is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit()))
+        };
+        let of_it = directories.iter().filter(|(directory, _)| is_generation(directory));
+        let paths: Vec<_> = of_it.map(|(directory, _)| format!(" {LIVE}/{directory}")).collect();
         let detail = format!("the files in {LIVE}/{name} belong to no plan, and are not renewed");
-        let fix = format!("if no server names them, remove them: rm -r {LIVE}/{name} {LIVE}/{name}.*");
+        let fix = format!("if no server names them, remove them: rm -r {LIVE}/{name}{}", paths.concat());
         Finding::warn(CHECK, detail, fix)
     });
     found.collect()
@@ -118,7 +125,7 @@ fn of_plan(plan: &PlanView, now: u64, runtime_dir: &Path) -> Vec<Finding> {
     }
     if let Some(deployed) = &plan.deployed {
         if let Some(problem) = &deployed.problem {
-            let fix = "do as its words say; keyward-deploy tries again every minute";
+            let fix = "do as its words say; keyward-deploy tries again within a minute";
             findings.push(about(Finding::fail(CHECK, format!("not deployed: {problem}"), fix)));
         }
         for (at, shown) in &deployed.listeners {
@@ -153,7 +160,9 @@ fn of_plan(plan: &PlanView, now: u64, runtime_dir: &Path) -> Vec<Finding> {
     }
     if let Some(domain) = &plan.issuer_domain {
         let account = plan.account.as_deref();
-        findings.extend(names().flat_map(|name| dns::check(CHECK, name, domain, account)).map(about));
+        let method = if plan.challenge.as_deref() == Some("dns") { "dns-01" } else { "http-01" };
+        let issuer = dns::Issuer { domain, account, method };
+        findings.extend(names().flat_map(|name| dns::check(CHECK, name, &issuer)).map(about));
     }
     findings
 }

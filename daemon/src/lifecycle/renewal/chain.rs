@@ -140,9 +140,6 @@ fn check(
         if leaf.fingerprint() == present.fingerprint() || not_before < present.not_before() {
             return Err(RenewalError::NotNew { new: not_before, old: present.not_before() }.into());
         }
-        if !is_asked_for && not_after <= present.not_after() {
-            return Err(RenewalError::NotLater { new: not_after, old: present.not_after() }.into());
-        }
         let life = |one: &Certificate| one.not_after().saturating_sub(one.not_before());
         if !is_asked_for && life(leaf) > life(present).saturating_mul(LONGER) {
             return Err(RenewalError::TooLong { new: life(leaf), old: life(present) }.into());

@@ -41,8 +41,6 @@ pub(crate) enum RenewalError {
     OtherKey { label: Label, version: u32 },
     #[error("the certificate is valid from {} until {}, and now it is {}; set the clock, or ask the authority", time(*not_before), time(*not_after), time(*now))]
     NotValidNow { not_before: u64, not_after: u64, now: u64 },
-    #[error("the certificate ends at {}, which is not after the end of the present one, {}", time(*new), time(*old))]
-    NotLater { new: u64, old: u64 },
     #[error("the certificate is valid from {}, and the present one, which it is to replace, from {}", time(*new), time(*old))]
     NotNew { new: u64, old: u64 },
     #[error("the certificate lives for {} days, more than three times as long as the present one, {} days; if that is right: keyward cert renew PLAN --now", new / 86_400, old / 86_400)]

@@ -16,15 +16,18 @@ use crate::renewal::progress::Hold;
 /// # Errors
 /// [`RenewalError::Ordered`] if another agent works on the plan.
 pub(super) fn hold(daemon: &Daemon, actor: Actor, name: &Label) -> Result<(), Error> {
-    let (pid, now) = (actor.pid(), now());
+    let pid = actor.pid();
     match daemon.renewals.of(name.as_str()).held {
         Some(hold) if hold.pid == pid => Ok(()),
-        Some(hold) if daemon.renewals.is_there(&hold, now) => Err(RenewalError::Ordered(name.clone()).into()),
+        Some(hold) if daemon.renewals.is_there(name.as_str(), &hold) => {
+            Err(RenewalError::Ordered(name.clone()).into())
+        }
         _ => {
             daemon.renewals.update(name.as_str(), |progress| {
-                progress.held = Some(Hold { pid, since: now, messages: 0 });
+                progress.held = Some(Hold { pid, since: now(), messages: 0 });
                 Ok::<_, RenewalError>(())
             })?;
+            daemon.renewals.take(name.as_str());
             Ok(())
         }
     }

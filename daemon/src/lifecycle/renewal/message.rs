@@ -136,9 +136,10 @@ async fn built(
             Payload::Finalize(&request)
         }
         Step::Revoke => {
-            let reason = state.progress.revokes.ok_or_else(|| RenewalError::NotRevoked(name.clone()))?;
-            certificate = state.certificate.ok_or_else(|| RenewalError::NoCertificate(name.clone()))?;
-            Payload::Revoke(certificate.der(), reason)
+            let asked = state.progress.revokes.ok_or_else(|| RenewalError::NotRevoked(name.clone()))?;
+            let unreadable = |_| RenewalError::NoCertificate(name.clone());
+            certificate = URL_SAFE_NO_PAD.decode(&asked.certificate).map_err(unreadable)?;
+            Payload::Revoke(&certificate, asked.reason)
         }
     };
     let message = Unsigned::new(public, account.as_deref(), nonce, url, &payload);

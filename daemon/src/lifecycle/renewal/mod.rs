@@ -27,7 +27,7 @@ use super::event::Actor;
 use crate::audit;
 use crate::config::{Authority, Config, Issuer, Plan};
 use crate::daemon::{Daemon, RefusedAct};
-use crate::keys::{Key, Standing, now};
+use crate::keys::{Key, Standing, StoreError, now};
 use crate::policy::act::Act;
 use crate::policy::purpose::Purpose;
 use crate::renewal::jws::AccountKey;
@@ -100,7 +100,14 @@ async fn key_of(daemon: &Daemon, plan: &Plan) -> Result<Arc<Key>, Error> {
     }
     let uses = vec![Use::TlsServer, Use::Csr];
     let spec = KeySpec { label: plan.key.clone(), uses, sign_and_decrypt: false, backend: None };
-    generate(daemon, Actor::Daemon, spec, plan.key_type).await
+    match generate(daemon, Actor::Daemon, spec, plan.key_type).await {
+        // Another request has made it meanwhile.
+        Err(Error::Store(StoreError::Exists(_))) => {
+            let made = daemon.keys.get(&plan.key).await?;
+            made.ok_or_else(|| StoreError::Unknown(plan.key.clone()).into())
+        }
+        made => made,
+    }
 }
 
 /// The key of the account at an authority, which is made if there is none.

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use keyward_plans::{Report, Shown};
 use keyward_proto::Label;
 
@@ -20,7 +22,7 @@ use crate::lifecycle::{Error, versions};
 use crate::renewal::Progress;
 use crate::renewal::due::{self, Failure};
 use crate::renewal::jws::AccountKey;
-use crate::renewal::progress::{Deployed, Failed, Window};
+use crate::renewal::progress::{Deployed, Failed, Revocation, Window};
 
 /// Notes a report of the agent. Only URLs of the authority are kept.
 ///
@@ -90,7 +92,7 @@ async fn note(daemon: &Daemon, actor: Actor, name: &Label, report: Report) -> Re
             daemon.renewals.update(name.as_str(), |progress| {
                 progress.revokes.take().ok_or_else(|| RenewalError::NotRevoked(name.clone()))?;
                 progress.asked_at = Some(now);
-                (progress.failures, progress.next_try) = (0, 0);
+                (progress.failures, progress.next_try, progress.last_error) = (0, 0, None);
                 Ok::<_, RenewalError>(())
             })?;
         }
@@ -192,7 +194,11 @@ pub(crate) async fn renew_now(
 /// Notes that a person asks: failures of before do not count, and there is one more order.
 fn ask(progress: &mut Progress) {
     progress.asked_at = Some(now());
-    (progress.failures, progress.next_try) = (0, 0);
+    (progress.failures, progress.next_try, progress.last_error) = (0, 0, None);
+    // An order that nobody works on may be of no use any more.
+    if progress.held.is_none() {
+        (progress.order, progress.version) = (None, None);
+    }
     if !progress.orders.is_empty() {
         progress.orders.remove(0);
     }
@@ -208,7 +214,7 @@ pub(crate) async fn keep(daemon: &Daemon, actor: Actor, name: &Label) -> Result<
     let begun = begin(daemon, actor, Action::RenewCertificate, Some(&plan.key)).await?;
     let updated = daemon.renewals.update(name.as_str(), |progress| {
         progress.revokes = None;
-        (progress.failures, progress.next_try) = (0, 0);
+        (progress.failures, progress.next_try, progress.last_error) = (0, 0, None);
         Ok::<_, RenewalError>(())
     });
     begun.result(updated).await?;
@@ -222,12 +228,11 @@ pub(crate) async fn keep(daemon: &Daemon, actor: Actor, name: &Label) -> Result<
 pub(crate) async fn revoke(daemon: &Daemon, actor: Actor, name: &Label, reason: u8) -> Result<(), Error> {
     let state = state::of(daemon, name).await?;
     authority(&daemon.config(), &state.plan)?;
-    if state.certificate.is_none() {
-        return Err(RenewalError::NoCertificate(name.clone()).into());
-    }
+    let certificate = state.certificate.as_ref().ok_or_else(|| RenewalError::NoCertificate(name.clone()))?;
+    let certificate = URL_SAFE_NO_PAD.encode(certificate.der());
     let begun = begin(daemon, actor, Action::RevokeCertificate, Some(&state.plan.key)).await?;
     let updated = daemon.renewals.update(name.as_str(), |progress| {
-        progress.revokes = Some(reason);
+        progress.revokes = Some(Revocation { reason, certificate });
         let asked_at = progress.asked_at;
         ask(progress);
         // The renewal comes after the revocation.
@@ -262,20 +267,26 @@ pub(crate) async fn deployed(
     let deployed = Deployed { certificate, listeners, problem };
     let is_served = deployed.is_served()
         && before.certificate.as_ref().is_some_and(|one| one.fingerprint() == deployed.certificate);
-    if let Some(problem) = &deployed.problem {
+    daemon.renewals.note_look(name.as_str());
+    let is_news = before.progress.deployed.as_ref().map(|before| &before.problem) != Some(&deployed.problem);
+    if let Some(problem) = deployed.problem.as_ref().filter(|_| is_news) {
         tracing::error!(plan = name.as_str(), "the certificate is not in use: {problem}");
     }
     let current = before.key.as_ref().map(|key| key.current);
     if let Some(number) = before.version.filter(|number| is_served && current != Some(*number)) {
         versions::promote(daemon, actor, &before.plan.key, number).await?;
     }
-    daemon.renewals.note_look(name.as_str(), now());
     // Most looks see what was seen before, and need no disk.
     if before.progress.deployed.as_ref() == Some(&deployed) && before.progress.version.is_none() {
         return Ok(());
     }
     daemon.renewals.update(name.as_str(), |progress| {
-        if is_served && progress.order.is_none() {
+        // An agent may be at work on another one.
+        if is_served
+            && progress.order.is_none()
+            && progress.held.is_none()
+            && progress.version == before.version
+        {
             progress.version = None;
         }
         progress.deployed = Some(deployed);

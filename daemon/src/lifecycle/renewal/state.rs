@@ -12,7 +12,7 @@ use x509_cert::Certificate as X509;
 use x509_cert::ext::pkix::AuthorityKeyIdentifier;
 
 use super::plan;
-use crate::config::{Identifier, Plan};
+use crate::config::{Identifier, Plan, origin};
 use crate::daemon::Daemon;
 use crate::keys::certificates::Certificate;
 use crate::keys::{Key, Version};
@@ -82,7 +82,15 @@ pub(crate) async fn of(daemon: &Daemon, name: &Label) -> Result<PlanState, Error
 
 async fn of_plan(daemon: &Daemon, plan: Plan) -> Result<PlanState, Error> {
     let key = daemon.keys.get(&plan.key).await?;
-    let progress = daemon.renewals.of(plan.name.as_str());
+    let mut progress = daemon.renewals.of(plan.name.as_str());
+    // An order at the authority that the plan had before is of no use.
+    let is_here = |order: &String| {
+        let config = daemon.config();
+        super::authority(&config, &plan).is_ok_and(|authority| origin(order) == Some(authority.origin()))
+    };
+    if progress.order.as_ref().is_some_and(|order| !is_here(order)) {
+        (progress.order, progress.version) = (None, None);
+    }
     let found = key.as_ref().and_then(|key| newest(key, &plan));
     let (version, certificate) = found.unzip();
     let present = certificate.as_ref().map(validity);

@@ -1,5 +1,7 @@
 //! Accounts at authorities, and what an owner chooses there: profiles, chains and revocation.
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use keyward_tests::AcmeProxy;
 
 use super::*;
@@ -66,19 +68,75 @@ fn an_account_is_bound_to_that_of_the_owner() {
     assert!(!doctor(&scene).contains("no account at pebble"));
 }
 
+/// Serial number of the certificate of a plan. The id in ARI ends with the number in base64url.
+fn serial_of(plan: &Value) -> String {
+    let id = plan["certificate"]["id"].as_str().unwrap().split_once('.').unwrap().1.to_owned();
+    URL_SAFE_NO_PAD.decode(id).unwrap().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The authority does not revoke a certificate at once. It revokes that one later, and not the one
+/// that has replaced it.
+#[test]
+fn a_revocation_that_comes_late_is_for_the_same_certificate() {
+    let mut scene = Scene::prepare(Daemon::prepare(""), Settings::default());
+    let proxy = AcmeProxy::start(&scene.pebble);
+    scene.configure(&proxy.section(), &with_dns(&scene.daemon, &scene.pebble));
+    scene.daemon.resume();
+    scene.start_agent();
+    let first = scene.renewed(&json!({}));
+    proxy.refuse_revocations(Some("serverInternal"));
+    let revoke = ["cert", "revoke", "shop", "--reason", "key-compromise", "--yes"];
+    succeed(&mut scene.daemon.keyward(&revoke));
+    scene.failing("the test wants serverInternal");
+    let told = succeed(&mut scene.daemon.keyward(&["cert", "status", "shop"]));
+    assert!(told.contains("revocation  asked for, and not done yet"), "{told}");
+    scene.ask();
+    let second = scene.wait("a new certificate", |plan| {
+        plan["certificate"]["fingerprint"] != first["certificate"]["fingerprint"]
+    });
+    assert_eq!(second["certificate"]["version"], 2, "another key");
+    proxy.refuse_revocations(None);
+    scene.ask();
+    scene.wait("the revocation", |plan| plan["has_revocation"] == false);
+    assert_eq!(scene.pebble.status(&serial_of(&first)), "Revoked");
+    assert_eq!(scene.pebble.status(&serial_of(&second)), "Valid");
+    // A person changes her mind.
+    proxy.refuse_revocations(Some("serverInternal"));
+    succeed(&mut scene.daemon.keyward(&["cert", "revoke", "shop", "--yes"]));
+    scene.failing("the test wants serverInternal");
+    succeed(&mut scene.daemon.keyward(&["cert", "revoke", "shop", "--cancel"]));
+    let kept = scene.wait("the end", |plan| plan["state"] == "valid");
+    assert_eq!((&kept["has_revocation"], &kept["last_error"]), (&json!(false), &Value::Null));
+}
+
+/// The plan gets another authority while an order is under way at the one before.
+#[test]
+fn another_authority_begins_anew() {
+    let mut scene = Scene::prepare(Daemon::prepare(""), Settings::default());
+    let proxy = AcmeProxy::start(&scene.pebble);
+    let other = proxy.section().replace("[ca.pebble]", "[ca.other]");
+    let plan = with_dns(&scene.daemon, &scene.pebble);
+    let hook = fs::read_to_string(scene.daemon.path("dns-hook")).unwrap();
+    fs::write(scene.daemon.path("dns-hook"), "#!/bin/sh\nexit 1\n").unwrap();
+    scene.configure(&format!("{}{other}", scene.pebble.section()), &plan);
+    scene.daemon.resume();
+    scene.start_agent();
+    scene.failing("dns-hook");
+    fs::write(scene.daemon.path("dns-hook"), hook).unwrap();
+    let text = fs::read_to_string(scene.daemon.path("keyward.toml")).unwrap();
+    let text = text.replace("ca = \"pebble\"", "ca = \"other\"");
+    fs::write(scene.daemon.path("keyward.toml"), text).unwrap();
+    scene.daemon.reload();
+    scene.ask();
+    scene.renewed(&json!({}));
+}
+
 /// A certificate is revoked, and renewed. A compromised key gets no other certificate.
 #[test]
 fn a_revoked_certificate_is_replaced() {
     let mut scene = Scene::start(Settings::default(), with_dns);
     scene.start_agent();
     let first = scene.renewed(&json!({}));
-    // The id in ARI ends with the serial number in base64url.
-    let serial_of = |plan: &Value| {
-        use base64::Engine;
-        let id = plan["certificate"]["id"].as_str().unwrap().split_once('.').unwrap().1.to_owned();
-        let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(id).unwrap();
-        bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>()
-    };
     let revoke = |reason: &str| {
         succeed(&mut scene.daemon.keyward(&["cert", "revoke", "shop", "--reason", reason, "--yes"]));
     };

@@ -125,7 +125,7 @@ found 'this host finds no address of shop.example'
 names set-default-ipv4 '{"ip": "127.0.0.1"}'
 # Records of the DNS that admit another authority.
 names add-caa '{"host": "shop.example.", "policies": [{"tag": "issue", "value": "other.example"}]}'
-found 'the CAA records of shop.example admit "other.example", and not localhost for www.shop.example'
+found 'the CAA records of shop.example admit "other.example", and not localhost by http-01 for www.shop.example'
 names clear-caa '{"host": "shop.example."}'
 not_found CAA
 # A resolver that validates, for a zone whose signatures are broken.

@@ -104,3 +104,42 @@ fn certificates_of_others_are_watched() {
     );
     assert_eq!(check.status.code(), Some(2));
 }
+
+/// A program takes its time, and meanwhile the deployer looks at the server.
+#[test]
+fn a_program_that_takes_its_time_is_waited_for() {
+    let mut scene = Scene::start(Settings::default(), |daemon, _| {
+        let [issuer, home, begun, go] = ["issue", "ca", "begun", "go"].map(|name| daemon.path(name));
+        fs::create_dir(&home).unwrap();
+        let pki = Pki::new(&home);
+        let script = format!(
+            "cat >{0}/csr; touch {1}; until [ -e {2} ]; do sleep 0.02; done; openssl x509 -req -in {0}/csr -CA {3} -CAkey {0}/ca.key -days 5 -copy_extensions copy 2>{0}/log",
+            home.display(),
+            begun.display(),
+            go.display(),
+            pki.ca().display()
+        );
+        program(&issuer, &script);
+        format!("issue = [{issuer:?}]\nhook = [\"/bin/true\"]\n")
+    });
+    let [begun, go] = ["begun", "go"].map(|name| scene.daemon.path(name));
+    fs::write(&go, "").unwrap();
+    scene.start_deployer();
+    scene.start_agent();
+    let first = scene.renewed(&json!({}));
+    scene.wait("the deployment", |plan| {
+        plan["deployed"]["certificate"] == first["certificate"]["fingerprint"]
+    });
+    fs::remove_file(&go).unwrap();
+    fs::remove_file(&begun).unwrap();
+    scene.ask();
+    wait_for("the program", || begun.exists().then_some(()));
+    // Another configuration has the deployer look at once. Times are in whole seconds.
+    let looked = scene.plan()["looked_at"].as_u64().unwrap();
+    wait_for("a look", || {
+        scene.change_plan("# A comment.\n");
+        (scene.plan()["looked_at"].as_u64().unwrap() > looked + 1).then_some(())
+    });
+    fs::write(&go, "").unwrap();
+    scene.renewed(&first);
+}
