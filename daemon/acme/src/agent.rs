@@ -4,14 +4,14 @@
 //! other plan. An authority sees a few orders at a time.
 
 use core::time::Duration;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use keyward_plans::{Client, Issuer, Report, Task, Tasks};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::failure::{Failure, NOT_NOW};
@@ -53,8 +53,8 @@ struct Agent {
     read: (u64, Instant),
     /// Work under way: it gives the name of its plan, and whether the daemon knows its end.
     work: JoinSet<(String, bool)>,
-    /// Plans whose work is under way.
-    busy: HashSet<String>,
+    /// Plans whose work is under way, with the task that does the work.
+    busy: HashMap<String, Id>,
     /// Plans that another agent works on, or whose end the daemon could not be told, until they are
     /// tried again.
     resting: HashMap<String, Instant>,
@@ -74,7 +74,7 @@ impl Agent {
             tag: String::new(),
             read: (0, Instant::now()),
             work: JoinSet::new(),
-            busy: HashSet::new(),
+            busy: HashMap::new(),
             resting: HashMap::new(),
             notices: JoinSet::new(),
             told: HashMap::new(),
@@ -86,7 +86,7 @@ impl Agent {
     /// ends later is, because the answer may be older than its end.
     async fn look(&mut self) -> Result<(), keyward_plans::ClientError> {
         while let Some(done) = self.work.try_join_next() {
-            self.end(done.ok());
+            self.end(done);
         }
         while let Some(done) = self.notices.try_join_next() {
             if let Ok((plan, state)) = done {
@@ -101,8 +101,16 @@ impl Agent {
         Ok(())
     }
 
-    fn end(&mut self, done: Option<(String, bool)>) {
-        let Some((plan, is_known)) = done else { return };
+    fn end(&mut self, done: Result<(String, bool), JoinError>) {
+        let (plan, is_known) = match done {
+            Ok(done) => done,
+            // Work that has panicked is begun again.
+            Err(error) => {
+                let of_task = self.busy.iter().find(|(_, task)| **task == error.id());
+                let Some(plan) = of_task.map(|(plan, _)| plan.clone()) else { return };
+                (plan, false)
+            }
+        };
         self.busy.remove(&plan);
         if !is_known {
             self.resting.insert(plan, Instant::now() + LONGEST_PAUSE);
@@ -116,7 +124,7 @@ impl Agent {
         let mut next = LONGEST_PAUSE;
         for task in self.tasks.clone() {
             self.notify(&task);
-            if self.busy.contains(&task.plan) || self.resting.contains_key(&task.plan) {
+            if self.busy.contains_key(&task.plan) || self.resting.contains_key(&task.plan) {
                 continue;
             }
             let at = wanted_at(&task, now);
@@ -124,18 +132,18 @@ impl Agent {
                 next = next.min(Duration::from_secs(at - now));
                 continue;
             }
-            self.busy.insert(task.plan.clone());
             let gate = self.gate(match &task.issuer {
                 Issuer::Command(command) => command.first().map(String::as_str).unwrap_or_default(),
                 Issuer::Acme(acme) => &acme.directory,
             });
-            let daemon = self.daemon.clone();
-            self.work.spawn(async move {
+            let (daemon, plan) = (self.daemon.clone(), task.plan.clone());
+            let task = self.work.spawn(async move {
                 // A semaphore that nobody closes always gives.
                 let _permit = gate.acquire().await;
                 let is_known = work(&daemon, &task, now).await;
                 (task.plan.clone(), is_known)
             });
+            self.busy.insert(plan, task.id());
         }
         next
     }
@@ -153,7 +161,7 @@ impl Agent {
             return sleep(pause).await;
         }
         if let Ok(Some(done)) = timeout(pause, self.work.join_next()).await {
-            self.end(done.ok());
+            self.end(done);
         }
     }
 

@@ -163,20 +163,25 @@ impl Deployer {
                 return sleep(left).await;
             }
             match timeout(left, self.work.join_next()).await {
-                Ok(done) => self.end(done.and_then(Result::ok)),
-                Err(_) => return,
+                Ok(Some(Ok(done))) => self.end(done),
+                // Work that has panicked is begun again.
+                Ok(Some(Err(_))) => {
+                    (self.is_telling, self.is_watching) = (false, false);
+                    self.plans.values_mut().for_each(|state| state.is_busy = false);
+                }
+                Ok(None) | Err(_) => return,
             }
         }
     }
 
-    fn end(&mut self, done: Option<Done>) {
+    fn end(&mut self, done: Done) {
         match done {
-            Some(Done::Look(plan)) => {
+            Done::Look(plan) => {
                 if let Some(state) = self.plans.get_mut(&plan) {
                     state.is_busy = false;
                 }
             }
-            Some(Done::Hook(plan, files, result)) => {
+            Done::Hook(plan, files, result) => {
                 let state = self.plans.entry(plan.name.to_string()).or_default();
                 state.is_busy = false;
                 match result {
@@ -184,14 +189,13 @@ impl Deployer {
                     Err(error) => self.fail(*plan, *files, error, AFTER_REFUSAL),
                 }
             }
-            Some(Done::Tell(changed)) => {
+            Done::Tell(changed) => {
                 self.is_telling = false;
                 for one in changed {
                     self.told(one);
                 }
             }
-            Some(Done::Watch) => self.is_watching = false,
-            None => {}
+            Done::Watch => self.is_watching = false,
         }
     }
 

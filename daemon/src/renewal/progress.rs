@@ -30,6 +30,8 @@ pub(crate) struct Renewals {
     agents: Mutex<BTreeMap<i32, Instant>>,
     /// Time at which an agent has begun to work on each plan.
     taken: Mutex<BTreeMap<String, Instant>>,
+    /// Time at which a person has last asked for something of each plan.
+    asked: Mutex<BTreeMap<String, Instant>>,
     /// Seconds by which this clock is ahead of the clock of an authority; [`UNKNOWN`] at first.
     clock_ahead: AtomicI64,
     /// Time at which the deployer has last looked at the listeners of each plan.
@@ -216,6 +218,7 @@ impl Renewals {
             started: Instant::now(),
             agents: Mutex::default(),
             taken: Mutex::default(),
+            asked: Mutex::default(),
             clock_ahead: AtomicI64::new(UNKNOWN),
             looked: Mutex::default(),
             watched: Mutex::default(),
@@ -294,6 +297,18 @@ impl Renewals {
     /// Notes that an agent begins to work on a plan.
     pub(crate) fn take(&self, plan: &str) {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner).insert(plan.to_owned(), Instant::now());
+    }
+
+    /// Notes that a person asks for something of a plan.
+    pub(crate) fn note_wish(&self, plan: &str) {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).insert(plan.to_owned(), Instant::now());
+    }
+
+    /// True if a person has asked since the agent has begun to work on a plan.
+    pub(crate) fn has_new_wish(&self, plan: &str) -> bool {
+        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner).get(plan).copied();
+        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner).get(plan).copied();
+        asked.is_some_and(|asked| taken.is_some_and(|taken| asked > taken))
     }
 
     /// True if the agent that works on a plan is there: it asks for work all the time. After a

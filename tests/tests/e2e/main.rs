@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
+mod acme;
 mod asynchronous;
 mod audit;
 mod ceremony;
@@ -30,7 +31,6 @@ mod pages;
 mod purpose;
 mod reference_files;
 mod remote_keys;
-mod renewals;
 mod resumption;
 mod rsa_key_exchange;
 mod rustls_tonic;

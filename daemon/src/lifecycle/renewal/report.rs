@@ -135,6 +135,12 @@ async fn note(daemon: &Daemon, actor: Actor, name: &Label, report: Report) -> Re
             let lifetime = state::of(daemon, name).await?.lifetime();
             let (kind, detail) = (printable(&kind), printable(&detail));
             let failure = Failure::of(&kind, retry_after);
+            if daemon.renewals.has_new_wish(name.as_str()) {
+                // The attempt is older than the wish of a person, for which there is another one.
+                tracing::info!(plan = name.as_str(), kind, "an earlier attempt has failed: {detail}");
+                return update(&mut |progress| (progress.held, progress.next_try) = (None, 0))
+                    .map_err(Error::from);
+            }
             update(&mut |progress| {
                 progress.held = None;
                 let mut failure = failure;
@@ -180,6 +186,7 @@ pub(crate) async fn renew_now(
     let state = state::of(daemon, name).await?;
     let (plan, current) = (state.plan, state.key.map(|key| key.current));
     let begun = begin(daemon, actor, Action::RenewCertificate, Some(&plan.key)).await?;
+    daemon.renewals.note_wish(name.as_str());
     let updated = daemon.renewals.update(name.as_str(), |progress| {
         ask(progress);
         if new_key {
@@ -212,6 +219,7 @@ fn ask(progress: &mut Progress) {
 pub(crate) async fn keep(daemon: &Daemon, actor: Actor, name: &Label) -> Result<(), Error> {
     let plan = plan(&daemon.config(), name)?;
     let begun = begin(daemon, actor, Action::RenewCertificate, Some(&plan.key)).await?;
+    daemon.renewals.note_wish(name.as_str());
     let updated = daemon.renewals.update(name.as_str(), |progress| {
         progress.revokes = None;
         (progress.failures, progress.next_try, progress.last_error) = (0, 0, None);
@@ -231,6 +239,7 @@ pub(crate) async fn revoke(daemon: &Daemon, actor: Actor, name: &Label, reason: 
     let certificate = state.certificate.as_ref().ok_or_else(|| RenewalError::NoCertificate(name.clone()))?;
     let certificate = URL_SAFE_NO_PAD.encode(certificate.der());
     let begun = begin(daemon, actor, Action::RevokeCertificate, Some(&state.plan.key)).await?;
+    daemon.renewals.note_wish(name.as_str());
     let updated = daemon.renewals.update(name.as_str(), |progress| {
         progress.revokes = Some(Revocation { reason, certificate });
         let asked_at = progress.asked_at;

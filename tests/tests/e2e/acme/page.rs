@@ -320,7 +320,7 @@ grep -c 'step="new-order"' /tmp/daemon.log | grep '^1$'
 /// explains.
 #[test]
 fn alert_rules_fire_when_they_should() {
-    let test = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/renewals/alerts.yml");
+    let test = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/acme/alerts.yml");
     succeed(Command::new("promtool").args(["test", "rules"]).arg(test));
     let (rules, page) = (source("conf/prometheus/keyward.rules.yml"), source("docs/metrics.md"));
     let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
