@@ -19,7 +19,7 @@ pub(crate) use state::{PlanState, all, of};
 
 use std::sync::Arc;
 
-use keyward_proto::{Label, Use};
+use keyward_proto::{KeyType, Label, Use};
 
 use super::Error;
 use super::create::{KeySpec, generate};
@@ -74,11 +74,8 @@ fn authority<'c>(config: &'c Config, plan: &Plan) -> Result<&'c Authority, Error
 pub(crate) async fn account_problem(daemon: &Daemon, plan: &Plan) -> Result<Option<String>, Error> {
     let config = daemon.config();
     let Ok(authority) = authority(&config, plan) else { return Ok(None) };
-    let wrong = match daemon.keys.get(&authority.account_key).await? {
-        Some(key) => check_account_key(&key).err(),
-        None => None,
-    };
     let key = daemon.keys.get(&authority.account_key).await?;
+    let wrong = key.as_ref().and_then(|key| check_account_key(key).err());
     let thumbprint = key.and_then(|key| Some(AccountKey::of(&key.version(0)?.spki)?.thumbprint()));
     let account =
         thumbprint.and_then(|thumbprint| daemon.renewals.account(&authority.directory, &thumbprint));
@@ -91,38 +88,39 @@ pub(crate) async fn account_problem(daemon: &Daemon, plan: &Plan) -> Result<Opti
 
 /// The key of a plan, which is made if there is none.
 async fn key_of(daemon: &Daemon, plan: &Plan) -> Result<Arc<Key>, Error> {
-    if let Some(key) = daemon.keys.get(&plan.key).await? {
-        let standing = key.standing(now());
-        if standing != Standing::Active {
-            return Err(Error::not_active(&key, standing));
-        }
-        return Ok(key);
-    }
-    let uses = vec![Use::TlsServer, Use::Csr];
-    let spec = KeySpec { label: plan.key.clone(), uses, sign_and_decrypt: false, backend: None };
-    match generate(daemon, Actor::Daemon, spec, plan.key_type).await {
-        // Another request has made it meanwhile.
-        Err(Error::Store(StoreError::Exists(_))) => {
-            let made = daemon.keys.get(&plan.key).await?;
-            made.ok_or_else(|| StoreError::Unknown(plan.key.clone()).into())
-        }
-        made => made,
+    let key = found_or_made(daemon, &plan.key, &[Use::TlsServer, Use::Csr], plan.key_type).await?;
+    match key.standing(now()) {
+        Standing::Active => Ok(key),
+        standing => Err(Error::not_active(&key, standing)),
     }
 }
 
 /// The key of the account at an authority, which is made if there is none.
 async fn account_key(daemon: &Daemon, authority: &Authority) -> Result<Arc<Key>, Error> {
-    let label = &authority.account_key;
-    let key = match daemon.keys.get(label).await? {
-        Some(key) => key,
-        None => {
-            let (uses, backend) = (vec![Use::AcmeAccount], None);
-            let spec = KeySpec { label: label.clone(), uses, sign_and_decrypt: false, backend };
-            generate(daemon, Actor::Daemon, spec, keyward_proto::KeyType::P256).await?
-        }
-    };
+    let key = found_or_made(daemon, &authority.account_key, &[Use::AcmeAccount], KeyType::P256).await?;
     check_account_key(&key)?;
     Ok(key)
+}
+
+/// The key with a label, which is made for these uses if there is none.
+async fn found_or_made(
+    daemon: &Daemon,
+    label: &Label,
+    uses: &[Use],
+    key_type: KeyType,
+) -> Result<Arc<Key>, Error> {
+    if let Some(key) = daemon.keys.get(label).await? {
+        return Ok(key);
+    }
+    let spec = KeySpec { label: label.clone(), uses: uses.to_vec(), sign_and_decrypt: false, backend: None };
+    match generate(daemon, Actor::Daemon, spec, key_type).await {
+        // Another request has made it meanwhile.
+        Err(Error::Store(StoreError::Exists(_))) => {
+            let made = daemon.keys.get(label).await?;
+            made.ok_or_else(|| StoreError::Unknown(label.clone()).into())
+        }
+        made => made,
+    }
 }
 
 fn check_account_key(key: &Key) -> Result<(), Error> {
