@@ -157,9 +157,7 @@ fn check(
 /// Refuses a chain that nobody has asked for: the plan is not due, or no order is under way.
 fn refuse_unwanted(state: &state::PlanState) -> Result<(), Error> {
     let name = &state.plan.name;
-    if state.due > now() {
-        return Err(RenewalError::NotDue { plan: name.clone(), at: state.due }.into());
-    }
+    state.refuse_early()?;
     match (&state.plan.issuer, &state.progress.order) {
         (Issuer::Acme { .. }, None) => Err(RenewalError::NotOrdered(name.clone()).into()),
         _ => Ok(()),

@@ -11,8 +11,8 @@ use x509_cert::ext::pkix::name::GeneralName;
 use zeroize::Zeroizing;
 
 use super::hold::hold;
-use super::{RenewalError, account_key, authority, key_of, plan, state};
-use crate::config::{Identifier, Issuer, Plan, origin};
+use super::{RenewalError, account_key, authority, check_url, key_of, plan, public_key, state};
+use crate::config::{Identifier, Issuer, Plan};
 use crate::daemon::Daemon;
 use crate::ground::ownership;
 use crate::keys::certificates::request as csr;
@@ -22,7 +22,7 @@ use crate::lifecycle::event::{Action, Actor, begin};
 use crate::lifecycle::request::{sign, sign_request};
 use crate::lifecycle::{Error, versions};
 use crate::renewal::Progress;
-use crate::renewal::jws::{AccountKey, Payload, Unsigned};
+use crate::renewal::jws::{Payload, Unsigned};
 
 /// Kind of a message.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
@@ -84,21 +84,14 @@ async fn built(
     let config = daemon.config();
     let plan = plan(&config, name)?;
     let authority = authority(&config, &plan)?;
-    let expected = authority.origin();
-    if origin(url) != Some(expected) {
-        let (url, origin) = (url.chars().take(200).collect(), expected.to_owned());
-        return Err(RenewalError::OtherUrl { url, origin }.into());
-    }
+    check_url(authority, url)?;
     let is_nonce = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
     if !(1..=256).contains(&nonce.len()) || !nonce.bytes().all(is_nonce) {
         return Err(RenewalError::Nonce.into());
     }
     hold(daemon, actor, name)?;
     let account_key = account_key(daemon, authority).await?;
-    let version =
-        account_key.version(0).ok_or_else(|| RenewalError::NotAnAccountKey(account_key.label.clone()))?;
-    let public = AccountKey::of(&version.spki)
-        .ok_or_else(|| RenewalError::NotAnAccountKey(account_key.label.clone()))?;
+    let (version, public) = public_key(&account_key)?;
     let account = daemon.renewals.account(&authority.directory, &public.thumbprint());
     let account = account.and_then(|account| account.url);
     let account = match step {
@@ -168,9 +161,7 @@ fn count_order(daemon: &Daemon, plan: &Plan, state: &state::PlanState) -> Result
     if state.progress.order.is_some() {
         return Err(RenewalError::Ordered(name.clone()).into());
     }
-    if state.due > now {
-        return Err(RenewalError::NotDue { plan: name.clone(), at: state.due }.into());
-    }
+    state.refuse_early()?;
     daemon.renewals.update(name.as_str(), |progress| {
         let hold = progress.held.as_mut().ok_or_else(|| RenewalError::Ordered(name.clone()))?;
         hold.messages += 1;
@@ -206,13 +197,11 @@ pub(crate) async fn request_for_program(
 ) -> Result<Vec<u8>, Error> {
     let made = async {
         let state = state::of(daemon, name).await?;
-        match state.plan.issuer {
-            Issuer::Acme { .. } => Err(RenewalError::IsAcme(name.clone()).into()),
-            Issuer::Command(_) if state.due > now() => {
-                Err(RenewalError::NotDue { plan: name.clone(), at: state.due }.into())
-            }
-            Issuer::Command(_) => request(daemon, actor, name).await,
+        if let Issuer::Acme { .. } = state.plan.issuer {
+            return Err(RenewalError::IsAcme(name.clone()).into());
         }
+        state.refuse_early()?;
+        request(daemon, actor, name).await
     }
     .await;
     super::record_refusal(daemon, actor, name, "request", &made);

@@ -25,9 +25,9 @@ use super::Error;
 use super::create::{KeySpec, generate};
 use super::event::Actor;
 use crate::audit;
-use crate::config::{Authority, Config, Issuer, Plan};
+use crate::config::{Authority, Config, Issuer, Plan, origin};
 use crate::daemon::{Daemon, RefusedAct};
-use crate::keys::{Key, Standing, StoreError, now};
+use crate::keys::{Key, Standing, StoreError, Version, now};
 use crate::policy::act::Act;
 use crate::policy::purpose::Purpose;
 use crate::renewal::jws::AccountKey;
@@ -76,7 +76,7 @@ pub(crate) async fn account_problem(daemon: &Daemon, plan: &Plan) -> Result<Opti
     let Ok(authority) = authority(&config, plan) else { return Ok(None) };
     let key = daemon.keys.get(&authority.account_key).await?;
     let wrong = key.as_ref().and_then(|key| check_account_key(key).err());
-    let thumbprint = key.and_then(|key| Some(AccountKey::of(&key.version(0)?.spki)?.thumbprint()));
+    let thumbprint = key.as_ref().and_then(|key| Some(public_key(key).ok()?.1.thumbprint()));
     let account =
         thumbprint.and_then(|thumbprint| daemon.renewals.account(&authority.directory, &thumbprint));
     if wrong.is_some() || account.is_some_and(|account| account.url.is_some()) {
@@ -123,9 +123,28 @@ async fn found_or_made(
     }
 }
 
+/// Refuses a URL of another server than that of an authority.
+fn check_url(authority: &Authority, url: &str) -> Result<(), RenewalError> {
+    let expected = authority.origin();
+    match origin(url) == Some(expected) {
+        true => Ok(()),
+        false => {
+            let url = url.chars().take(200).collect();
+            Err(RenewalError::OtherUrl { url, origin: expected.to_owned() })
+        }
+    }
+}
+
+/// The current version of an account key, and its public key.
+fn public_key(key: &Key) -> Result<(&Version, AccountKey<'_>), RenewalError> {
+    let version = key.version(0);
+    let found = version.and_then(|version| Some((version, AccountKey::of(&version.spki)?)));
+    found.ok_or_else(|| RenewalError::NotAnAccountKey(key.label.clone()))
+}
+
 fn check_account_key(key: &Key) -> Result<(), Error> {
     let standing = key.standing(now());
-    match key.version(0).is_some_and(|version| AccountKey::of(&version.spki).is_some()) {
+    match public_key(key).is_ok() {
         _ if standing != Standing::Active => Err(Error::not_active(key, standing)),
         true if key.uses == [Use::AcmeAccount] => Ok(()),
         _ => Err(RenewalError::NotAnAccountKey(key.label.clone()).into()),

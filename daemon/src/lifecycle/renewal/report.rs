@@ -10,9 +10,8 @@ use keyward_proto::Label;
 
 use super::hold::hold;
 use super::state::spread;
-use super::{RenewalError, account_key, authority, plan, state};
+use super::{RenewalError, account_key, authority, check_url, plan, public_key, state};
 use crate::backend::random;
-use crate::config::origin;
 use crate::daemon::Daemon;
 use crate::ground::text::printable;
 use crate::keys::now;
@@ -21,7 +20,6 @@ use crate::lifecycle::event::{Action, Actor, begin};
 use crate::lifecycle::{Error, versions};
 use crate::renewal::Progress;
 use crate::renewal::due::{self, Failure};
-use crate::renewal::jws::AccountKey;
 use crate::renewal::progress::{Deployed, Failed, Revocation, Window};
 
 /// Notes a report of the agent. Only URLs of the authority are kept.
@@ -39,14 +37,8 @@ async fn note(daemon: &Daemon, actor: Actor, name: &Label, report: Report) -> Re
     let plan = plan(&config, name)?;
     hold(daemon, actor, name)?;
     let checked = |url: String| -> Result<String, Error> {
-        let expected = authority(&config, &plan)?.origin();
-        match origin(&url) == Some(expected) {
-            true => Ok(url),
-            false => {
-                let url = url.chars().take(200).collect();
-                Err(RenewalError::OtherUrl { url, origin: expected.to_owned() }.into())
-            }
-        }
+        check_url(authority(&config, &plan)?, &url)?;
+        Ok(url)
     };
     let now = now();
     let update = |change: &mut dyn FnMut(&mut Progress)| {
@@ -61,8 +53,7 @@ async fn note(daemon: &Daemon, actor: Actor, name: &Label, report: Report) -> Re
         Report::Account(url) => {
             let authority = authority(&config, &plan)?;
             let key = account_key(daemon, authority).await?;
-            let public = key.version(0).and_then(|version| AccountKey::of(&version.spki));
-            let public = public.ok_or_else(|| RenewalError::NotAnAccountKey(key.label.clone()))?;
+            let (_, public) = public_key(&key)?;
             let url = url.map(checked).transpose()?;
             let set = daemon.renewals.set_account(&authority.directory, &public.thumbprint(), url.clone());
             if let Some(former) = set.map_err(RenewalError::from)? {

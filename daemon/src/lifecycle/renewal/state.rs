@@ -11,11 +11,11 @@ use sha2::{Digest, Sha256};
 use x509_cert::Certificate as X509;
 use x509_cert::ext::pkix::AuthorityKeyIdentifier;
 
-use super::plan;
+use super::{RenewalError, plan};
 use crate::config::{Identifier, Plan, origin};
 use crate::daemon::Daemon;
 use crate::keys::certificates::Certificate;
-use crate::keys::{Key, Version};
+use crate::keys::{Key, Version, now};
 use crate::lifecycle::Error;
 use crate::renewal::Progress;
 use crate::renewal::due::{Facts, Validity, due};
@@ -39,6 +39,14 @@ impl PlanState {
     /// authority.
     pub(crate) fn certificate_id(&self) -> Option<String> {
         id_of(self.certificate.as_ref()?.der())
+    }
+
+    /// Refuses a step of a plan that is not due.
+    pub(super) fn refuse_early(&self) -> Result<(), RenewalError> {
+        match self.due > now() {
+            true => Err(RenewalError::NotDue { plan: self.plan.name.clone(), at: self.due }),
+            false => Ok(()),
+        }
     }
 
     /// The window that the authority has suggested for this very certificate.
