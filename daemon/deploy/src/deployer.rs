@@ -104,8 +104,6 @@ struct Changed {
     files: Files,
     /// The files as one text, for HAProxy.
     combined: String,
-    /// True if the servers were told before, and only the hook is missing.
-    is_told: bool,
     /// The generation before, to go back to.
     before: Option<PathBuf>,
     /// Kinds of servers that use the files.
@@ -208,11 +206,7 @@ impl Deployer {
         self.watch(config);
         let mut problem = None;
         let (mut changed, mut looks) = (Vec::new(), Vec::new());
-        let to_deploy = config
-            .plans
-            .iter()
-            .filter(|plan| !plan.servers.is_empty() || plan.hook.is_some() || !plan.listeners.is_empty());
-        for plan in to_deploy {
+        for plan in config.plans.iter().filter(|plan| plan.is_deployed()) {
             let Some(present) = self.wanted(plan) else { continue };
             let files: Files = match self.daemon.get(&format!("/v1/plans/{}/files", plan.name)).await {
                 Ok(files) => files,
@@ -244,7 +238,6 @@ impl Deployer {
                     plan: plan.clone(),
                     files,
                     combined,
-                    is_told: state.is_told,
                     before,
                     found: BTreeSet::new(),
                     refusal: None,
@@ -286,8 +279,9 @@ impl Deployer {
 
     /// Has each server check and read the new files: once for all plans that changed together.
     fn tell(&mut self, changed: Vec<Changed>) {
+        let is_told = |plan: &Plan| self.plans.get(plan.name.as_str()).is_some_and(|state| state.is_told);
         let (to_tell, others): (Vec<_>, Vec<_>) =
-            changed.into_iter().partition(|one| !one.is_told && !one.plan.servers.is_empty());
+            changed.into_iter().partition(|one| !one.plan.servers.is_empty() && !is_told(&one.plan));
         others.into_iter().for_each(|one| self.told(one));
         if to_tell.is_empty() {
             return;
@@ -518,7 +512,7 @@ async fn shown(at: std::net::SocketAddr, server_name: &str, certificate: &str, l
 const PAUSE: Duration = Duration::from_millis(500);
 /// Time between two looks at listeners whose files have not changed.
 const LOOK: Duration = Duration::from_secs(60);
-/// The same for a daemon that was started again.
+/// Time between two looks while a daemon that was started again knows of none.
 const AFTER_START: Duration = Duration::from_secs(2);
 /// Time until files that a server or a hook has refused are tried again.
 const AFTER_REFUSAL: Duration = Duration::from_secs(60);
