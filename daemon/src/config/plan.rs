@@ -1,7 +1,6 @@
 //! `[[certificate]]`: the plan of a certificate that renews itself.
 
-use core::fmt;
-use core::net::{IpAddr, SocketAddr};
+use core::net::SocketAddr;
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -11,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::authority::Authority;
 use super::error::InvalidSetting;
+use super::identifier::Identifier;
 
 /// The plan of a certificate: what it is for, who issues it, and where it goes.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -47,15 +47,6 @@ impl Plan {
     pub fn is_deployed(&self) -> bool {
         !self.servers.is_empty() || self.hook.is_some() || !self.listeners.is_empty()
     }
-}
-
-/// Name of a certificate (RFC 8555, 9.7.7; RFC 8738).
-#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub enum Identifier {
-    /// A DNS name in lower case, which may begin with `*.`.
-    Dns(String),
-    /// An address.
-    Ip(IpAddr),
 }
 
 /// Who issues a certificate.
@@ -141,75 +132,6 @@ impl Server {
             Self::Haproxy => "haproxy",
             Self::Apache => "apache",
         }
-    }
-}
-
-impl fmt::Display for Identifier {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Dns(name) => f.write_str(name),
-            Self::Ip(address) => write!(f, "{address}"),
-        }
-    }
-}
-
-impl Identifier {
-    /// Reads a name of a certificate.
-    ///
-    /// # Errors
-    /// The reason as the end of a sentence.
-    pub fn read(text: &str) -> Result<Self, &'static str> {
-        if let Ok(address) = text.parse() {
-            return Ok(Self::Ip(address));
-        }
-        let name = text.to_ascii_lowercase();
-        let host = name.strip_prefix("*.").unwrap_or(&name);
-        let label = |label: &str| {
-            (1..=63).contains(&label.len())
-                && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
-                && !label.starts_with('-')
-                && !label.ends_with('-')
-        };
-        let is_number = |label: &str| label.bytes().all(|byte| byte.is_ascii_digit());
-        match name.len() <= 253
-            && host.split('.').all(label)
-            && !host.rsplit('.').next().is_some_and(is_number)
-        {
-            true => Ok(Self::Dns(name)),
-            false => Err(
-                "is neither a DNS name nor an IP address; * stands for the first label only, and a name with other letters has the form xn--...",
-            ),
-        }
-    }
-
-    /// The kind of the name in ACME.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Dns(_) => "dns",
-            Self::Ip(_) => "ip",
-        }
-    }
-
-    /// True for a name that can be in the public DNS, and for an address of the Internet.
-    fn is_public(&self) -> bool {
-        match self {
-            Self::Dns(name) => {
-                name.contains('.') && !name.ends_with(".local") && !name.ends_with(".internal")
-            }
-            Self::Ip(IpAddr::V4(at)) => {
-                !(at.is_private() || at.is_loopback() || at.is_link_local() || at.is_unspecified())
-            }
-            Self::Ip(IpAddr::V6(at)) => {
-                !(at.is_loopback()
-                    || at.is_unspecified()
-                    || at.is_unique_local()
-                    || at.is_unicast_link_local())
-            }
-        }
-    }
-
-    fn is_wildcard(&self) -> bool {
-        matches!(self, Self::Dns(name) if name.starts_with("*."))
     }
 }
 

@@ -7,7 +7,7 @@ use keyward_proto::Label;
 use serde::{Deserialize, Serialize};
 
 use super::error::InvalidSetting;
-use super::plan::Identifier;
+use super::identifier::Identifier;
 
 /// A certificate that somebody else renews.
 #[derive(Clone, Debug, Eq, PartialEq)]
