@@ -3,6 +3,7 @@
 use core::time::Duration;
 use std::net::SocketAddr;
 
+use keyward_ground::dig::{self, Answer};
 use tokio::net::lookup_host;
 use tokio::time::{Instant, sleep};
 
@@ -61,11 +62,11 @@ async fn servers(plan: &str, primary: SocketAddr, name: &str) -> Vec<SocketAddr>
     Vec::new()
 }
 
-/// Data of the answer of a server; `None` if it does not answer, or refuses to. dig(1) is in the
-/// Debian package of nsupdate(1).
+/// Data of the answer of a server; `None` if it does not answer, or refuses to.
 async fn ask(plan: &str, server: SocketAddr, kind: &str, name: &str) -> Option<Vec<String>> {
-    let words = ["/usr/bin/dig", "+noall", "+comments", "+answer", "+norecurse", "+time=2", "+tries=1", "-p"];
-    let mut command: Vec<_> = words.map(str::to_owned).to_vec();
+    let options = ["+norecurse", "+time=2", "+tries=1", "-p"];
+    let words = [dig::PROGRAM].into_iter().chain(dig::OPTIONS).chain(options);
+    let mut command: Vec<_> = words.map(str::to_owned).collect();
     command.extend([
         server.port().to_string(),
         format!("@{}", server.ip()),
@@ -73,16 +74,12 @@ async fn ask(plan: &str, server: SocketAddr, kind: &str, name: &str) -> Option<V
         name.to_owned(),
     ]);
     let text = program::run(plan, &command, &[], &[]).await.ok()?;
-    read(&String::from_utf8_lossy(&text))
+    about_name(dig::read(&String::from_utf8_lossy(&text))?)
 }
 
-/// Reads the output of dig. Only an answer about the name counts as one.
-fn read(text: &str) -> Option<Vec<String>> {
-    let status = text.split("status: ").nth(1)?.split(',').next()?;
-    let lines = text.lines().filter(|line| !line.starts_with(';') && !line.trim().is_empty());
-    // Owner, time to live, class and type come before the data.
-    let data = lines.filter_map(|line| Some(line.split_whitespace().nth(4)?.to_owned()));
-    ["NOERROR", "NXDOMAIN"].contains(&status).then(|| data.collect())
+/// Only an answer about the name counts as one.
+fn about_name(answer: Answer) -> Option<Vec<String>> {
+    ["NOERROR", "NXDOMAIN"].contains(&answer.status.as_str()).then_some(answer.data)
 }
 
 /// Longest time until every server has the record.
@@ -100,14 +97,15 @@ mod tests {
     #[test]
     fn a_server_that_refuses_has_not_answered() {
         let answer = |status: &str, lines: &str| {
-            read(&format!(
+            let text = format!(
                 ";; Got answer:\n;; ->>HEADER<<- opcode: QUERY, status: {status}, id: 7\n\n;; ANSWER SECTION:\n{lines}\n"
-            ))
+            );
+            about_name(dig::read(&text).unwrap())
         };
         let line = "_acme-challenge.shop.example. 60 IN\tTXT\t\"abc-_D\"";
         assert_eq!(answer("NOERROR", line), Some(vec!["\"abc-_D\"".to_owned()]));
         assert_eq!(answer("NXDOMAIN", ""), Some(Vec::new()));
         assert_eq!((answer("REFUSED", ""), answer("SERVFAIL", "")), (None, None));
-        assert_eq!(read(";; connection timed out; no servers could be reached\n"), None);
+        assert_eq!(dig::read(";; connection timed out; no servers could be reached\n"), None);
     }
 }

@@ -16,6 +16,7 @@
 pub mod allowance;
 pub mod causes;
 pub mod confinement;
+pub mod dig;
 pub mod exit;
 pub mod fair;
 pub mod hardening;

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::finding::Finding;
+use crate::ground::dig::{self, Answer};
 
 /// Who is to issue.
 #[derive(Clone, Copy)]
@@ -24,11 +25,11 @@ pub(super) fn check(check: &'static str, name: &str, issuer: &Issuer<'_>) -> Vec
     if name.parse::<IpAddr>().is_ok() {
         return Vec::new();
     }
-    if !Path::new(DIG).exists() {
+    if !Path::new(dig::PROGRAM).exists() {
         let fix = "install it: apt install bind9-dnsutils";
         return vec![Finding::warn(
             check,
-            format!("CAA and DNSSEC of {name} not checked: {DIG} is not there"),
+            format!("CAA and DNSSEC of {name} not checked: {} is not there", dig::PROGRAM),
             fix,
         )];
     }
@@ -40,7 +41,7 @@ pub(super) fn check(check: &'static str, name: &str, issuer: &Issuer<'_>) -> Vec
         );
         Finding::fail(check, detail, fix)
     };
-    if ask(host, "A").is_some_and(|answer| answer.is_broken(host, "A")) {
+    if ask(host, "A").is_some_and(|answer| is_broken(&answer, host, "A")) {
         return vec![broken(host)];
     }
     let mut at = host;
@@ -49,7 +50,7 @@ pub(super) fn check(check: &'static str, name: &str, issuer: &Issuer<'_>) -> Vec
             let detail = format!("CAA of {at} not checked: the resolver of this host does not answer");
             return vec![Finding::warn(check, detail, "see /etc/resolv.conf")];
         };
-        if answer.is_broken(at, "CAA") {
+        if is_broken(&answer, at, "CAA") {
             return vec![broken(at)];
         }
         if answer.status == "SERVFAIL" {
@@ -61,7 +62,7 @@ pub(super) fn check(check: &'static str, name: &str, issuer: &Issuer<'_>) -> Vec
                 "correct the server of the zone, which must answer for CAA",
             )];
         }
-        let records: Vec<_> = answer.lines.iter().filter_map(|line| Caa::read(line)).collect();
+        let records: Vec<_> = answer.data.iter().filter_map(|line| Caa::read(line)).collect();
         if !records.is_empty() {
             return refusal(check, name, at, &records, issuer).into_iter().collect();
         }
@@ -127,66 +128,31 @@ fn refusal(
     Some(Finding::fail(check, detail, "add the record that keyward cert status PLAN prints"))
 }
 
-/// Answer of the resolver.
-struct Looked {
-    /// Such as NOERROR.
-    status: String,
-    lines: Vec<String>,
+/// True if the resolver answers only a client that does not want validation.
+fn is_broken(answer: &Answer, name: &str, kind: &str) -> bool {
+    let unchecked = || run(&["+cd", name, kind]);
+    answer.status == "SERVFAIL" && unchecked().is_some_and(|answer| answer.status != "SERVFAIL")
 }
 
-impl Looked {
-    /// True if the resolver answers only a client that does not want validation.
-    fn is_broken(&self, name: &str, kind: &str) -> bool {
-        let unchecked = || run(&["+cd", name, kind]);
-        self.status == "SERVFAIL" && unchecked().is_some_and(|looked| looked.status != "SERVFAIL")
-    }
-}
-
-fn ask(name: &str, kind: &str) -> Option<Looked> {
+fn ask(name: &str, kind: &str) -> Option<Answer> {
     run(&[name, kind])
 }
 
-fn run(words: &[&str]) -> Option<Looked> {
-    let options = ["+noall", "+comments", "+answer", "+time=3", "+tries=2", "+nocookie"];
-    let output = Command::new(DIG).args(options).args(words).output().ok()?;
-    read(&String::from_utf8_lossy(&output.stdout))
+fn run(words: &[&str]) -> Option<Answer> {
+    let options = ["+time=3", "+tries=2", "+nocookie"];
+    let output = Command::new(dig::PROGRAM).args(dig::OPTIONS).args(options).args(words).output().ok()?;
+    dig::read(&String::from_utf8_lossy(&output.stdout))
 }
-
-/// Reads the output of dig: its status, and the data of each answer.
-fn read(text: &str) -> Option<Looked> {
-    let status = text.split("status: ").nth(1)?.split(',').next()?.to_owned();
-    let answers = text.lines().filter(|line| !line.starts_with(';') && !line.trim().is_empty());
-    // Owner, time to live, class and type come before the data.
-    let data = answers.filter_map(|line| {
-        let mut rest = line;
-        for _ in 0..4 {
-            rest = rest.trim_start().split_once(char::is_whitespace)?.1;
-        }
-        Some(rest.trim().to_owned())
-    });
-    Some(Looked { status, lines: data.collect() })
-}
-
-/// The program of Debian's package bind9-dnsutils.
-const DIG: &str = "/usr/bin/dig";
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_of_dig_has_a_status_and_data() {
-        let text = ";; Got answer:\n;; ->>HEADER<<- opcode: QUERY, status: NOERROR, id: 1\n;; flags: qr rd\n\n\
-                    ;; ANSWER SECTION:\nshop.example.\t\t60\tIN\tCAA\t0 issue \"ca.example; accounturi=https://ca.example/1\"\n\n";
-        let looked = read(text).unwrap();
+    fn a_record_is_a_property_and_a_value() {
         let expected =
             Caa { tag: "issue".into(), value: "ca.example; accounturi=https://ca.example/1".into() };
-        assert_eq!((looked.status.as_str(), Caa::read(&looked.lines[0])), ("NOERROR", Some(expected)));
-        assert_eq!(
-            read(";; ->>HEADER<<- opcode: QUERY, status: SERVFAIL, id: 2\n").unwrap().status,
-            "SERVFAIL"
-        );
-        assert!(read(";; connection timed out; no servers could be reached\n").is_none());
+        assert_eq!(Caa::read("0 issue \"ca.example; accounturi=https://ca.example/1\""), Some(expected));
     }
 
     #[test]
