@@ -14,6 +14,7 @@ use hyper::header::{
 };
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
+use keyward_plans::origin;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -153,12 +154,6 @@ impl Http {
     }
 }
 
-/// Scheme, host and port of a URL.
-fn origin(url: &str) -> Option<&str> {
-    let rest = url.strip_prefix("https://")?;
-    url.get(..url.len() - rest.len() + rest.find('/')?)
-}
-
 /// True if the certificate of a server is not valid at this time. Servers of authorities renew
 /// theirs, so most likely this clock is wrong.
 fn is_of_the_clock(error: &io::Error) -> bool {
@@ -224,15 +219,6 @@ mod tests {
         for wrong in ["", "soon", "Sun, 06 Nov", "-1", "Sun, 06 Foo 1994 08:49:37 GMT"] {
             assert_eq!(seconds(wrong), None, "{wrong}");
         }
-    }
-
-    #[test]
-    fn an_origin_is_scheme_host_and_port() {
-        assert_eq!(origin("https://ca.example:14000/dir/x"), Some("https://ca.example:14000"));
-        for other in ["http://ca.example/dir", "https://ca.example", "ca.example/dir"] {
-            assert_eq!(origin(other), None, "{other}");
-        }
-        assert_ne!(origin("https://ca.example.evil.example/"), origin("https://ca.example/"));
     }
 
     #[test]

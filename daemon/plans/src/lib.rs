@@ -320,3 +320,30 @@ impl Challenge {
         matches!(self, Self::DnsHook(_) | Self::DnsUpdate { .. })
     }
 }
+
+/// The origin of a URL `https://HOST[:PORT]/PATH`; `None` for other texts.
+pub fn origin(url: &str) -> Option<&str> {
+    let rest = url.strip_prefix("https://")?;
+    let length = rest.find('/')?;
+    let is_host = |byte: u8| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte);
+    let is_visible = url.len() <= MAX_URL && url.bytes().all(|byte| byte.is_ascii_graphic());
+    let host = rest.get(..length).filter(|host| !host.is_empty() && host.bytes().all(is_host))?;
+    is_visible.then(|| url.get(..url.len() - rest.len() + host.len()))?
+}
+
+/// Longest URL, in bytes.
+const MAX_URL: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_origin_is_scheme_host_and_port() {
+        assert_eq!(origin("https://ca.example:14000/dir/x"), Some("https://ca.example:14000"));
+        for other in ["http://ca.example/dir", "https://ca.example", "ca.example/dir", "https://ca exa/"] {
+            assert_eq!(origin(other), None, "{other}");
+        }
+        assert_ne!(origin("https://ca.example.evil.example/"), origin("https://ca.example/"));
+    }
+}

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use keyward_plans::origin;
 use keyward_proto::Label;
 use serde::{Deserialize, Serialize};
 
@@ -48,16 +49,6 @@ impl Authority {
     pub fn is_public(&self) -> bool {
         PUBLIC.iter().any(|host| self.origin() == format!("https://{host}"))
     }
-}
-
-/// The origin of a URL `https://HOST[:PORT]/PATH`; `None` for other texts.
-pub(crate) fn origin(url: &str) -> Option<&str> {
-    let rest = url.strip_prefix("https://")?;
-    let length = rest.find('/')?;
-    let is_host = |byte: u8| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte);
-    let is_visible = url.len() <= MAX_URL && url.bytes().all(|byte| byte.is_ascii_graphic());
-    let host = rest.get(..length).filter(|host| !host.is_empty() && host.bytes().all(is_host))?;
-    is_visible.then(|| url.get(..url.len() - rest.len() + host.len()))?
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -173,7 +164,5 @@ const PUBLIC: [&str; 8] = [
 ];
 /// Hosts among these that are for tests, whose roots nobody has.
 const UNTRUSTED: [&str; 2] = ["acme-staging-v02.api.letsencrypt.org", "dv.acme-v02.test-api.pki.goog"];
-/// Longest URL, in bytes.
-const MAX_URL: usize = 1024;
 const MAX_CONTACT: usize = 256;
 const MAX_CONTACTS: usize = 5;

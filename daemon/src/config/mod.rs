@@ -26,6 +26,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use keyward_client::Address;
+pub(crate) use keyward_plans::origin;
 use sha2::{Digest, Sha256};
 use tracing_subscriber::filter::LevelFilter;
 
@@ -33,7 +34,6 @@ use crate::ground::ownership;
 use crate::policy::authorise::Grants;
 use crate::policy::roles::Roles;
 pub use audit::Audit;
-pub(crate) use authority::origin;
 pub use authority::{Authority, Binding};
 pub use error::ConfigError;
 pub(crate) use grep11::EMBEDDED;
