@@ -81,7 +81,8 @@ async fn carry_out(
     let now = now();
     let is_deployed = plan.is_deployed();
     daemon.renewals.update(name.as_str(), |progress| {
-        (progress.order, progress.last_error, progress.held) = (None, None, None);
+        // The agent holds the plan until it says that the attempt has ended.
+        (progress.order, progress.last_error) = (None, None);
         (progress.failures, progress.next_try) = (0, 0);
         (progress.asked_at, progress.is_replaced) = (None, false);
         progress.newer_than = None;
