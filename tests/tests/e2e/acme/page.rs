@@ -172,6 +172,9 @@ OPENSSL_CONF=/etc/keyward/openssl.cnf nginx -p /etc/nginx/ -c nginx.conf
 # A person need not wait for the next attempt.
 keyward cert renew shop --now
 until_done is_served
+# A worker of before may still take a connection, and shows the placeholder.
+one_worker() { test "$(pgrep -fc '^nginx: worker process')" = 1; }
+until_done one_worker
 curl --silent --show-error --cacert /tmp/pebble/root.pem https://www.shop.example/ | grep '^served$'
 keyward doctor >/tmp/doctor || true
 grep '^ok .*plan shop renews itself, expires' /tmp/doctor || { cat /tmp/doctor; exit 1; }
