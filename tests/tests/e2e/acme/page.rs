@@ -173,7 +173,7 @@ OPENSSL_CONF=/etc/keyward/openssl.cnf nginx -p /etc/nginx/ -c nginx.conf
 keyward cert renew shop --now
 until_done is_served
 # A worker of before may still take a connection, and shows the placeholder.
-one_worker() { test "$(pgrep -fc '^nginx: worker process')" = 1; }
+one_worker() { test "$(grep -l '^nginx: worker' /proc/[0-9]*/cmdline | wc -l)" = 1; }
 until_done one_worker
 curl --silent --show-error --cacert /tmp/pebble/root.pem https://www.shop.example/ | grep '^served$'
 keyward doctor >/tmp/doctor || true
