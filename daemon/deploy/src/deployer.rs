@@ -18,7 +18,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::live::{self, Generation};
+use super::live::{self, Generation, Told};
 use super::program;
 use super::served;
 use super::servers::{self, Running};
@@ -81,8 +81,6 @@ struct State {
     looked: Option<Instant>,
     /// Why the files are not in use, and when that is tried again.
     problem: Option<(String, Instant)>,
-    /// True if the servers were told, and only the hook is missing.
-    is_told: bool,
     /// True while its hook runs, or its listeners are looked at.
     is_busy: bool,
 }
@@ -106,6 +104,8 @@ struct Changed {
     combined: String,
     /// The generation before, to go back to.
     before: Option<PathBuf>,
+    /// Kinds of servers that were not told of the files yet.
+    kinds: BTreeSet<Server>,
     /// Kinds of servers that use the files.
     found: BTreeSet<Server>,
     /// Words of the server that has refused the files.
@@ -137,11 +137,6 @@ impl Deployer {
             return Ok(Arc::clone(config));
         }
         let config = Arc::new(Config::load(path).map_err(|error| error.to_string())?);
-        if let Some((_, old)) = &self.config {
-            let told = |plan: &Plan| (plan.name.clone(), plan.servers.clone(), plan.hook.clone());
-            let is_new = |plan: &&Plan| !old.plans.iter().any(|before| told(before) == told(plan));
-            config.plans.iter().filter(is_new).for_each(|plan| live::note_pending(&self.live, &plan.name));
-        }
         // Another file may have other listeners and hooks.
         self.plans.values_mut().for_each(|state| (state.looked, state.present) = (None, None));
         self.plans.retain(|name, state| {
@@ -182,7 +177,12 @@ impl Deployer {
             Done::Hook(plan, files, result) => {
                 let state = self.plans.entry(plan.name.to_string()).or_default();
                 state.is_busy = false;
-                match result {
+                // The configuration may name another hook by now, which is run next.
+                let noted = result.and_then(|()| {
+                    let told = Told { hook: plan.hook.clone(), ..Told::read(&self.live, &plan.name) };
+                    told.write(&self.live, &plan.name).map_err(|error| untold(&error))
+                });
+                match noted {
                     Ok(()) => self.finish(*plan, *files),
                     Err(error) => self.fail(*plan, *files, error, AFTER_REFUSAL),
                 }
@@ -218,11 +218,8 @@ impl Deployer {
             let state = self.plans.entry(plan.name.to_string()).or_default();
             state.present = Some(present);
             let changed_files = match written(plan, &files, &self.live) {
-                Ok(Some(before)) => {
-                    state.is_told = false;
-                    Some(before)
-                }
-                Ok(None) => live::is_pending(&self.live, &plan.name).then_some(None),
+                Ok(Some(before)) => Some(before),
+                Ok(None) => is_pending(plan, &Told::read(&self.live, &plan.name)).then_some(None),
                 Err(error) => {
                     self.fail(plan.clone(), files, error, AFTER_REFUSAL);
                     continue;
@@ -235,6 +232,7 @@ impl Deployer {
             // The files in use, which a placeholder of the daemon does not replace.
             match live::combined(&self.live, &plan.name) {
                 Ok(combined) => changed.push(Changed {
+                    kinds: missing(plan, &Told::read(&self.live, &plan.name)),
                     plan: plan.clone(),
                     files,
                     combined,
@@ -279,9 +277,7 @@ impl Deployer {
 
     /// Has each server check and read the new files: once for all plans that changed together.
     fn tell(&mut self, changed: Vec<Changed>) {
-        let is_told = |plan: &Plan| self.plans.get(plan.name.as_str()).is_some_and(|state| state.is_told);
-        let (to_tell, others): (Vec<_>, Vec<_>) =
-            changed.into_iter().partition(|one| !one.plan.servers.is_empty() && !is_told(&one.plan));
+        let (to_tell, others): (Vec<_>, Vec<_>) = changed.into_iter().partition(|one| !one.kinds.is_empty());
         others.into_iter().for_each(|one| self.told(one));
         if to_tell.is_empty() {
             return;
@@ -296,7 +292,7 @@ impl Deployer {
 
     /// Goes on with a plan whose servers were asked.
     fn told(&mut self, one: Changed) {
-        let Changed { plan, files, before, found, refusal, .. } = one;
+        let Changed { plan, files, before, kinds, found, refusal, .. } = one;
         let state = self.plans.entry(plan.name.to_string()).or_default();
         state.is_busy = false;
         if let Some(error) = refusal {
@@ -314,11 +310,12 @@ impl Deployer {
             return self.fail(plan, files, error, AFTER_REFUSAL);
         }
         live::clean(&self.live, &plan.name);
-        let missing = plan.servers.iter().find(|kind| !state.is_told && !found.contains(kind));
-        if let Some(kind) = missing {
+        if let Some(kind) = kinds.difference(&found).next() {
             let live = self.live.join(plan.name.as_str());
             let advice = match kind {
-                Server::Haproxy => "start it with -W as root, or name the files in its configuration",
+                Server::Haproxy => {
+                    "start it with -W as root, or name the files in its configuration and reload it"
+                }
                 _ => "start it, or name the files in its configuration",
             };
             let error = format!(
@@ -328,8 +325,14 @@ impl Deployer {
             );
             return self.fail(plan, files, error, AFTER_NOBODY);
         }
-        state.is_told = true;
-        let Some(hook) = plan.hook.clone() else { return self.finish(plan, files) };
+        let mut told = Told::read(&self.live, &plan.name);
+        told.servers = plan.servers.iter().map(|kind| kind.name().to_owned()).collect();
+        if let Err(error) = told.write(&self.live, &plan.name) {
+            return self.fail(plan, files, untold(&error), AFTER_REFUSAL);
+        }
+        let Some(hook) = plan.hook.clone().filter(|hook| told.hook.as_ref() != Some(hook)) else {
+            return self.finish(plan, files);
+        };
         state.is_busy = true;
         let (gate, live) = (Arc::clone(&self.gate), self.live.join(plan.name.as_str()));
         self.work.spawn(async move {
@@ -348,10 +351,6 @@ impl Deployer {
     /// Everybody was told of the files of a plan.
     fn finish(&mut self, plan: Plan, files: Files) {
         let state = self.plans.entry(plan.name.to_string()).or_default();
-        if let Err(error) = live::note_done(&self.live, &plan.name) {
-            let error = format!("cannot note that the servers were told: {error}");
-            return self.fail(plan, files, error, AFTER_REFUSAL);
-        }
         if state.problem.take().is_some() {
             tracing::info!(plan = plan.name.as_str(), "the files are in use now");
         }
@@ -443,13 +442,12 @@ fn written(plan: &Plan, files: &Files, live: &Path) -> Result<Option<Option<Path
 /// Has servers check the files of some plans, all servers before one of them reads the files. Then
 /// has them read the files, first those that may still refuse them.
 async fn told_by_servers(mut changed: Vec<Changed>, live: &Path) -> Vec<Changed> {
-    let kinds: BTreeSet<_> = changed.iter().flat_map(|one| one.plan.servers.iter().copied()).collect();
+    let kinds: BTreeSet<_> = changed.iter().flat_map(|one| one.kinds.iter().copied()).collect();
     let mut tasks: Vec<(Running, Vec<usize>)> = Vec::new();
     for kind in kinds {
         for server in servers::running(kind).await {
-            let is_of = |one: &Changed| {
-                one.plan.servers.contains(&kind) && server.uses(&live.join(one.plan.name.as_str()))
-            };
+            let is_of =
+                |one: &Changed| one.kinds.contains(&kind) && server.uses(&live.join(one.plan.name.as_str()));
             let uses: Vec<_> = (0..changed.len()).filter(|at| is_of(&changed[*at])).collect();
             for at in &uses {
                 changed[*at].found.insert(kind);
@@ -475,12 +473,32 @@ async fn told_by_servers(mut changed: Vec<Changed>, live: &Path) -> Vec<Changed>
         if contents.is_empty() {
             continue;
         }
-        match server.reload(&contents).await {
-            Ok(()) => tracing::info!(pid = server.pid(), "server reads the new files"),
-            Err(error) => refuse(&mut changed, &uses, &error),
+        for (at, result) in uses.iter().zip(server.reload(&contents).await) {
+            match result {
+                Ok(()) => tracing::info!(
+                    pid = server.pid(),
+                    plan = changed[*at].plan.name.as_str(),
+                    "server reads the new files"
+                ),
+                Err(error) => refuse(&mut changed, &[*at], &error),
+            }
         }
     }
     changed
+}
+
+/// Kinds of servers of a plan that were not told of its files.
+fn missing(plan: &Plan, told: &Told) -> BTreeSet<Server> {
+    plan.servers.iter().copied().filter(|kind| !told.servers.contains(kind.name())).collect()
+}
+
+/// True if servers or the hook of a plan were not told of its files.
+fn is_pending(plan: &Plan, told: &Told) -> bool {
+    !missing(plan, told).is_empty() || plan.hook.is_some() && plan.hook != told.hook
+}
+
+fn untold(error: &std::io::Error) -> String {
+    format!("cannot note that the servers were told: {error}")
 }
 
 fn refuse(changed: &mut [Changed], uses: &[usize], error: &str) {

@@ -6,9 +6,10 @@
 //! ```
 //!
 //! `key.pem` is a reference, so nothing here is secret. The link changes in one step, and always
-//! leads to a whole generation. The one before is kept. A file `.pending` in a generation says that
-//! servers and hooks were not told of it yet, whatever has ended meanwhile.
+//! leads to a whole generation. The one before is kept. A file `.told` in a generation says which
+//! servers and which hook were told of it, whatever has ended or has changed meanwhile.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
@@ -18,6 +19,7 @@ use keyward::keys::certificates::Certificate;
 use keyward_plans::Files;
 use keyward_proto::{Label, Reference};
 use pem_rfc7468::LineEnding;
+use serde_json::{Value, json};
 use thiserror::Error;
 
 /// Reason why a generation cannot be written.
@@ -113,8 +115,7 @@ impl Generation {
         let written = || -> Result<(), LiveError> {
             fs::DirBuilder::new().mode(0o755).create(&directory).map_err(io(&directory))?;
             let files = self.files();
-            for (name, text) in files.iter().map(|(name, text)| (*name, text.as_str())).chain([(PENDING, "")])
-            {
+            for (name, text) in &files {
                 let path = directory.join(name);
                 let mut options = fs::OpenOptions::new();
                 let file = options.write(true).create_new(true).mode(0o644).open(&path);
@@ -136,14 +137,39 @@ impl Generation {
     }
 }
 
-/// True if servers and hooks were not told of the files that are in use.
-pub(crate) fn is_pending(live: &Path, plan: &Label) -> bool {
-    live.join(plan.as_str()).join(PENDING).exists()
+/// The servers and the hook that were told of a generation.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Told {
+    /// Kinds of servers, by their names.
+    pub(crate) servers: BTreeSet<String>,
+    pub(crate) hook: Option<Vec<String>>,
 }
 
-/// Notes that servers and hooks were not told: they are others than before.
-pub(crate) fn note_pending(live: &Path, plan: &Label) {
-    let _ = fs::write(live.join(plan.as_str()).join(PENDING), "");
+impl Told {
+    /// The servers and the hook that were told of the files in use. A file that is missing or
+    /// damaged says that nobody was.
+    pub(crate) fn read(live: &Path, plan: &Label) -> Self {
+        let text = fs::read(live.join(plan.as_str()).join(TOLD)).unwrap_or_default();
+        let value: Value = serde_json::from_slice(&text).unwrap_or_default();
+        let words = |value: &Value| {
+            let words = value.as_array().into_iter().flatten();
+            words.filter_map(|word| word.as_str().map(str::to_owned)).collect::<Vec<_>>()
+        };
+        let hook = Some(&value["hook"]).filter(|hook| hook.is_array()).map(words);
+        Self { servers: words(&value["servers"]).into_iter().collect(), hook }
+    }
+
+    /// Notes who was told of the files in use.
+    ///
+    /// # Errors
+    /// The error of the system.
+    pub(crate) fn write(&self, live: &Path, plan: &Label) -> io::Result<()> {
+        let directory = live.join(plan.as_str());
+        let part = directory.join(format!("{TOLD}.new"));
+        fs::write(&part, json!({ "servers": self.servers, "hook": self.hook }).to_string())?;
+        File::open(&part)?.sync_all()?;
+        fs::rename(&part, directory.join(TOLD))
+    }
 }
 
 /// The files in use as one text for the socket of HAProxy, which an empty line would end.
@@ -159,17 +185,6 @@ pub(crate) fn fingerprint(live: &Path, plan: &Label) -> Option<String> {
     let pem = fs::read_to_string(live.join(plan.as_str()).join("cert.pem")).ok()?;
     let (_, der) = pem_rfc7468::decode_vec(pem.trim().as_bytes()).ok()?;
     Some(Certificate::from_der(&der).ok()?.fingerprint())
-}
-
-/// Notes that servers and hooks were told.
-///
-/// # Errors
-/// The error of the system.
-pub(crate) fn note_done(live: &Path, plan: &Label) -> io::Result<()> {
-    match fs::remove_file(live.join(plan.as_str()).join(PENDING)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
 }
 
 /// Gives a plan the files of `before` back, and removes those that a server has refused.
@@ -234,8 +249,8 @@ fn generations(live: &Path, plan: &Label) -> Vec<(u64, String)> {
     all
 }
 
-/// Name of the file in a generation that servers and hooks were not told of.
-const PENDING: &str = ".pending";
+/// Name of the file in a generation that says who was told of it.
+const TOLD: &str = ".told";
 /// Longest chain, in bytes of PEM (64 KiB).
 const LONGEST_CHAIN: usize = 64 << 10;
 /// Maximum number of certificates of a chain, as in the daemon.
@@ -318,11 +333,15 @@ mod tests {
         let before = second.put(&live, &plan).unwrap().unwrap();
         assert!(second.is_in_use(&live, &plan) && before == Path::new("shop.1"));
         // The servers were told of the first one, and refuse the second one.
-        assert!(is_pending(&live, &plan));
+        assert_eq!(Told::read(&live, &plan), Told::default());
         undo(&live, &plan, &before).unwrap();
         assert!(first.is_in_use(&live, &plan) && !live.join("shop.2").exists());
-        note_done(&live, &plan).unwrap();
-        assert!(!is_pending(&live, &plan));
+        let told = Told {
+            servers: ["nginx".to_owned()].into(),
+            hook: Some(vec!["/bin/hook".to_owned(), "a b".to_owned()]),
+        };
+        told.write(&live, &plan).unwrap();
+        assert_eq!(Told::read(&live, &plan), told);
         // The link of another plan is no generation of this one, and a generation that lies behind
         // goes too.
         symlink("elsewhere", live.join("shop.5000")).unwrap();

@@ -46,8 +46,9 @@ pub(crate) async fn running(kind: Server) -> Vec<Running> {
         let mut running = Running { kind, master, text, known: Vec::new() };
         if let Some(socket) = running.haproxy_socket().filter(|_| kind == Server::Haproxy) {
             let known = ask(&socket, "show ssl cert\n").await.unwrap_or_default();
-            running.known =
-                known.lines().map(|line| line.trim().trim_start_matches('*').to_owned()).collect();
+            let names = known.lines().map(|line| line.trim().trim_start_matches('*'));
+            let is_name = |line: &&str| !line.is_empty() && !line.starts_with('#');
+            running.known = names.filter(is_name).map(str::to_owned).collect();
         }
         all.push(running);
     }
@@ -97,9 +98,9 @@ fn words(master: &Master) -> Master {
 impl Running {
     /// True if the server uses a file of a directory.
     pub(crate) fn uses(&self, directory: &Path) -> bool {
-        // HAProxy itself knows best.
-        if !self.known.is_empty() {
-            return !files_below(&self.known, directory).is_empty();
+        // HAProxy itself knows best. It reads files that were named since only at a reload.
+        if !files_below(&self.known, directory).is_empty() {
+            return true;
         }
         let prefix = format!("{}/", directory.display());
         let lines = || self.text.lines().map(|line| line.split('#').next().unwrap_or_default());
@@ -145,27 +146,46 @@ impl Running {
     }
 
     /// Has the server read the new files of some directories, with their contents for HAProxy.
-    ///
-    /// # Errors
-    /// The words of the server, or of the system.
-    pub(crate) async fn reload(&self, changed: &[(PathBuf, String)]) -> Result<(), String> {
+    /// Returns the result for each directory: the words of the server, or of the system.
+    pub(crate) async fn reload(&self, changed: &[(PathBuf, String)]) -> Vec<Result<(), String>> {
         let signal = match self.kind {
             Server::Nginx => Signal::HUP,
             Server::Apache => Signal::USR1,
-            Server::Haproxy => {
-                if let Some(socket) = self.haproxy_socket().filter(|_| !self.known.is_empty()) {
-                    let committed = timeout(COMMIT, commit(&socket, &self.known, changed)).await;
-                    let late = || Err(format!("HAProxy did not answer within {} seconds", COMMIT.as_secs()));
-                    return committed.unwrap_or_else(|_| late());
-                }
-                match self.master.arguments.iter().any(|word| word.starts_with("-W")) {
-                    true => Signal::USR2,
-                    false => {
-                        return Err("HAProxy runs without a master process and without an administrators' socket; start it with -W, or add to its section global: stats socket PATH level admin".into());
-                    }
-                }
-            }
+            Server::Haproxy => Signal::USR2,
         };
+        let socket = self.haproxy_socket().filter(|_| self.kind == Server::Haproxy);
+        let is_known = |directory: &Path| !files_below(&self.known, directory).is_empty();
+        let mut signalled = None;
+        let mut results = Vec::new();
+        let mut is_silent = false;
+        for (directory, pem) in changed {
+            results.push(match socket.as_ref().filter(|_| is_known(directory)) {
+                Some(_) if is_silent => Err("HAProxy does not answer at its socket".to_owned()),
+                Some(socket) => {
+                    let committed = commit(socket, &self.known, directory, pem).await;
+                    is_silent = committed.as_ref().is_err_and(|error| error.contains(SILENT));
+                    committed
+                }
+                None => signalled.get_or_insert_with(|| self.signal(signal)).clone(),
+            });
+        }
+        results
+    }
+
+    /// Has the server read all its files.
+    fn signal(&self, signal: Signal) -> Result<(), String> {
+        let has_master = self.master.arguments.iter().any(|word| word.starts_with("-W"));
+        if self.kind == Server::Haproxy && !has_master {
+            let reason = match self.known.is_empty() {
+                true => {
+                    "HAProxy runs without a master process and without an administrators' socket; start it with -W, or add to its section global: stats socket PATH level admin"
+                }
+                false => {
+                    "HAProxy was started before its configuration named the files, and runs without a master process (-W): reload it once"
+                }
+            };
+            return Err(reason.into());
+        }
         let sent = self.master.signal(Some(signal));
         sent.map_err(|error| format!("cannot send a signal to process {}: {error}", self.master.pid))
     }
@@ -294,19 +314,17 @@ fn files_below<'k>(known: &'k [String], directory: &Path) -> BTreeSet<&'k str> {
     known.iter().map(String::as_str).filter(is_file).collect()
 }
 
-/// Exchanges certificates over the socket of HAProxy.
-async fn commit(socket: &Path, known: &[String], changed: &[(PathBuf, String)]) -> Result<(), String> {
-    for (directory, pem) in changed {
-        for file in files_below(known, directory) {
-            let answer = ask(socket, &format!("set ssl cert {file} <<\n{pem}\n")).await?;
-            if !answer.contains("Transaction created") && !answer.contains("Transaction updated") {
-                return Err(format!("HAProxy did not take {file}: {}", answer.trim()));
-            }
-            let answer = ask(socket, &format!("commit ssl cert {file}\n")).await?;
-            if !answer.contains("Success") {
-                let _ = ask(socket, &format!("abort ssl cert {file}\n")).await;
-                return Err(format!("HAProxy did not take {file}: {}", answer.trim()));
-            }
+/// Exchanges the certificate of a directory over the socket of HAProxy.
+async fn commit(socket: &Path, known: &[String], directory: &Path, pem: &str) -> Result<(), String> {
+    for file in files_below(known, directory) {
+        let answer = ask(socket, &format!("set ssl cert {file} <<\n{pem}\n")).await?;
+        if !answer.contains("Transaction created") && !answer.contains("Transaction updated") {
+            return Err(format!("HAProxy did not take {file}: {}", answer.trim()));
+        }
+        let answer = ask(socket, &format!("commit ssl cert {file}\n")).await;
+        if !answer.as_ref().is_ok_and(|answer| answer.contains("Success")) {
+            let _ = ask(socket, &format!("abort ssl cert {file}\n")).await;
+            return Err(format!("HAProxy did not take {file}: {}", answer?.trim()));
         }
     }
     Ok(())
@@ -323,11 +341,13 @@ async fn ask(socket: &Path, command: &str) -> Result<String, String> {
         Ok(answer)
     };
     let limited = timeout(COMMIT, exchange).await;
-    limited.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into())).map_err(failed)
+    limited.map_err(|_| format!("HAProxy {SILENT} {} seconds", COMMIT.as_secs()))?.map_err(failed)
 }
 
-/// Longest time for an exchange of certificates over the socket of HAProxy.
+/// Longest time for one command at the socket of HAProxy.
 const COMMIT: Duration = Duration::from_secs(10);
+/// Words about a socket of HAProxy that does not answer.
+const SILENT: &str = "did not answer at its socket within";
 /// Limits of a configuration that is read without the help of the server: files of a directory,
 /// directories below each other, and bytes of a file (1 MiB).
 const MOST_FILES: usize = 1000;

@@ -247,7 +247,8 @@ fn files_that_do_not_fit_leave_the_old_ones_in_use() {
     let before = told().len();
     program(&scene.daemon.path("hook"), &format!("echo again >>{}", scene.daemon.path("told").display()));
     let link = fs::read_link(live.join("shop")).unwrap();
-    assert!(live.join("shop/.pending").exists(), "{link:?}");
+    let told_of = fs::read_to_string(live.join("shop/.told")).unwrap();
+    assert!(told_of.contains("\"hook\":null"), "{link:?}: {told_of}");
     kill(scene.deployer.take());
     fs::remove_dir(scene.live()).unwrap();
     scene.start_deployer();
