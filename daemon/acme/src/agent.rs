@@ -89,8 +89,10 @@ impl Agent {
             self.end(done);
         }
         while let Some(done) = self.notices.try_join_next() {
-            if let Ok((plan, state)) = done {
-                self.told.insert(plan, Some(state));
+            match done {
+                Ok((plan, state)) => drop(self.told.insert(plan, Some(state))),
+                // One that has panicked is not under way any more.
+                Err(_) => self.told.retain(|_, state| state.is_some()),
             }
         }
         if let Some((tasks, tag)) = self.daemon.get_new::<Tasks>("/v1/tasks", &self.tag).await? {
@@ -215,14 +217,16 @@ fn wanted_at(task: &Task, now: u64) -> u64 {
 
 /// Works on a plan, if no other agent does. True if the daemon knows the end.
 async fn work(daemon: &Client, task: &Task, now: u64) -> bool {
-    let worked = async {
-        order::tell(daemon, task, &Report::Begin).await?;
-        step(daemon, task, now).await
-    };
-    let end = match worked.await {
-        Ok(()) => Report::End,
+    let worked = match order::tell(daemon, task, &Report::Begin).await {
         // Another agent works on the plan.
         Err(failure) if failure.kind == NOT_NOW => return false,
+        Err(failure) => Err(failure),
+        Ok(()) => step(daemon, task, now).await,
+    };
+    let end = match worked {
+        Ok(()) => Report::End,
+        // The plan is not due any more, as after a change of its window.
+        Err(failure) if failure.kind == NOT_NOW => Report::End,
         Err(failure) => {
             tracing::warn!(plan = task.plan, kind = failure.kind, "{failure}");
             failure.report()

@@ -25,10 +25,14 @@ impl Failure {
     /// The error in an answer of an authority (RFC 8555, 6.7).
     pub(crate) fn of_answer(answer: &Answer, url: &str) -> Self {
         let problem: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
-        Self {
-            retry_after: answer.retry_after,
-            ..Self::of_problem(&problem, &format!("{url} answered {}", answer.status))
-        }
+        let failure = Self::of_problem(&problem, &format!("{url} answered {}", answer.status));
+        // A machine before the authority may have answered, without the words of ACME.
+        let kind = match answer.status {
+            429 if failure.kind == UNKNOWN => "rateLimited".to_owned(),
+            500.. if failure.kind == UNKNOWN => "serverInternal".to_owned(),
+            _ => failure.kind,
+        };
+        Self { kind, retry_after: answer.retry_after, ..failure }
     }
 
     /// An error of ACME, in the words of the authority, or else `instead`.
@@ -45,7 +49,7 @@ impl Failure {
             detail += &format!(" ({})", parts.join("; "));
         }
         Self {
-            kind: kind.unwrap_or("authority").to_owned(),
+            kind: kind.unwrap_or(UNKNOWN).to_owned(),
             detail: detail.chars().take(MAX_DETAIL).collect(),
             retry_after: None,
         }
@@ -70,5 +74,27 @@ impl From<ClientError> for Failure {
 /// Kind of a failure that is none: another agent does the work.
 pub(crate) const NOT_NOW: &str = "not-now";
 
+/// Kind of a failure without a word of ACME.
+const UNKNOWN: &str = "authority";
 /// Longest description that is kept, in characters.
 const MAX_DETAIL: usize = 2000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_without_words_of_acme_is_judged_by_its_status() {
+        let of = |status: u16, body: &str| {
+            let answer =
+                Answer { status, body: body.to_owned().into(), retry_after: Some(3600), ..Answer::default() };
+            let failure = Failure::of_answer(&answer, "https://ca.example/order/1");
+            assert_eq!(failure.retry_after, Some(3600));
+            failure.kind
+        };
+        assert_eq!(of(503, "<html>maintenance</html>"), "serverInternal");
+        assert_eq!(of(429, ""), "rateLimited");
+        assert_eq!(of(404, "not found"), UNKNOWN);
+        assert_eq!(of(500, r#"{"type":"urn:ietf:params:acme:error:caa"}"#), "caa");
+    }
+}

@@ -32,7 +32,7 @@ pub(crate) struct Http {
 }
 
 /// An answer of an authority.
-#[derive(Debug)]
+#[derive(Default, Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) body: Bytes,

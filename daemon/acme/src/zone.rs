@@ -17,18 +17,36 @@ use super::program;
 /// A server answers, and does not have the record in time.
 pub(crate) async fn wait(plan: &str, primary: SocketAddr, name: &str, value: &str) -> Result<(), Failure> {
     let mut left = servers(plan, primary, name).await;
+    if left.is_empty() {
+        tracing::info!(
+            plan,
+            "{primary} names no servers of the zone of {name}, so none of them is waited for"
+        );
+    }
     let deadline = Instant::now() + LONGEST;
     loop {
-        let mut lacking = Vec::new();
+        let (mut lacking, mut without) = (Vec::new(), None);
         for server in left {
-            // A server that does not answer, such as one behind a firewall, is not waited for.
-            let answer = ask(plan, server, "TXT", name).await;
-            if answer.is_some_and(|lines| !lines.iter().any(|line| line.trim_matches('"') == value)) {
-                lacking.push(server);
+            match ask(plan, server, "TXT", name).await {
+                // A server that does not answer, such as one behind a firewall, is not waited for.
+                None => {}
+                Some(Said::Data(lines)) if lines.iter().any(|line| line.trim_matches('"') == value) => {}
+                Some(said) => {
+                    lacking.push(server);
+                    if matches!(said, Said::Data(_)) {
+                        without.get_or_insert(server);
+                    }
+                }
             }
         }
-        let Some(first) = lacking.first() else { return Ok(()) };
+        if lacking.is_empty() {
+            return Ok(());
+        }
         if Instant::now() > deadline {
+            let Some(first) = without else {
+                tracing::info!(plan, "servers of the zone of {name} do not have the zone: {lacking:?}");
+                return Ok(());
+            };
             let seconds = LONGEST.as_secs();
             return Err(Failure::new(
                 "dns",
@@ -47,7 +65,7 @@ async fn servers(plan: &str, primary: SocketAddr, name: &str) -> Vec<SocketAddr>
     let mut zone = name;
     while let Some((_, parent)) = zone.split_once('.').filter(|(_, parent)| !parent.is_empty()) {
         zone = parent;
-        let names = ask(plan, primary, "NS", zone).await.unwrap_or_default();
+        let Some(Said::Data(names)) = ask(plan, primary, "NS", zone).await else { continue };
         if names.is_empty() {
             continue;
         }
@@ -62,8 +80,16 @@ async fn servers(plan: &str, primary: SocketAddr, name: &str) -> Vec<SocketAddr>
     Vec::new()
 }
 
-/// Data of the answer of a server; `None` if it does not answer, or refuses to.
-async fn ask(plan: &str, server: SocketAddr, kind: &str, name: &str) -> Option<Vec<String>> {
+/// Answer of a server.
+#[derive(Debug, Eq, PartialEq)]
+enum Said {
+    Data(Vec<String>),
+    /// SERVFAIL, as of a secondary server that is about to load the zone.
+    NotYet,
+}
+
+/// Answer of a server; `None` if it does not answer, or refuses to.
+async fn ask(plan: &str, server: SocketAddr, kind: &str, name: &str) -> Option<Said> {
     let options = ["+norecurse", "+time=2", "+tries=1", "-p"];
     let words = [dig::PROGRAM].into_iter().chain(dig::OPTIONS).chain(options);
     let mut command: Vec<_> = words.map(str::to_owned).collect();
@@ -78,8 +104,12 @@ async fn ask(plan: &str, server: SocketAddr, kind: &str, name: &str) -> Option<V
 }
 
 /// Only an answer about the name counts as one.
-fn about_name(answer: Answer) -> Option<Vec<String>> {
-    ["NOERROR", "NXDOMAIN"].contains(&answer.status.as_str()).then_some(answer.data)
+fn about_name(answer: Answer) -> Option<Said> {
+    match answer.status.as_str() {
+        "NOERROR" | "NXDOMAIN" => Some(Said::Data(answer.data)),
+        "SERVFAIL" => Some(Said::NotYet),
+        _ => None,
+    }
 }
 
 /// Longest time until every server has the record.
@@ -103,9 +133,9 @@ mod tests {
             about_name(dig::read(&text).unwrap())
         };
         let line = "_acme-challenge.shop.example. 60 IN\tTXT\t\"abc-_D\"";
-        assert_eq!(answer("NOERROR", line), Some(vec!["\"abc-_D\"".to_owned()]));
-        assert_eq!(answer("NXDOMAIN", ""), Some(Vec::new()));
-        assert_eq!((answer("REFUSED", ""), answer("SERVFAIL", "")), (None, None));
+        assert_eq!(answer("NOERROR", line), Some(Said::Data(vec!["\"abc-_D\"".to_owned()])));
+        assert_eq!(answer("NXDOMAIN", ""), Some(Said::Data(Vec::new())));
+        assert_eq!((answer("REFUSED", ""), answer("SERVFAIL", "")), (None, Some(Said::NotYet)));
         assert_eq!(dig::read(";; connection timed out; no servers could be reached\n"), None);
     }
 }
