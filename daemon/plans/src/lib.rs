@@ -288,6 +288,9 @@ pub struct PlanView {
     pub key_problem: Option<String>,
     /// True if a person has asked to revoke the certificate, and it is not revoked yet.
     pub has_revocation: bool,
+    /// Why a revocation does not go on, if one does not.
+    #[serde(default)]
+    pub revocation_problem: Option<String>,
     /// Files that the agent reads for the plan.
     pub files: Vec<PathBuf>,
     /// Programs that the plan runs: issuer, DNS hook, notification, hook.

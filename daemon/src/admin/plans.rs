@@ -24,6 +24,7 @@ use crate::keys::certificates::Chain;
 use crate::keys::{Standing, now};
 use crate::lifecycle::{self, renewal};
 use crate::observe::renewals::{PlanLook, WatchLook};
+use crate::renewal::Progress;
 use crate::renewal::jws::AccountKey;
 
 /// Every plan, for people.
@@ -334,6 +335,7 @@ async fn view(daemon: &Daemon, state: renewal::PlanState) -> Result<PlanView, Ad
             if acme.as_ref().is_some_and(|acme| acme.challenge.is_dns()) { "dns-01" } else { "http-01" };
         format!("CAA 0 issue \"{domain}; accounturi={account}; validationmethods={kind}\"")
     });
+    let revocation_problem = revocation_problem(daemon, &plan, &progress);
     let deployed = progress.deployed;
     Ok(PlanView {
         plan: plan.name.to_string(),
@@ -360,7 +362,8 @@ async fn view(daemon: &Daemon, state: renewal::PlanState) -> Result<PlanView, Ad
         former_account: acme.as_ref().and_then(|acme| acme.former_account.clone()),
         account: acme.as_ref().and_then(|acme| acme.account.clone()),
         key_problem: key_problem.map(str::to_owned),
-        has_revocation: progress.revokes.is_some(),
+        has_revocation: !progress.revocations.is_empty(),
+        revocation_problem,
         files: needed_files(daemon, &plan),
         programs: programs(&plan),
         webroot: match plan.issuer.challenge() {
@@ -409,10 +412,33 @@ async fn task(daemon: &Daemon, state: renewal::PlanState) -> Result<Task, AdminE
         },
         notify: state.plan.notify.clone(),
         certificate: certificate(&state),
-        revokes: state.progress.revokes.as_ref().map(|revocation| revocation.reason),
+        revokes: revokes(daemon, &state),
         state: words(&state).to_owned(),
         last_error: state.progress.last_error.map(|failed| failed.detail),
     })
+}
+
+/// Reason of the next revocation at the authority of a plan.
+fn revokes(daemon: &Daemon, state: &renewal::PlanState) -> Option<u8> {
+    let config = daemon.config();
+    let config::Issuer::Acme { authority, .. } = &state.plan.issuer else { return None };
+    Some(state.revocation(config.authorities.get(authority)?)?.reason)
+}
+
+/// Why a revocation does not go on, if one does not: only the authority that has issued a
+/// certificate revokes it.
+fn revocation_problem(daemon: &Daemon, plan: &config::Plan, progress: &Progress) -> Option<String> {
+    let config = daemon.config();
+    let here = match &plan.issuer {
+        config::Issuer::Acme { authority, .. } => config.authorities.get(authority),
+        config::Issuer::Command(_) => None,
+    };
+    let is_here = |directory: &str| here.is_some_and(|here| here.directory == directory);
+    let other = progress.revocations.iter().find(|asked| !is_here(&asked.directory))?;
+    Some(format!(
+        "the revocation of a certificate waits for the authority at {}, which the plan does not have any more: name that authority in ca until the certificate is revoked, or give the revocation up: keyward cert revoke {} --cancel",
+        other.directory, plan.name
+    ))
 }
 
 async fn acme(daemon: &Daemon, state: &renewal::PlanState) -> Result<Option<Acme>, AdminError> {

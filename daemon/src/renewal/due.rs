@@ -46,9 +46,10 @@ pub(crate) fn due(facts: &Facts) -> u64 {
     let fallback = present.not_after.saturating_sub(left.saturating_add(early));
     // A window of the authority only brings the time forward.
     let at = facts.suggested.map_or(fallback, |suggested| suggested.min(fallback));
-    // Never two in a row, whatever the authority suggests.
+    // Never two in a row, whatever the authority suggests, unless the certificate ends before that.
     let pause = MIN_PAUSE.min(lifetime / 20);
-    at.max(facts.next_try).max(facts.renewed_at.map_or(0, |at| at.saturating_add(pause)))
+    let after_pause = facts.renewed_at.map_or(0, |at| at.saturating_add(pause));
+    at.max(facts.next_try).max(after_pause.min(present.not_after))
 }
 
 /// Kind of a failure.

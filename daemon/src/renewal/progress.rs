@@ -12,7 +12,9 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use keyward_plans::{Shown, Watched};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::ground::replace::replace;
 use crate::keys::now;
@@ -30,8 +32,6 @@ pub(crate) struct Renewals {
     agents: Mutex<BTreeMap<i32, Instant>>,
     /// Time at which an agent has begun to work on each plan.
     taken: Mutex<BTreeMap<String, Instant>>,
-    /// Time at which a person has last asked for something of each plan.
-    asked: Mutex<BTreeMap<String, Instant>>,
     /// Seconds by which this clock is ahead of the clock of an authority; [`UNKNOWN`] at first.
     clock_ahead: AtomicI64,
     /// Time at which the deployer has last looked at the listeners of each plan.
@@ -52,6 +52,38 @@ struct Stored {
     accounts: BTreeMap<String, Account>,
     /// Progress by the name of the plan.
     plans: BTreeMap<String, Progress>,
+}
+
+/// Form of a file of which a part may be damaged.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Parts {
+    accounts: BTreeMap<String, Value>,
+    plans: BTreeMap<String, Value>,
+}
+
+impl Stored {
+    /// Reads a file. Returns the damage of a file that cannot be understood as a whole.
+    fn read(bytes: &[u8]) -> (Self, Option<String>) {
+        let whole = match serde_json::from_slice(bytes) {
+            Ok(stored) => return (stored, None),
+            Err(error) => error.to_string(),
+        };
+        let Ok(parts) = serde_json::from_slice::<Parts>(bytes) else {
+            return (Self::default(), Some(format!("{whole}; all plans begin anew")));
+        };
+        let lost = parts.plans.iter().filter(|(_, plan)| Progress::deserialize(*plan).is_err());
+        let lost = lost.map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
+        let damage = format!("{whole}; these plans begin anew: {lost}");
+        let stored = Self { accounts: read_each(parts.accounts), plans: read_each(parts.plans) };
+        (stored, Some(damage))
+    }
+}
+
+/// The values that can be understood.
+fn read_each<T: DeserializeOwned>(parts: BTreeMap<String, Value>) -> BTreeMap<String, T> {
+    let read = |(name, part)| Some((name, serde_json::from_value(part).ok()?));
+    parts.into_iter().filter_map(read).collect()
 }
 
 /// An account at an authority.
@@ -90,11 +122,14 @@ pub(crate) struct Progress {
     pub(crate) asked_at: Option<u64>,
     /// True if the authority refused that the order replaces the present certificate.
     pub(crate) is_replaced: bool,
+    /// Number of wishes of people so far. An attempt that began before the last one does not fulfil
+    /// that wish.
+    pub(crate) wishes: u64,
     /// The next certificate is for a newer version of the key than this one, which the authority or
-    /// a person has refused.
+    /// a person has refused. Counts until a newer version is current.
     pub(crate) newer_than: Option<u32>,
-    /// A certificate that a person asked to revoke.
-    pub(crate) revokes: Option<Revocation>,
+    /// Certificates that a person asked to revoke, the first one first.
+    pub(crate) revocations: Vec<Revocation>,
     /// The window that the authority suggested last.
     pub(crate) window: Option<Window>,
     /// Result of the last deployment.
@@ -110,6 +145,12 @@ pub(crate) struct Hold {
     pub(crate) since: u64,
     /// Number of messages for the same order: the authority may want another nonce.
     pub(crate) messages: u32,
+    /// Number of wishes of people when it began.
+    #[serde(default)]
+    pub(crate) wishes: u64,
+    /// The revocation whose message it has. The authority may have carried it out since.
+    #[serde(default)]
+    pub(crate) revokes: Option<Revocation>,
 }
 
 /// A certificate to be revoked: another one may be there before the authority has done it.
@@ -119,6 +160,8 @@ pub(crate) struct Revocation {
     pub(crate) reason: u8,
     /// The certificate in DER, in base64url.
     pub(crate) certificate: String,
+    /// URL of the directory of the authority that has issued the certificate.
+    pub(crate) directory: String,
 }
 
 /// A failure.
@@ -175,6 +218,16 @@ impl Progress {
         }
         self
     }
+
+    /// True if a person has asked for something since the agent has begun to work on the plan.
+    pub(crate) fn has_new_wish(&self) -> bool {
+        self.held.as_ref().is_some_and(|hold| hold.wishes < self.wishes)
+    }
+
+    /// Notes that a version of the key is current: a refusal of an older one is of the past.
+    pub(crate) fn note_current(&mut self, number: u32) {
+        self.newer_than = self.newer_than.filter(|refused| number <= *refused);
+    }
 }
 
 impl Deployed {
@@ -186,23 +239,24 @@ impl Deployed {
 
 impl Renewals {
     /// Progress in the file of a state directory. A file that is missing or damaged counts as
-    /// empty: the accounts and certificates are found again. A damaged file is kept under another
-    /// name.
+    /// empty: the accounts and certificates are found again. In a file that can be read, only a
+    /// plan that cannot be understood begins anew. The damaged file is kept under another name.
     pub(crate) fn load(state_dir: &Path) -> Self {
         let file = state_dir.join(FILE);
-        let stored = match fs::read(&file).map(|bytes| serde_json::from_slice(&bytes)) {
-            Ok(Ok(stored)) => stored,
-            Ok(Err(error)) => {
-                let kept = file.with_extension("json.damaged");
-                tracing::warn!(
-                    "the progress of renewals in {} is damaged, and begins anew: {error}; the file is kept as {}",
-                    file.display(),
-                    kept.display()
-                );
-                if let Err(error) = fs::rename(&file, &kept) {
-                    tracing::warn!("cannot keep the damaged file: {error}");
+        let stored = match fs::read(&file).map(|bytes| Stored::read(&bytes)) {
+            Ok((stored, damage)) => {
+                if let Some(damage) = damage {
+                    let kept = file.with_extension("json.damaged");
+                    tracing::warn!(
+                        "the progress of renewals in {} is damaged: {damage}; the file is kept as {}",
+                        file.display(),
+                        kept.display()
+                    );
+                    if let Err(error) = fs::copy(&file, &kept) {
+                        tracing::warn!("cannot keep the damaged file: {error}");
+                    }
                 }
-                Stored::default()
+                stored
             }
             Err(error) => {
                 if error.kind() != io::ErrorKind::NotFound {
@@ -218,7 +272,6 @@ impl Renewals {
             started: Instant::now(),
             agents: Mutex::default(),
             taken: Mutex::default(),
-            asked: Mutex::default(),
             clock_ahead: AtomicI64::new(UNKNOWN),
             looked: Mutex::default(),
             watched: Mutex::default(),
@@ -299,16 +352,9 @@ impl Renewals {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner).insert(plan.to_owned(), Instant::now());
     }
 
-    /// Notes that a person asks for something of a plan.
-    pub(crate) fn note_wish(&self, plan: &str) {
-        self.asked.lock().unwrap_or_else(PoisonError::into_inner).insert(plan.to_owned(), Instant::now());
-    }
-
-    /// True if a person has asked since the agent has begun to work on a plan.
-    pub(crate) fn has_new_wish(&self, plan: &str) -> bool {
-        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner).get(plan).copied();
-        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner).get(plan).copied();
-        asked.is_some_and(|asked| taken.is_some_and(|taken| asked > taken))
+    /// True if an agent that is there works on a plan.
+    pub(crate) fn is_worked_on(&self, plan: &str) -> bool {
+        self.of(plan).held.is_some_and(|hold| self.is_there(plan, &hold))
     }
 
     /// True if the agent that works on a plan is there: it asks for work all the time. After a
@@ -449,6 +495,14 @@ mod tests {
         assert_eq!((account.url, account.former.map(|(former, _)| former)), (url(2), url(1)));
         assert!(again.account("https://ca/directory", "other").is_none());
         assert_eq!(again.of("other"), Progress::default());
+        // One plan that cannot be understood takes nothing from the others.
+        let text = fs::read_to_string(dir.path().join(FILE)).unwrap();
+        let text = text.replacen("\"plans\":{", "\"plans\":{\"a\":{\"failures\":\"x\"},", 1);
+        fs::write(dir.path().join(FILE), text).unwrap();
+        let partly = Renewals::load(dir.path());
+        assert_eq!((partly.of("shop"), partly.of("a")), (renewals.of("shop"), Progress::default()));
+        assert!(partly.account("https://ca/directory", "t").is_some());
+        assert!(dir.path().join("renewals.json.damaged").exists());
         fs::write(dir.path().join(FILE), "damaged").unwrap();
         assert_eq!(Renewals::load(dir.path()).of("shop"), Progress::default());
         let now = now();

@@ -122,6 +122,9 @@ fn in_full(plan: &PlanView) -> String {
             plan.plan
         );
     }
+    if let Some(problem) = &plan.revocation_problem {
+        text += &format!("problem     {problem}\n");
+    }
     if let Some(page) = &plan.explanation {
         text += &format!("why now     {page}\n");
     }

@@ -110,6 +110,9 @@ fn of_plan(plan: &PlanView, now: u64, runtime_dir: &Path) -> Vec<Finding> {
         let detail = format!("{}: {problem}, so its certificate cannot be renewed", plan.key);
         findings.push(about(Finding::fail(CHECK, detail, fix)));
     }
+    if let Some(problem) = &plan.revocation_problem {
+        findings.push(about(Finding::fail(CHECK, problem.as_str(), "do as its words say")));
+    }
     findings.extend(plan.programs.iter().filter_map(|path| program(path)).map(about));
     findings.extend(plan.files.iter().filter_map(|path| readable(path)).map(about));
     findings.extend(plan.webroot.iter().filter_map(|path| webroot(path)).map(about));

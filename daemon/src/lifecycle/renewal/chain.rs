@@ -51,8 +51,11 @@ async fn carry_out(
     let number = before.progress.version.ok_or_else(|| RenewalError::NotOrdered(name.clone()))?;
     let key = key_of(daemon, &plan).await?;
     let leaf = chain.certificates.first().ok_or_else(|| RenewalError::NoCertificate(name.clone()))?;
+    // A person, or the authority by its window, wants another one before its time.
+    let suggested = before.window().and_then(|window| window.chosen);
     let is_asked_for = before.progress.asked_at.is_some();
-    check(&plan, &key, number, leaf, before.certificate.as_ref(), is_asked_for)?;
+    let may_end_earlier = is_asked_for || suggested.is_some_and(|at| at <= now());
+    check(&plan, &key, number, leaf, before.certificate.as_ref(), is_asked_for, may_end_earlier)?;
     anchors::check(&plan, is_public(daemon, &plan), chain)?;
     if let Some(wanted) = plan.issuer.preferred_chain() {
         let last = chain.certificates.last().unwrap_or(leaf);
@@ -84,12 +87,16 @@ async fn carry_out(
         // The agent holds the plan until it says that the attempt has ended.
         (progress.order, progress.last_error) = (None, None);
         (progress.failures, progress.next_try) = (0, 0);
-        (progress.asked_at, progress.is_replaced) = (None, false);
-        progress.newer_than = None;
+        progress.is_replaced = false;
+        // The work of before a wish does not fulfil the wish.
+        if !progress.has_new_wish() {
+            progress.asked_at = None;
+        }
         progress.renewed_at = Some(now);
         // The next request is for the current version, or for a new one.
         if !is_deployed || key.current == number {
             progress.version = None;
+            progress.note_current(number);
         }
         Ok::<_, RenewalError>(())
     })?;
@@ -122,6 +129,7 @@ fn check(
     leaf: &Certificate,
     present: Option<&Certificate>,
     is_asked_for: bool,
+    may_end_earlier: bool,
 ) -> Result<(), Error> {
     let version = key.version(number).ok_or_else(|| Error::NoVersion { label: key.label.clone(), number })?;
     if leaf.spki() != version.spki {
@@ -136,10 +144,19 @@ fn check(
     if now < not_before || not_after <= now {
         return Err(RenewalError::NotValidNow { not_before, not_after, now }.into());
     }
-    if let Some(present) = present {
+    // A certificate that has expired says nothing about the next one.
+    if let Some(present) = present.filter(|present| present.not_after() > now) {
         // One of before, or the present one, which may be revoked.
         if leaf.fingerprint() == present.fingerprint() || not_before < present.not_before() {
             return Err(RenewalError::NotNew { new: not_before, old: present.not_before() }.into());
+        }
+        if !may_end_earlier && not_after < present.not_after() {
+            return Err(RenewalError::EndsEarlier {
+                plan: plan.name.clone(),
+                new: not_after,
+                old: present.not_after(),
+            }
+            .into());
         }
         let life = |one: &Certificate| one.not_after().saturating_sub(one.not_before());
         if !is_asked_for && life(leaf) > life(present).saturating_mul(LONGER) {

@@ -43,6 +43,16 @@ pub(crate) enum RenewalError {
     NotValidNow { not_before: u64, not_after: u64, now: u64 },
     #[error("the certificate is valid from {}, and the present one, which it is to replace, from {}", time(*new), time(*old))]
     NotNew { new: u64, old: u64 },
+    #[error("the certificate ends on {}, and the present one, which it is to replace, on {}; if that is right: keyward cert renew {plan} --now", time(*new), time(*old))]
+    EndsEarlier { plan: Label, new: u64, old: u64 },
+    #[error(
+        "the authority has the message that revokes the certificate of the plan {0}, or gets it now; see in a moment how that ended: keyward cert status {0}"
+    )]
+    BeingRevoked(Label),
+    #[error(
+        "the plan {plan} has {most} certificates whose revocation has not succeeded yet; to give these up: keyward cert revoke {plan} --cancel"
+    )]
+    ManyRevocations { plan: Label, most: usize },
     #[error("the certificate lives for {} days, more than three times as long as the present one, {} days; if that is right: keyward cert renew PLAN --now", new / 86_400, old / 86_400)]
     TooLong { new: u64, old: u64 },
     #[error("the chain does not lead to a root of the plan: {0}; chain-root of the plan names the roots")]

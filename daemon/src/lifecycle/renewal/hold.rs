@@ -24,7 +24,8 @@ pub(super) fn hold(daemon: &Daemon, actor: Actor, name: &Label) -> Result<(), Er
         }
         _ => {
             daemon.renewals.update(name.as_str(), |progress| {
-                progress.held = Some(Hold { pid, since: now(), messages: 0 });
+                let wishes = progress.wishes;
+                progress.held = Some(Hold { pid, since: now(), messages: 0, wishes, revokes: None });
                 Ok::<_, RenewalError>(())
             })?;
             daemon.renewals.take(name.as_str());

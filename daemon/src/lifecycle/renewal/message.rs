@@ -129,10 +129,17 @@ async fn built(
             Payload::Finalize(&request)
         }
         Step::Revoke => {
-            let asked = state.progress.revokes.ok_or_else(|| RenewalError::NotRevoked(name.clone()))?;
+            let asked = state.revocation(authority).cloned();
+            let asked = asked.ok_or_else(|| RenewalError::NotRevoked(name.clone()))?;
             let unreadable = |_| RenewalError::NoCertificate(name.clone());
             certificate = URL_SAFE_NO_PAD.decode(&asked.certificate).map_err(unreadable)?;
-            Payload::Revoke(&certificate, asked.reason)
+            let reason = asked.reason;
+            // From now on, the authority may have done it.
+            daemon.renewals.update(name.as_str(), |progress| {
+                progress.held.iter_mut().for_each(|hold| hold.revokes = Some(asked.clone()));
+                Ok::<_, RenewalError>(())
+            })?;
+            Payload::Revoke(&certificate, reason)
         }
     };
     let message = Unsigned::new(public, account.as_deref(), nonce, url, &payload);
@@ -218,7 +225,8 @@ async fn request(daemon: &Daemon, actor: Actor, name: &Label) -> Result<Vec<u8>,
     hold(daemon, actor, name)?;
     let key = key_of(daemon, &plan).await?;
     let progress = daemon.renewals.of(name.as_str());
-    let known = progress.version.filter(|number| key.version(*number).is_some());
+    let is_refused = |number: u32| progress.newer_than.is_some_and(|refused| number <= refused);
+    let known = progress.version.filter(|number| key.version(*number).is_some() && !is_refused(*number));
     let (key, number) = match known {
         Some(number) => (key, number),
         None if wants_new_key(&plan, &key, &progress) => match unused(&key, &progress) {
@@ -226,7 +234,9 @@ async fn request(daemon: &Daemon, actor: Actor, name: &Label) -> Result<Vec<u8>,
             None => versions::prepare(daemon, actor, &plan.key).await?,
         },
         None => {
-            let number = key.current;
+            // A version that servers do not show yet may have a certificate already.
+            let certified = state::of(daemon, name).await?.version;
+            let number = certified.unwrap_or(key.current).max(key.current);
             (key, number)
         }
     };
@@ -253,12 +263,15 @@ fn wants_new_key(plan: &Plan, key: &Key, progress: &Progress) -> bool {
     is_refused || (plan.renews_key || is_old) && !current.certificates.is_empty()
 }
 
-/// A version that was made for an order that has failed, and has no certificate yet.
+/// A version that was made for an order that has failed, and has no certificate yet; in the place
+/// of a version that was refused, also one that has a certificate.
 fn unused(key: &Key, progress: &Progress) -> Option<u32> {
     let is_unused = |version: &&Version| {
-        version.number > key.current
-            && version.certificates.is_empty()
-            && progress.newer_than.is_none_or(|refused| version.number > refused)
+        let may_be = match progress.newer_than.filter(|refused| key.current <= *refused) {
+            Some(refused) => version.number > refused,
+            None => version.certificates.is_empty(),
+        };
+        version.number > key.current && may_be
     };
     key.versions.iter().rev().find(is_unused).map(|version| version.number)
 }

@@ -81,7 +81,10 @@ async fn note(daemon: &Daemon, actor: Actor, name: &Label, report: Report) -> Re
         })?,
         Report::Revoked => {
             daemon.renewals.update(name.as_str(), |progress| {
-                progress.revokes.take().ok_or_else(|| RenewalError::NotRevoked(name.clone()))?;
+                // The authority has done what the message said, whatever a person asks since.
+                let done = progress.held.as_mut().and_then(|hold| hold.revokes.take());
+                let done = done.ok_or_else(|| RenewalError::NotRevoked(name.clone()))?;
+                progress.revocations.retain(|asked| *asked != done);
                 progress.asked_at = Some(now);
                 (progress.failures, progress.next_try, progress.last_error) = (0, 0, None);
                 Ok::<_, RenewalError>(())
@@ -126,18 +129,23 @@ async fn note(daemon: &Daemon, actor: Actor, name: &Label, report: Report) -> Re
             let lifetime = state::of(daemon, name).await?.lifetime();
             let (kind, detail) = (printable(&kind), printable(&detail));
             let failure = Failure::of(&kind, retry_after);
-            if daemon.renewals.has_new_wish(name.as_str()) {
+            let current = daemon.keys.get(&plan.key).await?.map(|key| key.current);
+            if daemon.renewals.of(name.as_str()).has_new_wish() {
                 // The attempt is older than the wish of a person, for which there is another one.
                 tracing::info!(plan = name.as_str(), kind, "an earlier attempt has failed: {detail}");
-                return update(&mut |progress| (progress.held, progress.next_try) = (None, 0))
-                    .map_err(Error::from);
+                return update(&mut |progress| {
+                    let_go(progress);
+                    progress.next_try = 0;
+                })
+                .map_err(Error::from);
             }
             update(&mut |progress| {
-                progress.held = None;
+                let_go(progress);
                 let mut failure = failure;
                 // The next certificate is for another key. An authority that refuses that one too
                 // is not given key after key.
                 if kind == "badPublicKey" {
+                    current.into_iter().for_each(|number| progress.note_current(number));
                     match progress.newer_than {
                         None => progress.newer_than = progress.version.take(),
                         Some(_) => failure = Failure::NeedsPerson,
@@ -164,6 +172,16 @@ async fn note(daemon: &Daemon, actor: Actor, name: &Label, report: Report) -> Re
     Ok(())
 }
 
+/// Notes that no agent works on the plan any more, after a failure. A revocation that has failed
+/// does not keep the others waiting.
+fn let_go(progress: &mut Progress) {
+    let tried = progress.held.take().and_then(|hold| hold.revokes);
+    if let Some(at) = progress.revocations.iter().position(|asked| Some(asked) == tried.as_ref()) {
+        let asked = progress.revocations.remove(at);
+        progress.revocations.push(asked);
+    }
+}
+
 /// Has a plan renewed now, because a person asks. `new_key` makes a new version of its key.
 ///
 /// # Errors
@@ -175,14 +193,15 @@ pub(crate) async fn renew_now(
     new_key: bool,
 ) -> Result<(), Error> {
     let state = state::of(daemon, name).await?;
-    let (plan, current) = (state.plan, state.key.map(|key| key.current));
+    let (plan, certified, current) = (state.plan, state.version, state.key.map(|key| key.current));
     let begun = begin(daemon, actor, Action::RenewCertificate, Some(&plan.key)).await?;
-    daemon.renewals.note_wish(name.as_str());
+    let is_worked_on = daemon.renewals.is_worked_on(name.as_str());
     let updated = daemon.renewals.update(name.as_str(), |progress| {
-        ask(progress);
         if new_key {
-            progress.newer_than = progress.version.take().max(current);
+            progress.newer_than = progress.version.max(progress.newer_than).max(certified).max(current);
         }
+        ask(progress, is_worked_on);
+        progress.asked_at = Some(now());
         Ok::<_, RenewalError>(())
     });
     begun.result(updated).await?;
@@ -190,31 +209,36 @@ pub(crate) async fn renew_now(
 }
 
 /// Notes that a person asks: failures of before do not count, and there is one more order.
-fn ask(progress: &mut Progress) {
-    progress.asked_at = Some(now());
+fn ask(progress: &mut Progress, is_worked_on: bool) {
+    progress.wishes += 1;
     (progress.failures, progress.next_try, progress.last_error) = (0, 0, None);
     // An order that nobody works on may be of no use any more.
-    if progress.held.is_none() {
+    if !is_worked_on {
         (progress.order, progress.version) = (None, None);
     }
     if !progress.orders.is_empty() {
         progress.orders.remove(0);
     }
-    progress.nonces.clear();
 }
 
-/// Gives up the revocation of the certificate of a plan, because a person asks.
+/// Gives up the revocations of certificates of a plan, because a person asks.
 ///
 /// # Errors
-/// There is no such plan, or the act cannot be recorded.
+/// There is no such plan, the agent has the message for the authority already, or the act cannot be
+/// recorded.
 pub(crate) async fn keep(daemon: &Daemon, actor: Actor, name: &Label) -> Result<(), Error> {
     let plan = plan(&daemon.config(), name)?;
     let begun = begin(daemon, actor, Action::RenewCertificate, Some(&plan.key)).await?;
-    daemon.renewals.note_wish(name.as_str());
+    let is_worked_on = daemon.renewals.is_worked_on(name.as_str());
     let updated = daemon.renewals.update(name.as_str(), |progress| {
-        progress.revokes = None;
+        let is_sent = progress.held.as_ref().is_some_and(|hold| hold.revokes.is_some());
+        if is_worked_on && is_sent {
+            return Err(RenewalError::BeingRevoked(name.clone()));
+        }
+        progress.wishes += 1;
+        progress.revocations.clear();
         (progress.failures, progress.next_try, progress.last_error) = (0, 0, None);
-        Ok::<_, RenewalError>(())
+        Ok(())
     });
     begun.result(updated).await?;
     begun.done(Act::RenewCertificate(name), None).await
@@ -226,22 +250,25 @@ pub(crate) async fn keep(daemon: &Daemon, actor: Actor, name: &Label) -> Result<
 /// There is no certificate, or the act cannot be recorded.
 pub(crate) async fn revoke(daemon: &Daemon, actor: Actor, name: &Label, reason: u8) -> Result<(), Error> {
     let state = state::of(daemon, name).await?;
-    authority(&daemon.config(), &state.plan)?;
+    let directory = authority(&daemon.config(), &state.plan)?.directory.clone();
     let certificate = state.certificate.as_ref().ok_or_else(|| RenewalError::NoCertificate(name.clone()))?;
     let certificate = URL_SAFE_NO_PAD.encode(certificate.der());
     let begun = begin(daemon, actor, Action::RevokeCertificate, Some(&state.plan.key)).await?;
-    daemon.renewals.note_wish(name.as_str());
+    let is_worked_on = daemon.renewals.is_worked_on(name.as_str());
     let updated = daemon.renewals.update(name.as_str(), |progress| {
-        progress.revokes = Some(Revocation { reason, certificate });
-        let asked_at = progress.asked_at;
-        ask(progress);
-        // The renewal comes after the revocation.
-        progress.asked_at = asked_at;
+        // Another reason for the same certificate replaces the one before.
+        progress.revocations.retain(|asked| asked.certificate != certificate);
+        if progress.revocations.len() >= MOST_REVOCATIONS {
+            return Err(RenewalError::ManyRevocations { plan: name.clone(), most: MOST_REVOCATIONS });
+        }
+        progress.revocations.push(Revocation { reason, certificate, directory });
         // No authority certifies a key again that was revoked as compromised.
         if reason == KEY_COMPROMISE {
-            progress.newer_than = progress.version.take().max(state.version);
+            progress.newer_than = progress.version.max(progress.newer_than).max(state.version);
         }
-        Ok::<_, RenewalError>(())
+        // The renewal comes after the revocation, so nobody has asked for it yet.
+        ask(progress, is_worked_on);
+        Ok(())
     });
     begun.result(updated).await?;
     begun.done(Act::RevokeCertificate { plan: name, reason }, None).await
@@ -280,13 +307,13 @@ pub(crate) async fn deployed(
     if before.progress.deployed.as_ref() == Some(&deployed) && before.progress.version.is_none() {
         return Ok(());
     }
+    let is_worked_on = daemon.renewals.is_worked_on(name.as_str());
     daemon.renewals.update(name.as_str(), |progress| {
+        if is_served {
+            before.version.into_iter().for_each(|number| progress.note_current(number));
+        }
         // An agent may be at work on another one.
-        if is_served
-            && progress.order.is_none()
-            && progress.held.is_none()
-            && progress.version == before.version
-        {
+        if is_served && progress.order.is_none() && !is_worked_on && progress.version == before.version {
             progress.version = None;
         }
         progress.deployed = Some(deployed);
@@ -295,5 +322,7 @@ pub(crate) async fn deployed(
     Ok(())
 }
 
+/// Maximum number of revocations of a plan that the authorities have not carried out yet.
+const MOST_REVOCATIONS: usize = 16;
 /// Reason of a revocation: the key is compromised (RFC 5280, 5.3.1).
 const KEY_COMPROMISE: u8 = 1;

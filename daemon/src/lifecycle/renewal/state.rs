@@ -12,14 +12,14 @@ use x509_cert::Certificate as X509;
 use x509_cert::ext::pkix::AuthorityKeyIdentifier;
 
 use super::{RenewalError, plan};
-use crate::config::{Identifier, Plan, origin};
+use crate::config::{Authority, Identifier, Plan, origin};
 use crate::daemon::Daemon;
 use crate::keys::certificates::Certificate;
 use crate::keys::{Key, Version, now};
 use crate::lifecycle::Error;
 use crate::renewal::Progress;
 use crate::renewal::due::{Facts, Validity, due};
-use crate::renewal::progress::Window;
+use crate::renewal::progress::{Revocation, Window};
 
 /// State of a plan.
 pub(crate) struct PlanState {
@@ -39,6 +39,11 @@ impl PlanState {
     /// authority.
     pub(crate) fn certificate_id(&self) -> Option<String> {
         id_of(self.certificate.as_ref()?.der())
+    }
+
+    /// The certificate to be revoked first, of those that this authority has issued.
+    pub(crate) fn revocation(&self, authority: &Authority) -> Option<&Revocation> {
+        self.progress.revocations.iter().find(|asked| asked.directory == authority.directory)
     }
 
     /// Refuses a step of a plan that is not due.

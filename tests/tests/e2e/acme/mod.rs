@@ -8,6 +8,7 @@ mod interrupted;
 mod page;
 mod places;
 mod servers;
+mod wishes;
 
 use std::fs;
 use std::io::{Read, Write};

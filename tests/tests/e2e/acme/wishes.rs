@@ -1,0 +1,311 @@
+//! Wishes of people against attempts that are under way. The test is the agent, and the authority
+//! behind the agent, so that each step comes at a known moment.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use keyward_tests::Pki;
+use keyward_tests::tool::fail;
+
+use super::*;
+
+/// An agent by hand for the plan `shop`, with an authority of its own.
+struct ByHand {
+    scene: Scene,
+    home: PathBuf,
+    pki: Pki,
+    /// Where the authority has its resources.
+    here: String,
+    /// Number of certificates so far.
+    issued: std::cell::Cell<u32>,
+}
+
+impl ByHand {
+    /// Starts a daemon with a plan that has an account. `plan` has more lines for the plan.
+    fn start(plan: &str) -> Self {
+        let scene = Scene::start(Settings::default(), |_, _| format!("ca = \"pebble\"\n{plan}"));
+        let home = scene.daemon.path("authority");
+        fs::create_dir(&home).unwrap();
+        let pki = Pki::new(&home);
+        let origin = scene.pebble.section().split('"').nth(1).unwrap().rsplit_once('/').unwrap().0.to_owned();
+        let new = Self { here: format!("{origin}/order/1"), scene, home, pki, issued: 0.into() };
+        new.message("new-account");
+        new.report(json!({ "account": format!("{origin}/account/1") }));
+        new.report(json!("end"));
+        new
+    }
+
+    fn post(&self, path: &str, body: &[u8]) -> (u16, Value) {
+        self.scene.post(&format!("/v1/plans/shop/{path}"), body)
+    }
+
+    fn report(&self, report: Value) {
+        let (status, answer) = self.post("report", report.to_string().as_bytes());
+        assert_eq!(status, 200, "{report}: {answer}");
+    }
+
+    fn failed(&self, kind: &str) {
+        self.report(json!({ "failed": { "kind": kind, "detail": "the test", "retry_after": null } }));
+    }
+
+    /// The payload of the signed message of a step.
+    fn message(&self, step: &str) -> Value {
+        let body = json!({ "step": step, "url": self.here, "nonce": "abc" }).to_string();
+        let (status, signed) = self.post("message", body.as_bytes());
+        assert_eq!(status, 200, "{step}: {signed}");
+        let payload = URL_SAFE_NO_PAD.decode(signed["payload"].as_str().unwrap()).unwrap();
+        serde_json::from_slice(&payload).unwrap()
+    }
+
+    /// Orders a certificate. Returns the file of the certificate request.
+    fn order(&self) -> PathBuf {
+        self.report(json!("begin"));
+        self.message("new-order");
+        self.report(json!({ "order": self.here }));
+        self.issued.set(self.issued.get() + 1);
+        let file = self.home.join(format!("{}.csr", self.issued.get()));
+        let csr = URL_SAFE_NO_PAD.decode(self.message("finalize")["csr"].as_str().unwrap()).unwrap();
+        fs::write(&file, csr).unwrap();
+        file
+    }
+
+    /// Public key of a certificate request.
+    fn key_of(&self, csr: &Path) -> String {
+        succeed(Command::new("openssl").args(["req", "-inform", "DER", "-noout", "-pubkey", "-in"]).arg(csr))
+    }
+
+    /// Certifies a request for some days that began in the past, and sends the chain.
+    fn send(&self, csr: &Path, days: u32, began: &str) -> (u16, Value) {
+        let leaf = csr.with_extension("pem");
+        let mut sign = Command::new("faketime");
+        sign.args([
+            "-f",
+            began,
+            "openssl",
+            "x509",
+            "-req",
+            "-inform",
+            "DER",
+            "-copy_extensions",
+            "copy",
+            "-in",
+        ]);
+        sign.arg(csr).args(["-days", &days.to_string(), "-CA"]).arg(self.pki.ca());
+        sign.arg("-CAkey").arg(self.home.join("ca.key")).arg("-out").arg(&leaf);
+        succeed(&mut sign);
+        self.post("chain", &fs::read(leaf).unwrap())
+    }
+
+    /// A whole attempt. Returns the public key of the certificate.
+    fn renew(&self) -> String {
+        let csr = self.order();
+        let (status, answer) = self.send(&csr, 90, "-60");
+        assert_eq!(status, 200, "{answer}");
+        self.report(json!("end"));
+        self.key_of(&csr)
+    }
+
+    fn cert(&self, words: &[&str]) {
+        succeed(&mut self.scene.daemon.keyward(&[&["cert"], words].concat()));
+    }
+
+    fn plan(&self) -> Value {
+        self.scene.plan()
+    }
+
+    /// The certificate that the next message revokes, and the reason. The agent begins, and holds
+    /// the plan.
+    fn revocation(&self) -> (String, u64) {
+        self.report(json!("begin"));
+        let payload = self.message("revoke");
+        let der = URL_SAFE_NO_PAD.decode(payload["certificate"].as_str().unwrap()).unwrap();
+        let file = self.home.join("revoked.der");
+        fs::write(&file, der).unwrap();
+        let mut show = Command::new("openssl");
+        show.args(["x509", "-inform", "DER", "-noout", "-fingerprint", "-sha256", "-in"]).arg(file);
+        let shown = succeed(&mut show);
+        let fingerprint = shown.trim().split('=').nth(1).unwrap().replace(':', "").to_ascii_lowercase();
+        (fingerprint, payload["reason"].as_u64().unwrap())
+    }
+
+    fn fingerprint(&self) -> String {
+        self.plan()["certificate"]["fingerprint"].as_str().unwrap().to_owned()
+    }
+}
+
+const NEVER_SERVED: &str = "listeners = [\"127.0.0.1:1\"]\n";
+
+/// No certificate is asked for a key that a person or the authority has refused, whatever a person
+/// asks before servers have the new key.
+#[test]
+fn a_refused_key_does_not_come_back() {
+    let agent = ByHand::start(NEVER_SERVED);
+    let first = agent.renew();
+    agent.cert(&["revoke", "shop", "--reason", "key-compromise", "--yes"]);
+    agent.revocation();
+    agent.report(json!("revoked"));
+    agent.report(json!("end"));
+    let second = agent.renew();
+    assert_ne!(second, first);
+    assert_eq!(agent.plan()["certificate"]["version"], 2);
+    agent.cert(&["renew", "shop", "--now"]);
+    assert_eq!(agent.renew(), second, "not the compromised key, although it is the current one");
+    agent.cert(&["renew", "shop", "--now"]);
+    agent.cert(&["renew", "shop", "--now", "--new-key"]);
+    let third = agent.order();
+    let third_key = agent.key_of(&third);
+    assert!(third_key != first && third_key != second);
+    agent.failed("badPublicKey");
+    assert_eq!(agent.plan()["state"], "failing");
+    agent.cert(&["renew", "shop", "--now", "--new-key"]);
+    let fourth = agent.order();
+    assert!(![&first, &second, &third_key].contains(&&agent.key_of(&fourth)), "the refused key again");
+}
+
+/// The authority revokes the certificates that people name, each with the reason that they name,
+/// and the daemon does not call a certificate valid that the authority has revoked.
+#[test]
+fn revocations_are_those_that_people_ask_for() {
+    let agent = ByHand::start("");
+    agent.renew();
+    let first = agent.fingerprint();
+    let revoke = |reason: &str| agent.cert(&["revoke", "shop", "--reason", reason, "--yes"]);
+    revoke("superseded");
+    assert_eq!(agent.revocation(), (first.clone(), 4));
+    // Too late: the agent has the message.
+    let (_, words) = fail(&mut agent.scene.daemon.keyward(&["cert", "revoke", "shop", "--cancel"]));
+    assert!(words.contains("has the message that revokes the certificate"), "{words}");
+    // Another reason for the same certificate, before the end of that attempt.
+    revoke("key-compromise");
+    agent.report(json!("revoked"));
+    assert_eq!(agent.plan()["has_revocation"], true, "with the other reason");
+    agent.report(json!("end"));
+    assert_eq!(agent.revocation(), (first.clone(), 1));
+    agent.failed("serverInternal");
+    // The plan is renewed meanwhile, and the new certificate is to be revoked, too.
+    agent.cert(&["renew", "shop", "--now"]);
+    agent.renew();
+    let second = agent.fingerprint();
+    assert_ne!(second, first);
+    revoke("superseded");
+    let mut revoked = Vec::new();
+    for _ in 0..2 {
+        revoked.push(agent.revocation());
+        agent.failed("serverInternal");
+    }
+    // One that fails does not keep the other waiting.
+    revoked.sort();
+    let mut expected = [(first, 1), (second, 4)];
+    expected.sort();
+    assert_eq!(revoked, expected);
+    // The authority of these two is not the one of the plan any more.
+    agent.scene.daemon.configure_more("[ca.other]\ndirectory = \"https://other.example/dir\"\n");
+    let config = agent.scene.daemon.path("keyward.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replace("ca = \"pebble\"", "ca = \"other\"")).unwrap();
+    agent.scene.daemon.reload();
+    let told = succeed(&mut agent.scene.daemon.keyward(&["cert", "status", "shop"]));
+    assert!(told.contains("waits for the authority at https://localhost"), "{told}");
+    fs::write(&config, text).unwrap();
+    agent.scene.daemon.reload();
+    for left in [1, 0] {
+        agent.revocation();
+        agent.report(json!("revoked"));
+        agent.report(json!("end"));
+        assert_eq!(agent.plan()["has_revocation"], left > 0);
+    }
+}
+
+/// A certificate that ends before the present one is an accident of the issuer, or an attack,
+/// unless a person asks for it. One that has expired stands in nobody's way.
+#[test]
+fn a_certificate_does_not_shorten_the_life_of_the_plan() {
+    let mut agent = ByHand::start("");
+    let csr = agent.order();
+    assert_eq!(agent.send(&csr, 90, "-70d").0, 200, "20 days are left");
+    agent.report(json!("end"));
+    // The plan is due, as soon as its last renewal is of days ago.
+    agent.scene.daemon.stop();
+    let progress = agent.scene.daemon.path("state/renewals.json");
+    let mut text: Value = serde_json::from_slice(&fs::read(&progress).unwrap()).unwrap();
+    text["plans"]["shop"]["renewed_at"] = 1.into();
+    fs::write(&progress, text.to_string()).unwrap();
+    agent.scene.daemon.resume();
+    assert_eq!(agent.plan()["state"], "due");
+    let csr = agent.order();
+    let (status, answer) = agent.send(&csr, 1, "-60");
+    assert!(status == 409 && answer["error"].as_str().unwrap().contains("ends on"), "{status} {answer}");
+    agent.report(json!("end"));
+    agent.cert(&["renew", "shop", "--now"]);
+    let csr = agent.order();
+    // It lives for seconds.
+    assert_eq!(agent.send(&csr, 1, "-86395").0, 200);
+    agent.report(json!("end"));
+    agent.scene.wait("its end", |plan| plan["state"] == "expired");
+    let csr = agent.order();
+    let (status, answer) = agent.send(&csr, 90, "-60");
+    assert_eq!(status, 200, "{answer}");
+    assert_eq!(agent.plan()["state"], "valid");
+}
+
+/// An attempt that began before a wish neither fulfils the wish nor makes it wait, also if the
+/// daemon was started again meanwhile.
+#[test]
+fn a_wish_is_not_lost_to_an_older_attempt() {
+    let mut agent = ByHand::start("");
+    let csr = agent.order();
+    agent.cert(&["renew", "shop", "--now"]);
+    assert_eq!(agent.send(&csr, 90, "-60").0, 200);
+    agent.report(json!("end"));
+    assert_eq!(agent.plan()["state"], "due", "the wish is still there");
+    agent.renew();
+    assert_eq!(agent.plan()["state"], "valid");
+    agent.cert(&["renew", "shop", "--now"]);
+    agent.order();
+    agent.scene.daemon.stop();
+    agent.scene.daemon.resume();
+    agent.cert(&["renew", "shop", "--now"]);
+    agent.failed("caa");
+    let plan = agent.plan();
+    assert_eq!((&plan["state"], &plan["failures"]), (&json!("due"), &json!(0)), "{plan}");
+}
+
+/// The deployer tells the servers and hooks of the configuration, also those that have changed
+/// while it did not run, or while the hook before was running.
+#[test]
+fn changed_hooks_and_servers_are_told() {
+    let mut scene = Scene::start(Settings::default(), |daemon, _| {
+        let slow = daemon.path("slow");
+        let [begun, go] = ["begun", "go"].map(|name| daemon.path(name).display().to_string());
+        program(&slow, &format!("echo >{begun}; while ! [ -e {go} ]; do sleep 0.05; done"));
+        format!("ca = \"pebble\"\nhook = [{slow:?}]\n")
+    });
+    let config = scene.daemon.path("keyward.toml");
+    let told = |name: &str| scene.daemon.path(&format!("{name}.told"));
+    let change = |from: &str, to: &str| {
+        let text = fs::read_to_string(&config).unwrap();
+        assert!(text.contains(from), "{text}");
+        fs::write(&config, text.replace(from, to)).unwrap();
+        scene.daemon.reload();
+    };
+    for name in ["one", "two"] {
+        program(&scene.daemon.path(name), &format!("echo >{}", told(name).display()));
+    }
+    let hook = |name: &str| format!("hook = [{:?}]", scene.daemon.path(name));
+    let [one, two, slow] = ["one", "two", "slow"].map(hook);
+    let begun = scene.daemon.path("begun");
+    let mut deployer = Process::start(&mut scene.deployer(), &scene.daemon.path("deployer.log"));
+    wait_for("the slow hook", || begun.exists().then_some(()));
+    change(&slow, &one);
+    fs::write(scene.daemon.path("go"), "").unwrap();
+    wait_for("the hook that the configuration names now", || told("one").exists().then_some(()));
+    drop(deployer);
+    change(&one, &two);
+    deployer = Process::start(&mut scene.deployer(), &scene.daemon.path("deployer.log"));
+    wait_for("the hook of the time without a deployer", || told("two").exists().then_some(()));
+    // No Apache runs here with these files.
+    change(&two, &format!("{two}\nservers = [\"apache\"]"));
+    let plan = scene.wait("the missing server", |plan| plan["deployed"]["problem"].is_string());
+    let problem = plan["deployed"]["problem"].as_str().unwrap();
+    assert!(problem.contains("no apache that runs on this host names the files"), "{problem}");
+    scene.deployer = Some(deployer);
+}
