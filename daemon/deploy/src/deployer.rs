@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use keyward::config::{Config, Plan, Server};
+use keyward::config::{self, Config, Plan, Server};
 use keyward_plans::{Client, Deployed, Files, PlanView, Shown, Watched};
 use serde_json::Value;
 use tokio::process::Command;
@@ -51,7 +51,7 @@ struct Deployer {
     daemon: Client,
     live: PathBuf,
     /// The configuration, and the file that it was read from.
-    config: Option<(Written, Arc<Config>)>,
+    config: Option<(Vec<Written>, Arc<Config>)>,
     /// The plans, as the daemon has last said, and the tag of that answer.
     views: Vec<PlanView>,
     tag: String,
@@ -131,8 +131,7 @@ impl Deployer {
 
     /// Reads the configuration, if its file was written since.
     fn read(&mut self, path: &Path) -> Result<Arc<Config>, String> {
-        let found = fs::metadata(path).map_err(|error| format!("{}: {error}", path.display()))?;
-        let written = (found.dev(), found.ino(), found.len(), found.ctime(), found.ctime_nsec());
+        let written = files_written(path)?;
         if let Some((_, config)) = self.config.as_ref().filter(|(before, _)| *before == written) {
             return Ok(Arc::clone(config));
         }
@@ -424,6 +423,17 @@ impl Deployer {
             Done::Watch
         });
     }
+}
+
+/// When the files of the configuration were written.
+fn files_written(path: &Path) -> Result<Vec<Written>, String> {
+    let (drop_ins, _) = config::drop_ins(path).map_err(|error| error.to_string())?;
+    let all = [path.to_owned()].into_iter().chain(drop_ins);
+    all.map(|path| {
+        let found = fs::metadata(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        Ok((found.dev(), found.ino(), found.len(), found.ctime(), found.ctime_nsec()))
+    })
+    .collect()
 }
 
 /// Writes the files of a plan if they differ from those in use. Returns the generation before.

@@ -19,7 +19,7 @@ use super::failure::Failure;
 use super::remarks::Remarks;
 use super::{output, private_network, service_files};
 use crate::backend::{Backend, Unusable, host_secrets};
-use crate::config::Config;
+use crate::config::{Config, Sources};
 use crate::ground::exit;
 use crate::ground::master_key::{self, MasterKeyError, Patterns};
 use crate::ground::ownership::{self, Name, Owners, OwnershipError};
@@ -31,21 +31,24 @@ use crate::serve::upgrade::RUNNING_FORMAT;
 use crate::serve::{self, Options};
 use crate::serve::{embedded_unit, store_key};
 
-/// Checks the configuration and its files, and prints the configuration with all defaults.
+/// Checks the configuration and its files, and prints the configuration with all defaults and the
+/// file of each value.
 pub(super) fn run(options: &Options) -> Result<(), Failure> {
     let mut remarks = Remarks::default();
     let checked = check(options, &mut remarks);
     remarks.notes.into_iter().for_each(output::note);
     remarks.warnings.into_iter().for_each(output::warn);
-    output::print(&checked?.to_effective_toml())
+    let (config, sources) = checked?;
+    output::print(&sources.shown_in(&config))
 }
 
 /// Checks the configuration and its files.
 ///
 /// # Errors
 /// The reason why a daemon would not start with the configuration.
-pub(super) fn check(options: &Options, remarks: &mut Remarks) -> Result<Config, Failure> {
-    let config = options.read_config().map_err(wrong)?;
+pub(super) fn check(options: &Options, remarks: &mut Remarks) -> Result<(Config, Sources), Failure> {
+    let (config, sources) = options.read_config_with_sources().map_err(wrong)?;
+    sources.skipped.iter().for_each(|file| remarks.note(serve::skipped(file)));
     remarks.warnings.extend(serve::warnings(&config));
     remarks.notes.extend(config.notes());
     private_network::remark(&config, remarks);
@@ -74,7 +77,7 @@ pub(super) fn check(options: &Options, remarks: &mut Remarks) -> Result<Config, 
             remarks.warn(warning);
         }
     }
-    Ok(config)
+    Ok((config, sources))
 }
 
 /// Checks that this version opens the key store of the running daemon that wants to execute it.

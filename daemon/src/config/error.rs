@@ -40,6 +40,16 @@ pub enum ConfigError {
         /// Reason why the value is refused.
         reason: String,
     },
+    /// A value in two drop-ins.
+    #[error("configuration {}: {setting}: the drop-in {} sets this, too; keep one of the two lines", second.display(), first.display())]
+    Twice {
+        /// Name of the setting, with its section.
+        setting: String,
+        /// The drop-in that counts first.
+        first: PathBuf,
+        /// The other drop-in.
+        second: PathBuf,
+    },
 }
 
 /// A setting whose value is not allowed. [`ConfigError::Value`] adds the file.

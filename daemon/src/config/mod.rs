@@ -1,7 +1,8 @@
-//! The configuration file `keyward.toml`: read as text, and checked once to a value of checked
-//! types.
+//! The configuration, `keyward.toml` with its drop-ins: read as text, and checked once to a value
+//! of checked types.
 //!
-//! [`raw`] has the tables of the file as text, and [`Config`] is the checked value.
+//! [`layers`] makes one table of the files, [`raw`] has the tables as text, and [`Config`] is the
+//! checked value.
 
 mod advice;
 mod audit;
@@ -10,6 +11,7 @@ mod error;
 mod grant;
 mod grep11;
 mod identifier;
+mod layers;
 mod names;
 mod plan;
 mod raw;
@@ -21,8 +23,6 @@ mod watch;
 use core::num::NonZeroUsize;
 use core::time::Duration;
 use std::collections::BTreeMap;
-use std::io::{self, Read};
-use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use keyward_client::Address;
@@ -30,7 +30,6 @@ pub(crate) use keyward_plans::origin;
 use sha2::{Digest, Sha256};
 use tracing_subscriber::filter::LevelFilter;
 
-use crate::ground::ownership;
 use crate::policy::authorise::Grants;
 use crate::policy::roles::Roles;
 pub use audit::Audit;
@@ -39,9 +38,9 @@ pub use error::ConfigError;
 pub(crate) use grep11::EMBEDDED;
 pub use grep11::{Auth, Dialect, Endpoint, Grep11, Tls};
 pub use identifier::Identifier;
+pub use layers::{Sources, drop_in_directory, drop_ins};
 pub use plan::{Challenge, Issuer, Plan, Server};
 use raw::Raw;
-use syntax::{explained, one_line};
 pub use watch::{Place, Watch};
 
 /// Checked settings of the daemon.
@@ -105,45 +104,36 @@ pub struct Embedded {
 }
 
 impl Config {
-    /// Reads and checks a file.
+    /// Reads and checks a file, with its drop-ins.
     ///
     /// # Errors
     /// [`ConfigError`] names the file, and the line where there is one.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let failed = |reason| ConfigError::Read { path: path.to_owned(), reason };
-        let mut text = String::new();
-        let file = ownership::open(path).map_err(|error| match error.into_io() {
-            Ok(reason) => failed(reason),
-            Err(error) => ConfigError::Refused(error.to_string()),
-        })?;
-        // A pipe that nobody has written to yet would count as an empty file.
-        if file.metadata().map_err(failed)?.file_type().is_fifo() {
-            return Err(failed(io::Error::other("it is a pipe, and a configuration must be a file")));
-        }
-        let mut file = file.take(MAX_FILE + 1);
-        file.read_to_string(&mut text).map_err(failed)?;
-        if text.len() as u64 > MAX_FILE {
-            return Err(failed(io::Error::other("it is longer than 1 MiB")));
-        }
-        Self::parse(&text, path)
+        Self::load_with_sources(path).map(|(config, _)| config)
     }
 
-    /// Checks the text of a configuration. Errors name `origin` as the file.
+    /// Reads and checks a file, with its drop-ins. Returns the files and skipped files, too.
     ///
     /// # Errors
-    /// [`ConfigError`] names the origin, and the line where there is one.
+    /// See [`Self::load`].
+    pub fn load_with_sources(path: &Path) -> Result<(Self, Sources), ConfigError> {
+        layers::load(path)
+    }
+
+    /// Checks a text in the place of a file, with the drop-ins of that file.
+    ///
+    /// # Errors
+    /// See [`Self::load`].
+    pub fn parse_with_drop_ins(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        layers::parse(text, path).map(|(config, _)| config)
+    }
+
+    /// Checks the text of a configuration without drop-ins. Errors name `origin` as the file.
+    ///
+    /// # Errors
+    /// See [`Self::load`].
     pub fn parse(text: &str, origin: &Path) -> Result<Self, ConfigError> {
-        let raw: Raw = toml::from_str(text).map_err(|error| {
-            let start = error.span().map(|span| span.start);
-            let line = start.map(|start| 1 + text.bytes().take(start).filter(|b| *b == b'\n').count());
-            let reason = explained(&one_line(error.message()), text, start.unwrap_or_default());
-            ConfigError::Syntax { path: origin.to_owned(), line, reason }
-        })?;
-        raw.check().map_err(|invalid| ConfigError::Value {
-            path: origin.to_owned(),
-            setting: invalid.setting,
-            reason: invalid.reason,
-        })
+        layers::merged(vec![(origin.to_owned(), text.to_owned())]).map(|(config, _)| config)
     }
 
     /// SHA-256 of [`Self::to_effective_toml`], in hexadecimal digits. Two configurations with the
@@ -189,9 +179,6 @@ impl Default for Config {
 
 const CACHED_KEYS: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
 const CACHED_RECORDS: NonZeroUsize = NonZeroUsize::new(100_000).unwrap();
-
-/// Longest file, in bytes (1 MiB).
-const MAX_FILE: u64 = 1 << 20;
 
 #[cfg(test)]
 mod tests;

@@ -3,15 +3,15 @@
 use std::path::Path;
 
 use super::options::Options;
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Sources};
 use crate::peers::service;
 
-/// Reads a configuration. Without a file, returns the default.
+/// Reads a configuration and its drop-ins. Without a file, returns the default.
 ///
 /// # Errors
 /// [`ConfigError`] says where the configuration is wrong.
-pub(super) fn read(path: Option<&Path>) -> Result<Config, ConfigError> {
-    path.map_or_else(|| Ok(Config::default()), Config::load)
+pub(super) fn read(path: Option<&Path>) -> Result<(Config, Sources), ConfigError> {
+    path.map_or_else(|| Ok((Config::default(), Sources::default())), Config::load_with_sources)
 }
 
 /// Refuses settings that `keyward unit serve` does not have: somebody has named the configuration
@@ -35,11 +35,22 @@ pub(super) fn check_unit(config: &Config, path: Option<&Path>) -> Result<(), Con
 /// # Errors
 /// See [`Options::read_config`].
 pub(super) fn load_config(options: &Options) -> Result<Config, ConfigError> {
-    let config = options.read_config()?;
+    let (config, sources) = options.read_config_with_sources()?;
     for warning in warnings(&config) {
         tracing::warn!("configuration: {warning}");
     }
+    for file in &sources.skipped {
+        tracing::info!("configuration: {}", skipped(file));
+    }
     Ok(config)
+}
+
+/// The note about a file that does not count.
+pub(crate) fn skipped(file: &Path) -> String {
+    format!(
+        "{} does not count: a drop-in has a name that ends in .toml and does not begin with a point",
+        file.display()
+    )
 }
 
 /// Returns warnings about settings that are legal but probably mistakes, or that this system does

@@ -28,6 +28,11 @@ fn needs(options: &Options, config: &Config) -> Needs {
             .is_some_and(|name| name.as_encoded_bytes().starts_with(b"@")),
         ..Needs::default()
     };
+    if let Some(file) = options.config_file() {
+        needs.read_below.extend(Some(config::drop_in_directory(file)).filter(|directory| directory.is_dir()));
+        // A link may lead elsewhere.
+        needs.read.extend(config::drop_ins(file).unwrap_or_default().0);
+    }
     needs.change.extend(links_in(&options.state_dir));
     needs.read_below.extend(env::var_os("CREDENTIALS_DIRECTORY").map(Into::into));
     let extra = config.socket.extra.iter().map(ToString::to_string).filter(|name| !name.starts_with('@'));

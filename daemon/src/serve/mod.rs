@@ -28,7 +28,7 @@ pub(crate) mod store_key;
 mod unit_server;
 pub(crate) mod upgrade;
 
-pub(crate) use configuration::warnings;
+pub(crate) use configuration::{skipped, warnings};
 pub use error::ServeError;
 pub use options::{DEFAULT_CONFIG, Options, UnitOptions};
 pub use start::{serve, serve_and};

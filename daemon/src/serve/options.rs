@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use keyward_unit::Profile;
 
-use crate::config::{Config, ConfigError};
+use crate::config::{self, Config, ConfigError, Sources};
 use crate::serve::configuration;
 
 /// Options of `keyward serve` or `keyward unit serve` on the command line.
@@ -44,7 +44,10 @@ impl Options {
             None => DEFAULT_CONFIG,
             Some(_) => DEFAULT_UNIT_CONFIG,
         };
-        self.config.as_deref().or_else(|| Some(Path::new(default)).filter(|file| file.exists()))
+        // Drop-ins without their file are a mistake that must not stay without a word.
+        let is_there =
+            |file: &&Path| file.exists() || config::drop_ins(file).is_ok_and(|(found, _)| !found.is_empty());
+        self.config.as_deref().or_else(|| Some(Path::new(default)).filter(is_there))
     }
 
     /// Reads the configuration, with the settings of the command line. Without a file, returns the
@@ -53,12 +56,20 @@ impl Options {
     /// # Errors
     /// [`ConfigError`] says where the configuration is wrong.
     pub fn read_config(&self) -> Result<Config, ConfigError> {
-        let mut config = configuration::read(self.config_file())?;
+        self.read_config_with_sources().map(|(config, _)| config)
+    }
+
+    /// Reads the configuration as [`Self::read_config`] does, and returns its files, too.
+    ///
+    /// # Errors
+    /// See [`Self::read_config`].
+    pub(crate) fn read_config_with_sources(&self) -> Result<(Config, Sources), ConfigError> {
+        let (mut config, sources) = configuration::read(self.config_file())?;
         if let Some(unit) = &self.unit {
             configuration::check_unit(&config, self.config_file())?;
             config.embedded.master_key = unit.master_key.clone().or(config.embedded.master_key);
         }
-        Ok(config)
+        Ok((config, sources))
     }
 }
 

@@ -96,7 +96,7 @@ impl NewPlan {
         // A plan that no authority can carry out is refused now, not at its first renewal.
         let parse = |section: &str| {
             let whole = format!("{before}{section}");
-            Config::parse(&whole, &self.config).map_err(|error| failed(exit::CONFIG, &error))
+            Config::parse_with_drop_ins(&whole, &self.config).map_err(|error| failed(exit::CONFIG, &error))
         };
         let config = parse(&section)?;
         let mut text = String::new();

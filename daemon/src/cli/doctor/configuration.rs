@@ -45,7 +45,7 @@ pub(super) fn check(options: &Options, status: Option<&StatusView>) -> Vec<Findi
     let warn = |warning| Finding::warn(CHECK, warning, format!("check again after a change: {command}"));
     let mut findings: Vec<_> = remarks.warnings.into_iter().map(warn).collect();
     let config = match checked {
-        Ok(config) => config,
+        Ok((config, _)) => config,
         // This user may not be able to read the files that the daemon can read.
         Err(failure) if !geteuid().is_root() && !is_of_user(&options.state_dir) => {
             let detail = format!("not checked: {}", failure.into_reason());

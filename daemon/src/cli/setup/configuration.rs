@@ -49,7 +49,7 @@ pub(super) fn name_secret(path: &Path, way: Way, secret: &Path) -> Result<String
     let text = fs::read_to_string(path).map_err(|reason| Failure::reading(path, &reason))?;
     let added = with_line(&text, way, &line);
     // The file may have a form that the addition does not know, such as an inline table.
-    let config = Config::parse(&added, path).ok();
+    let config = Config::parse_with_drop_ins(&added, path).ok();
     match config.as_ref().and_then(|config| way_of(&config.embedded)) {
         Some((_, file)) if file == secret => files::replace(path, added.as_bytes())?,
         _ => {
