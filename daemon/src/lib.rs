@@ -7,7 +7,8 @@
 //!
 //! [`serve`] starts and stops the daemon, with the settings of [`config`]. [`admin`] is the HTTP
 //! API that makes and changes keys, by the functions of [`lifecycle`]. [`cli`] is a client of the
-//! API. The software crypto unit as a server is another crate, keyward-unit-server.
+//! API. [`servers`] knows the TLS servers of this host. The software crypto unit as a server is
+//! another crate, keyward-unit-server.
 
 #![deny(unsafe_code)]
 
@@ -23,6 +24,7 @@ mod peers;
 pub mod policy;
 mod renewal;
 pub mod serve;
+pub mod servers;
 mod store;
 
 pub(crate) use keyward_audit as audit;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use keyward::config::{self, Config, Plan, Server};
+use keyward::servers::served;
 use keyward_plans::{Client, Deployed, Files, PlanView, Shown, Watched};
 use serde_json::Value;
 use tokio::process::Command;
@@ -20,7 +21,6 @@ use tokio::time::{sleep, timeout};
 
 use super::live::{self, Generation, Told};
 use super::program;
-use super::served;
 use super::servers::{self, Running};
 use super::watched;
 

@@ -10,9 +10,7 @@
 mod deployer;
 mod files;
 mod live;
-mod processes;
 mod program;
-mod served;
 mod servers;
 mod watched;
 

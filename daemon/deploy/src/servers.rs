@@ -8,6 +8,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use keyward::config::Server;
+use keyward::servers::nginx;
+use keyward::servers::processes::{Master, masters};
 use rustix::process::Signal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -15,7 +17,6 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use super::files;
-use super::processes::{Master, masters};
 use super::program::run;
 
 /// A running server that may use files of a plan.
@@ -34,7 +35,7 @@ pub(crate) async fn running(kind: Server) -> Vec<Running> {
     let mut all = Vec::new();
     for master in masters(program(kind)) {
         let text = match kind {
-            Server::Nginx => run(nginx(&master).arg("-T")).await,
+            Server::Nginx => run(Command::from(nginx::command(&master)).arg("-T")).await,
             Server::Haproxy => haproxy_text(&master),
             Server::Apache => {
                 let list = run(apache(&master).args(["-t", "-D", "DUMP_INCLUDES"])).await;
@@ -63,7 +64,7 @@ fn directory_of(kind: Server, master: &Master) -> PathBuf {
         Server::Haproxy => ("-f", "/etc/haproxy/haproxy.cfg", "-C", "."),
         Server::Apache => ("-f", "/etc/apache2/apache2.conf", "-d", "/etc/apache2"),
     };
-    let shown = words(master);
+    let shown = nginx::words(master);
     let base = shown.path(shown.values(base).last().copied().unwrap_or(usual_base));
     let file = base.join(shown.values(option).last().copied().unwrap_or(usual));
     file.parent().map(Path::to_owned).unwrap_or_default()
@@ -85,14 +86,6 @@ fn texts_below(directory: &Path) -> String {
         }
     }
     text
-}
-
-/// The arguments one by one: nginx shows them as one word.
-fn words(master: &Master) -> Master {
-    let words = master.arguments.iter().flat_map(|word| word.split_whitespace());
-    let mut shown = master.clone();
-    shown.arguments = words.map(str::to_owned).collect();
-    shown
 }
 
 impl Running {
@@ -127,7 +120,7 @@ impl Running {
     /// The words of the server.
     pub(crate) async fn check(&self) -> Result<(), String> {
         let checked = match self.kind {
-            Server::Nginx => run(nginx(&self.master).arg("-t")).await,
+            Server::Nginx => run(Command::from(nginx::command(&self.master)).arg("-t")).await,
             Server::Haproxy => {
                 run(Command::new(&self.master.program)
                     .current_dir(&self.master.directory)
@@ -210,32 +203,6 @@ fn program(kind: Server) -> &'static str {
         Server::Haproxy => "haproxy",
         Server::Apache => "apache2",
     }
-}
-
-/// The program of nginx with the configuration of a running one: its process shows its arguments
-/// as `nginx: master process /usr/sbin/nginx -c FILE`.
-fn nginx(master: &Master) -> Command {
-    let shown = words(master);
-    let mut command = Command::new(&master.program);
-    command.current_dir(&master.directory);
-    for option in ["-c", "-p", "-e"] {
-        if let Some(value) = shown.values(option).last() {
-            // A relative path counts from the prefix of nginx, not from the working directory.
-            command.arg(option).arg(value);
-        }
-    }
-    // -g has spaces in its value, which ends at the next option.
-    if let Some(at) = shown.arguments.iter().position(|word| word == "-g") {
-        let value: Vec<_> = shown
-            .arguments
-            .iter()
-            .skip(at + 1)
-            .take_while(|word| !["-c", "-p", "-e"].contains(&word.as_str()))
-            .cloned()
-            .collect();
-        command.arg("-g").arg(value.join(" "));
-    }
-    command
 }
 
 fn apache(master: &Master) -> Command {

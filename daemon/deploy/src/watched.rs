@@ -5,9 +5,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use keyward::config::{Place, Watch};
 use keyward::keys::certificates::Certificate;
+use keyward::servers::served;
 use keyward_plans::Watched;
 
-use super::{files, served};
+use super::files;
 
 /// Looks at a certificate.
 pub(crate) async fn look(watch: &Watch) -> Watched {

@@ -10,10 +10,11 @@ use nix::unistd::geteuid;
 
 use super::files::read_text;
 use super::finding::Finding;
-use super::nginx_conf::{DUMP, NginxConf};
 use super::socket::{CHROOT, SocketSetting};
 use super::{openssl_program, proc};
 use crate::ground::text::quoted;
+use crate::servers::nginx::{DUMP, NginxConf};
+use crate::servers::processes::loaded_provider;
 
 /// Checks that an nginx.conf passes `OPENSSL_CONF` on. nginx loads keys before it forks its
 /// workers, which inherit the loaded keys. The new binary of an upgrade inherits only the
@@ -78,7 +79,7 @@ pub(super) fn check_process(pid: u32, openssl_conf: Option<&Path>) -> Finding {
     };
     let maps = proc::read(pid, "maps").unwrap_or_default();
     let maps = String::from_utf8_lossy(&maps);
-    let provider = proc::loaded_provider(&maps);
+    let provider = loaded_provider(&maps);
     let loaded = match &provider {
         Some(provider) => format!("it has loaded {provider}"),
         None => "it has not loaded keyward".to_owned(),

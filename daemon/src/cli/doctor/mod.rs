@@ -9,7 +9,6 @@ mod expiry;
 mod files;
 mod finding;
 mod grants;
-mod nginx_conf;
 mod openssl_conf;
 mod openssl_program;
 mod proc;

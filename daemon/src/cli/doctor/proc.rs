@@ -19,15 +19,6 @@ pub(super) fn variable(pid: u32, name: &str) -> Option<String> {
     variables.find(|(known, _)| *known == name).map(|(_, value)| value.to_owned())
 }
 
-/// The file of our provider among the files that a process has mapped (proc_pid_maps(5)).
-pub(super) fn loaded_provider(maps: &str) -> Option<&str> {
-    let mut files = maps.lines().filter_map(|line| line.find('/').map(|at| &line[at..]));
-    files.find(|file| {
-        let name = file.rsplit('/').next().unwrap_or_default();
-        name.contains("keyward") && name.contains(".so")
-    })
-}
-
 /// True if a process is in another network namespace than this process.
 pub(super) fn has_other_network(pid: u32) -> bool {
     let namespace =
@@ -61,16 +52,3 @@ impl Credentials {
 
 /// Maximum number of bytes that are read of a file (4 MiB).
 const LONGEST: u64 = 4 * 1024 * 1024;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_provider_is_found_among_mapped_files() {
-        let maps = "7f00-7f01 r--p 00000000 fe:00 1  /usr/lib/libcrypto.so.3\n7f01-7f02 rw-p 00000000 00:00 0\n\
-                    7f02-7f03 r-xp 00000000 fe:00 2  /usr/lib/ossl-modules/keyward.so\n";
-        assert_eq!(loaded_provider(maps), Some("/usr/lib/ossl-modules/keyward.so"));
-        assert_eq!(loaded_provider("7f00-7f01 r--p 0 fe:00 1  /home/keyward/server\n"), None);
-    }
-}

@@ -16,6 +16,7 @@ use nix::unistd::geteuid;
 use super::environment::{OPENSSL_CONF, SOCKET};
 use super::proc::{self, Credentials};
 use crate::ground::text::printable;
+use crate::servers::processes::loaded_provider;
 
 /// A process that has loaded the provider, or may be meant to.
 #[derive(Clone, Debug)]
@@ -82,7 +83,7 @@ impl Process {
             return Examined::Other;
         }
         let Ok(maps) = read("maps") else { return Examined::Closed };
-        let loaded = proc::loaded_provider(&maps).map(str::to_owned);
+        let loaded = loaded_provider(&maps).map(str::to_owned);
         let words = read("cmdline").unwrap_or_default();
         let words = words.split('\0').filter(|word| !word.is_empty()).take(MOST_WORDS).map(str::to_owned);
         let environment = read("environ").ok().map(|text| {

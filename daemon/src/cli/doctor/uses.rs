@@ -7,8 +7,8 @@ use keyward_proto::{Reference, Use};
 
 use super::files::read_text;
 use super::finding::Finding;
-use super::nginx_conf::NginxConf;
 use crate::admin::client::AdminClient;
+use crate::servers::nginx::NginxConf;
 
 /// Checks the TLS versions that the servers of an nginx.conf offer, and its parameters for DHE. The
 /// check of its environment reports a file that cannot be read.

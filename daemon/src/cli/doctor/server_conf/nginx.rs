@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::conf::{KeySource, ServerConf, label, option};
-use crate::cli::doctor::nginx_conf::{DUMP, NginxConf};
+use crate::servers::nginx::{DUMP, NginxConf};
 
 /// Reads the files of an nginx with this command line.
 pub(super) fn read(conf: &mut ServerConf, words: &[String]) {

@@ -4,28 +4,50 @@ use core::time::Duration;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use keyward::keys::certificates::Certificate;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use crate::keys::certificates::Certificate;
+
+/// Kind of keys that a client accepts: a server with a key of each kind shows the one that fits.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Family {
+    /// ECDSA and EdDSA.
+    Curves,
+    /// RSA.
+    Rsa,
+}
+
 /// Shakes hands with a listener, and returns its certificate.
 ///
 /// # Errors
 /// The reason why there was no handshake.
-pub(crate) async fn certificate(at: SocketAddr, name: &str) -> Result<Certificate, String> {
-    let limited = tokio::time::timeout(LIMIT, shake(at, name)).await;
+pub async fn certificate(at: SocketAddr, name: &str) -> Result<Certificate, String> {
+    certificate_of(at, name, None).await
+}
+
+/// Shakes hands with a listener as a client that accepts one kind of keys. Returns the certificate.
+///
+/// # Errors
+/// The reason why there was no handshake.
+pub async fn certificate_of(
+    at: SocketAddr,
+    name: &str,
+    family: Option<Family>,
+) -> Result<Certificate, String> {
+    let limited = tokio::time::timeout(LIMIT, shake(at, name, family)).await;
     limited.unwrap_or_else(|_| Err(format!("no handshake within {} seconds", LIMIT.as_secs())))
 }
 
-async fn shake(at: SocketAddr, name: &str) -> Result<Certificate, String> {
+async fn shake(at: SocketAddr, name: &str, family: Option<Family>) -> Result<Certificate, String> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let algorithms = provider.signature_verification_algorithms;
     let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     let config = config.map_err(|error| error.to_string())?;
-    let config = config.dangerous().with_custom_certificate_verifier(Arc::new(Any(algorithms)));
+    let config = config.dangerous().with_custom_certificate_verifier(Arc::new(Any { algorithms, family }));
     let config = config.with_no_client_auth();
     // A star stands for any name.
     let name = name.replacen('*', "www", 1);
@@ -40,7 +62,10 @@ async fn shake(at: SocketAddr, name: &str) -> Result<Certificate, String> {
 
 /// Accepts every certificate whose key signs the handshake: which one it is, is the question.
 #[derive(Debug)]
-struct Any(rustls::crypto::WebPkiSupportedAlgorithms);
+struct Any {
+    algorithms: rustls::crypto::WebPkiSupportedAlgorithms,
+    family: Option<Family>,
+}
 
 impl ServerCertVerifier for Any {
     fn verify_server_cert(
@@ -60,7 +85,7 @@ impl ServerCertVerifier for Any {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        rustls::crypto::verify_tls12_signature(message, certificate, signature, &self.0)
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, &self.algorithms)
     }
 
     fn verify_tls13_signature(
@@ -69,11 +94,14 @@ impl ServerCertVerifier for Any {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, &self.0)
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_schemes()
+        let is_rsa = |scheme: &SignatureScheme| format!("{scheme:?}").starts_with("RSA");
+        let mut schemes = self.algorithms.supported_schemes();
+        schemes.retain(|scheme| self.family.is_none_or(|family| (family == Family::Rsa) == is_rsa(scheme)));
+        schemes
     }
 }
 

@@ -1,0 +1,6 @@
+//! The TLS servers of this host, as their processes and their configurations show them. The command
+//! line and keyward-deploy use this folder, and the daemon does not.
+
+pub mod nginx;
+pub mod processes;
+pub mod served;

@@ -1,0 +1,44 @@
+//! nginx: the program of a running one, and its configuration.
+
+mod conf;
+mod files;
+
+use std::process::Command;
+
+use super::processes::Master;
+pub(crate) use conf::{DUMP, Directive, NginxConf};
+pub(crate) use files::{Configuration, places};
+
+/// The program of nginx with the configuration of a running one: its process shows its arguments
+/// as `nginx: master process /usr/sbin/nginx -c FILE`.
+pub fn command(master: &Master) -> Command {
+    let shown = words(master);
+    let mut command = Command::new(&master.program);
+    command.current_dir(&master.directory);
+    for option in ["-c", "-p", "-e"] {
+        if let Some(value) = shown.values(option).last() {
+            // A relative path counts from the prefix of nginx, not from the working directory.
+            command.arg(option).arg(value);
+        }
+    }
+    // -g has spaces in its value, which ends at the next option.
+    if let Some(at) = shown.arguments.iter().position(|word| word == "-g") {
+        let value: Vec<_> = shown
+            .arguments
+            .iter()
+            .skip(at + 1)
+            .take_while(|word| !["-c", "-p", "-e"].contains(&word.as_str()))
+            .cloned()
+            .collect();
+        command.arg("-g").arg(value.join(" "));
+    }
+    command
+}
+
+/// A process with its arguments one by one: nginx shows them as one word.
+pub fn words(master: &Master) -> Master {
+    let words = master.arguments.iter().flat_map(|word| word.split_whitespace());
+    let mut shown = master.clone();
+    shown.arguments = words.map(str::to_owned).collect();
+    shown
+}

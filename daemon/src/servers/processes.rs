@@ -1,0 +1,176 @@
+//! Processes of servers on this host, as /proc has them (proc(5)).
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::ground::ownership;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+/// A process of a server that has no parent of the same program: the one that takes signals.
+#[derive(Clone, Debug)]
+pub struct Master {
+    /// Process id.
+    pub pid: i32,
+    /// The process itself, whatever other process gets its number later.
+    handle: Arc<OwnedFd>,
+    /// Path of its program.
+    pub program: PathBuf,
+    /// Arguments, without the name of the program.
+    pub arguments: Vec<String>,
+    /// Working directory, for paths in the arguments.
+    pub directory: PathBuf,
+}
+
+/// Processes whose program has this file name, and whose parent is another program.
+///
+/// Callers run the programs and read the configurations of these processes, so this takes only
+/// processes of their own user, which is root, with a program that nobody else can change.
+/// Processes in containers are left out: their paths are not those of this host.
+pub fn masters(program: &str) -> Vec<Master> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter(|pid| !exe_of_parent(*pid, program)).filter_map(|pid| master(pid, program)).collect()
+}
+
+/// A process as [`masters`] returns it, whatever its parent is: while nginx replaces its program, a
+/// master is the child of another.
+pub fn master(pid: i32, program: &str) -> Option<Master> {
+    let exe = exe(pid, program)?;
+    let handle = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
+    if !is_own(pid) || !is_of_this_host(pid) {
+        return None;
+    }
+    let arguments = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let words: Vec<_> =
+        arguments.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
+    let directory = fs::read_link(format!("/proc/{pid}/cwd")).ok()?;
+    let master = Master { pid, handle: Arc::new(handle), program: exe, arguments: words, directory };
+    // The facts are those of the process of the handle, unless that one has ended meanwhile.
+    (master.signal(None).is_ok() && ownership::open(&master.program).is_ok()).then_some(master)
+}
+
+/// Path of the program of a process, if its file has this name. A program that was replaced by a
+/// package has another file at its path now.
+fn exe(pid: i32, program: &str) -> Option<PathBuf> {
+    let exe = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+    let name = exe.file_name()?.to_str()?.trim_end_matches(" (deleted)").to_owned();
+    (name == program).then(|| exe.with_file_name(&name))
+}
+
+fn exe_of_parent(pid: i32, program: &str) -> bool {
+    parent(pid).is_some_and(|parent| exe(parent, program).is_some())
+}
+
+/// True if each user id of a process is that of this one.
+fn is_own(pid: i32) -> bool {
+    let own = rustix::process::geteuid().as_raw().to_string();
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let ids = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+    ids.is_some_and(|ids| ids.split_whitespace().count() == 4 && ids.split_whitespace().all(|id| id == own))
+}
+
+/// True if a process has the root directory of this one. A service with a /tmp of its own has
+/// another mount namespace, and the same root.
+fn is_of_this_host(pid: i32) -> bool {
+    let place = |path: String| fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
+    let own = place("/".into());
+    own.is_some() && place(format!("/proc/{pid}/root/")) == own
+}
+
+/// The child processes of a process with the same program.
+pub fn children(of: &Master) -> Vec<Child> {
+    let Some(name) = of.program.file_name().and_then(|name| name.to_str()) else { return Vec::new() };
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let of_this = pids.filter(|pid| parent(*pid) == Some(of.pid) && exe(*pid, name).is_some());
+    of_this
+        .filter_map(|pid| {
+            let title = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+            let title = title.split(|byte| *byte == 0).next().unwrap_or_default();
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+            let effective = |name: &str| -> Option<u32> {
+                let ids = status.lines().find_map(|line| line.strip_prefix(name))?;
+                ids.split_whitespace().nth(1)?.parse().ok()
+            };
+            let (uid, gid) = (effective("Uid:")?, effective("Gid:")?);
+            Some(Child { pid, uid, gid, title: String::from_utf8_lossy(title).into_owned() })
+        })
+        .collect()
+}
+
+/// A child process of a server.
+#[derive(Clone, Debug)]
+pub struct Child {
+    /// Process id.
+    pub pid: i32,
+    /// Effective user id.
+    pub uid: u32,
+    /// Effective group id.
+    pub gid: u32,
+    /// First word of its command line, which programs change to a title.
+    pub title: String,
+}
+
+fn parent(pid: i32) -> Option<i32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name of the program, in brackets, may have spaces.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+}
+
+impl Master {
+    /// Sends a signal; none only asks whether the process is there.
+    ///
+    /// # Errors
+    /// The process has ended.
+    pub fn signal(&self, signal: Option<Signal>) -> io::Result<()> {
+        match signal {
+            Some(signal) => Ok(pidfd_send_signal(&self.handle, signal)?),
+            // A handle becomes readable at the end of its process (pidfd_open(2)).
+            None => {
+                let mut ask = [PollFd::new(&*self.handle, PollFlags::IN)];
+                match poll(&mut ask, Some(&Timespec::default()))? {
+                    0 => Ok(()),
+                    _ => Err(io::ErrorKind::NotFound.into()),
+                }
+            }
+        }
+    }
+
+    /// Values of an option, as in `-f FILE`.
+    pub fn values(&self, option: &str) -> Vec<&str> {
+        let pairs = self.arguments.iter().zip(self.arguments.iter().skip(1));
+        pairs.filter(|(one, _)| *one == option).map(|(_, value)| value.as_str()).collect()
+    }
+
+    /// A path in the arguments.
+    pub fn path(&self, text: &str) -> PathBuf {
+        self.directory.join(Path::new(text))
+    }
+}
+
+/// The file of our provider among the files that a process has mapped (proc_pid_maps(5)).
+pub(crate) fn loaded_provider(maps: &str) -> Option<&str> {
+    let mut files = maps.lines().filter_map(|line| line.find('/').map(|at| &line[at..]));
+    files.find(|file| {
+        let name = file.rsplit('/').next().unwrap_or_default();
+        name.contains("keyward") && name.contains(".so")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_provider_is_found_among_mapped_files() {
+        let maps = "7f00-7f01 r--p 00000000 fe:00 1  /usr/lib/libcrypto.so.3\n7f01-7f02 rw-p 00000000 00:00 0\n\
+                    7f02-7f03 r-xp 00000000 fe:00 2  /usr/lib/ossl-modules/keyward.so\n";
+        assert_eq!(loaded_provider(maps), Some("/usr/lib/ossl-modules/keyward.so"));
+        assert_eq!(loaded_provider("7f00-7f01 r--p 0 fe:00 1  /home/keyward/server\n"), None);
+    }
+}
