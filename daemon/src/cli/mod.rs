@@ -20,6 +20,7 @@ mod key;
 mod output;
 mod passphrase;
 mod private_network;
+mod protect;
 mod reload;
 mod remarks;
 mod service_files;
@@ -92,6 +93,8 @@ enum Command {
     Serve(Serve),
     /// Choose how the unit gets its master key, and start the service
     Setup(setup::Setup),
+    /// Move the keys of a server into the daemon, and its configuration to references
+    Protect(protect::Protect),
     /// Make, import, show and change keys
     #[command(subcommand)]
     Key(key::Command),
@@ -130,6 +133,7 @@ impl Command {
         match self {
             Self::Serve(serve) => serve.run(),
             Self::Setup(setup) => setup.run(),
+            Self::Protect(protect) => protect.run(),
             Self::Key(command) => command.run(),
             Self::Cert(command) => command.run(),
             Self::Csr(csr) => csr.run(),

@@ -28,6 +28,7 @@ mod ml_dsa;
 mod nginx_upgrade;
 mod openssl;
 mod pages;
+mod protect;
 mod purpose;
 mod reference_files;
 mod remote_keys;

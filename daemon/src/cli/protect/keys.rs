@@ -1,0 +1,330 @@
+//! The private keys in the files of a server, and the keys of the daemon that they become.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use hyper::body::Bytes;
+use keyward_proto::{KeyType, Label, Reference, Use};
+use keyward_unit::{ImportError, KeyFile};
+use pem_rfc7468::LineEnding;
+use zeroize::Zeroizing;
+
+use crate::admin::api::KeyView;
+use crate::admin::client::{AdminClient, AdminClientError};
+use crate::admin::request;
+use crate::cli::failure::Failure;
+use crate::ground::exit;
+use crate::keys::certificates::Chain;
+
+/// A private key that a server reads from files, and its key in the daemon.
+pub(super) struct PlannedKey {
+    pub(super) label: Label,
+    pub(super) key_type: KeyType,
+    spki: Vec<u8>,
+    /// PKCS#8 in DER.
+    plain: Zeroizing<Vec<u8>>,
+    chain: Option<Chain>,
+    pub(super) uses: BTreeSet<Use>,
+    /// Files that hold the key.
+    pub(super) files: BTreeSet<PathBuf>,
+    /// The key of the daemon that has this private key already, and its version.
+    known: Option<(KeyView, u32)>,
+}
+
+/// A private key file of a server, before the keys of the daemon are known.
+pub(super) struct Wanted {
+    pub(super) file: PathBuf,
+    pub(super) certificate: Option<PathBuf>,
+    pub(super) uses: BTreeSet<Use>,
+    /// Names of the server, for the label.
+    pub(super) names: Vec<String>,
+    /// Passphrases of the server for its files.
+    pub(super) passphrases: Vec<Zeroizing<Vec<u8>>>,
+}
+
+/// The keys of a server.
+#[derive(Default)]
+pub(super) struct Keys {
+    pub(super) planned: Vec<PlannedKey>,
+    /// Number of the planned key in each file.
+    pub(super) of_file: BTreeMap<PathBuf, usize>,
+    /// Files that hold a reference already.
+    pub(super) references: BTreeSet<PathBuf>,
+}
+
+impl Keys {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// [`Failure`] names the first file that cannot be used.
+    pub(super) fn read(wanted: Vec<Wanted>) -> Result<Self, Failure> {
+        let mut keys = Self::default();
+        let mut names = Vec::new();
+        for wanted in wanted {
+            let bytes = contents(&wanted.file)?;
+            if bytes.windows(BEGIN_REFERENCE.len()).any(|part| part == BEGIN_REFERENCE) {
+                keys.references.insert(wanted.file);
+                continue;
+            }
+            let read = private_key(&wanted, &bytes).map_err(|reason| {
+                Failure::new(
+                    exit::DATA,
+                    format_args!("cannot use the key in {}: {reason}", wanted.file.display()),
+                )
+            })?;
+            let at = match keys.planned.iter().position(|known| known.spki == read.spki) {
+                Some(at) => at,
+                None => {
+                    keys.planned.push(read);
+                    names.push(Vec::new());
+                    keys.planned.len() - 1
+                }
+            };
+            let planned = &mut keys.planned[at];
+            planned.uses.extend(wanted.uses);
+            planned.files.insert(wanted.file.clone());
+            names[at].extend(wanted.names);
+            keys.of_file.insert(wanted.file, at);
+        }
+        keys.name(&names);
+        Ok(keys)
+    }
+
+    /// Chooses the labels: the first name of the server, with the type of the key where several
+    /// keys have the same first name.
+    fn name(&mut self, names: &[Vec<String>]) {
+        let stems: Vec<String> =
+            self.planned.iter().zip(names).map(|(key, names)| stem(key, names)).collect();
+        for (at, key) in self.planned.iter_mut().enumerate() {
+            let is_alone = stems.iter().filter(|stem| **stem == stems[at]).count() == 1;
+            let label = if is_alone { stems[at].clone() } else { format!("{}-{}", stems[at], key.key_type) };
+            key.label = label.parse().unwrap_or_else(|_| key.label.clone());
+        }
+    }
+
+    /// Finds the keys that the daemon has already, and labels that are free.
+    ///
+    /// # Errors
+    /// [`Failure`] if the daemon does not answer.
+    pub(super) fn compare(&mut self, admin: &AdminClient) -> Result<(), Failure> {
+        let (views, _) = admin.list()?;
+        let mut taken: BTreeSet<String> = views.iter().map(|view| view.label.clone()).collect();
+        for key in &mut self.planned {
+            let with_key = |view: &KeyView| {
+                let mut numbers = view.versions.iter().map(|version| version.number);
+                numbers.find(|number| view.public_key(*number).is_some_and(|spki| spki == key.spki))
+            };
+            if let Some((label, number)) =
+                views.iter().find_map(|view| Some((view.label.clone(), with_key(view)?)))
+            {
+                let view = admin.show(&label)?;
+                key.label = label.parse().unwrap_or_else(|_| key.label.clone());
+                key.known = Some((view, number));
+                continue;
+            }
+            let wanted = key.label.to_string();
+            let numbered = (2..).map(|number| format!("{wanted}-{number}"));
+            let free = [wanted.clone()].into_iter().chain(numbered).find(|label| !taken.contains(label));
+            key.label = free.and_then(|label| label.parse().ok()).unwrap_or_else(|| key.label.clone());
+            taken.insert(key.label.to_string());
+        }
+        Ok(())
+    }
+}
+
+impl PlannedKey {
+    /// True if the daemon has this key already.
+    pub(super) fn is_known(&self) -> bool {
+        self.known.is_some()
+    }
+
+    /// Has the daemon take the key, with the uses that it needs. Returns the reference, and true if
+    /// the key is new.
+    ///
+    /// # Errors
+    /// [`Failure`] has the error of the daemon.
+    pub(super) fn take(&self, admin: &AdminClient) -> Result<(Reference, bool), Failure> {
+        let label = self.label.as_str();
+        let (view, number, is_new) = match &self.known {
+            Some((view, number)) => {
+                let view = if view.deletion.is_some() { admin.restore(label)? } else { admin.show(label)? };
+                (self.with_uses(admin, view)?, *number, false)
+            }
+            None => {
+                let import = request::Import {
+                    uses: self.uses.iter().copied().collect(),
+                    sign_and_decrypt: self.uses.contains(&Use::RsaKeyExchange),
+                    ..request::Import::default()
+                };
+                let view = admin.import(label, &import, self.plain.clone())?;
+                let number = view.current;
+                (view, number, true)
+            }
+        };
+        if let Some(chain) = self.chain.as_ref().filter(|_| is_new) {
+            admin.attach(label, Bytes::from(pem(chain)))?;
+        }
+        let reference = view.reference(number).filter(|reference| reference.spki() == self.spki);
+        let reference = reference.ok_or_else(|| {
+            Failure::new(exit::SOFTWARE, format_args!("the daemon sent another public key for key {label}"))
+        })?;
+        Ok((reference, is_new))
+    }
+
+    /// Adds the uses that the key lacks.
+    fn with_uses(&self, admin: &AdminClient, view: KeyView) -> Result<KeyView, AdminClientError> {
+        let has = |one: &Use| view.uses.iter().any(|known| known == one.name());
+        if self.uses.iter().all(has) {
+            return Ok(view);
+        }
+        let known = view.uses.iter().filter_map(|known| known.parse::<Use>().ok());
+        let uses: BTreeSet<Use> = known.chain(self.uses.iter().copied()).collect();
+        let sign_and_decrypt = uses.contains(&Use::RsaKeyExchange);
+        let change = request::Change {
+            uses: Some(uses.into_iter().collect()),
+            sign_and_decrypt,
+            ..request::Change::default()
+        };
+        admin.change(self.label.as_str(), &change)
+    }
+}
+
+/// Reads the private key of a file with the passphrases of the server.
+fn private_key(wanted: &Wanted, bytes: &[u8]) -> Result<PlannedKey, String> {
+    let explained = |error: ImportError| error.to_string();
+    let mut read = KeyFile::read(bytes, None);
+    for passphrase in &wanted.passphrases {
+        if !matches!(read, Err(ImportError::Encrypted | ImportError::Passphrase)) {
+            break;
+        }
+        read = KeyFile::read(bytes, Some(passphrase));
+    }
+    let file = match read {
+        Err(ImportError::Encrypted) => {
+            return Err(
+                "it is encrypted, and the configuration of the server names no passphrase for it".into()
+            );
+        }
+        read => read.map_err(explained)?,
+    };
+    if file.key_count() != 1 {
+        return Err(format!("it holds {} private keys", file.key_count()));
+    }
+    let spki = file.spki(0).map_err(explained)?.to_vec();
+    let chain = match &wanted.certificate {
+        None => None,
+        Some(path) => {
+            let bytes = contents(path).map_err(Failure::into_reason)?;
+            let chain = certificates(&bytes)
+                .map_err(|error| format!("its certificate in {}: {error}", path.display()))?;
+            let is_of_key = chain.certificates.first().is_some_and(|leaf| leaf.spki() == spki);
+            if !is_of_key {
+                return Err(format!("the first certificate in {} is for another key", path.display()));
+            }
+            // A chain that the daemon does not take is no reason to leave the key in a file.
+            chain.check().is_ok().then_some(chain)
+        }
+    };
+    Ok(PlannedKey {
+        label: FALLBACK.parse().map_err(|error| format!("{error}"))?,
+        key_type: file.key_type(0).map_err(explained)?,
+        spki,
+        plain: file.pkcs8(0).map_err(explained)?,
+        chain,
+        uses: BTreeSet::new(),
+        files: BTreeSet::new(),
+        known: None,
+    })
+}
+
+/// A text for the label of a key: the first name of its servers that can be one, or the first name
+/// of its certificate, or the name of its file.
+fn stem(key: &PlannedKey, names: &[String]) -> String {
+    let leaf = key.chain.as_ref().and_then(|chain| chain.certificates.first());
+    let of_leaf = leaf.map(|leaf| leaf.names().to_vec()).unwrap_or_default();
+    let of_file = key.files.first().and_then(|path| Some(path.file_stem()?.to_string_lossy().into_owned()));
+    let all = names.iter().chain(&of_leaf).cloned().chain(of_file);
+    let all = all.map(|name| match name.strip_prefix("*.") {
+        Some(rest) => format!("wildcard.{rest}"),
+        None => name.trim_start_matches('.').to_owned(),
+    });
+    // The types of keys need some room.
+    let fits = |name: &String| name != "_" && name.len() <= 100 && name.parse::<Label>().is_ok();
+    all.into_iter().find(fits).unwrap_or_else(|| FALLBACK.to_owned())
+}
+
+fn contents(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    let failed = |reason| Failure::reading(path, &reason);
+    let file = File::open(path).map_err(failed)?;
+    // With full capacity from the start: growing would leave unwiped copies in memory.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(LONGEST as usize + 1));
+    file.take(LONGEST + 1).read_to_end(&mut bytes).map_err(failed)?;
+    match bytes.len() as u64 > LONGEST {
+        true => Err(Failure::new(exit::DATA, format_args!("{} is longer than 1 MiB", path.display()))),
+        false => Ok(bytes),
+    }
+}
+
+/// The certificates of a file that may hold a private key as well.
+fn certificates(bytes: &[u8]) -> Result<Chain, String> {
+    if !holds_private_key(bytes) {
+        return Chain::read(bytes).map_err(|error| error.to_string());
+    }
+    let text = String::from_utf8_lossy(bytes);
+    let mut ders = Vec::new();
+    for part in text.split(BEGIN_CERTIFICATE).skip(1) {
+        let body = part.split_once(END_CERTIFICATE).ok_or("a certificate has no end")?.0;
+        let block = format!("{BEGIN_CERTIFICATE}{}{END_CERTIFICATE}\n", body.replace('\r', ""));
+        let (_, der) = pem_rfc7468::decode_vec(block.as_bytes()).map_err(|error| error.to_string())?;
+        ders.push(der);
+    }
+    Chain::of_ders(ders).map_err(|error| error.to_string())
+}
+
+fn holds_private_key(bytes: &[u8]) -> bool {
+    bytes.windows(PRIVATE_KEY.len()).any(|part| part == PRIVATE_KEY)
+}
+
+/// Reads the passphrases of a server: one on a line.
+///
+/// # Errors
+/// [`Failure`] if the file cannot be read.
+pub(super) fn passphrases(path: &Path) -> Result<Vec<Zeroizing<Vec<u8>>>, Failure> {
+    let bytes = contents(path)?;
+    let lines = bytes.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+    Ok(lines.filter(|line| !line.is_empty()).map(|line| Zeroizing::new(line.to_vec())).collect())
+}
+
+/// The certificates of a file in PEM, without a private key that the file has, too. `None` if the
+/// file has no private key.
+///
+/// # Errors
+/// [`Failure`] if the file cannot be read.
+pub(super) fn certificates_alone(path: &Path) -> Result<Option<String>, Failure> {
+    let bytes = contents(path)?;
+    if !holds_private_key(&bytes) {
+        return Ok(None);
+    }
+    let chain = certificates(&bytes).map_err(|error| {
+        Failure::new(exit::DATA, format_args!("cannot use the certificates in {}: {error}", path.display()))
+    })?;
+    Ok(Some(pem(&chain)))
+}
+
+fn pem(chain: &Chain) -> String {
+    // The encoder fails only for lengths near the end of memory.
+    let one = |der: &[u8]| pem_rfc7468::encode_string("CERTIFICATE", LineEnding::LF, der).unwrap_or_default();
+    chain.certificates.iter().map(|certificate| one(certificate.der())).collect()
+}
+
+const BEGIN_CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----";
+const END_CERTIFICATE: &str = "-----END CERTIFICATE-----";
+const BEGIN_REFERENCE: &[u8] = b"-----BEGIN KEYWARD KEY-----";
+/// Part of the line with which every PEM block of a private key begins.
+const PRIVATE_KEY: &[u8] = b"PRIVATE KEY-----";
+/// Label of a key without any other name.
+const FALLBACK: &str = "server";
+/// Longest file of keys or certificates, in bytes (1 MiB).
+const LONGEST: u64 = 1 << 20;

@@ -1,0 +1,174 @@
+//! The plan of a change: keys, files and checks, for the person who decides about it.
+
+use core::fmt::Write;
+use core::ops::Range;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use keyward_proto::{Reference, Use};
+use serde_json::{Value, json};
+
+use super::keys::Keys;
+use crate::ground::text::quoted;
+use crate::servers::served::Family;
+
+/// A file of the server that gets other contents.
+pub(super) struct Edit {
+    pub(super) path: PathBuf,
+    /// Line of the change, from 1.
+    pub(super) line: usize,
+    /// Bytes of the file that are replaced.
+    pub(super) place: Range<usize>,
+    pub(super) text: String,
+    /// True for the variable that loads the provider, which the server must know before the rest.
+    pub(super) is_environment: bool,
+}
+
+/// A file that the command makes.
+pub(super) enum NewFile {
+    /// The reference to the key with this number.
+    Reference(usize),
+    /// A text that is no secret.
+    Text(String),
+}
+
+/// A handshake that must show the same certificate before and after the change.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(super) struct Probe {
+    pub(super) at: SocketAddr,
+    pub(super) name: String,
+    pub(super) family: Family,
+}
+
+/// The change of a server.
+pub(super) struct Plan {
+    /// The server, for people: program, process, user.
+    pub(super) server: String,
+    pub(super) keys: Keys,
+    pub(super) edits: Vec<Edit>,
+    pub(super) new_files: BTreeMap<PathBuf, NewFile>,
+    pub(super) probes: BTreeSet<Probe>,
+    /// Steps after the files are written, for people.
+    pub(super) steps: Vec<String>,
+    /// Facts that a person should know before the change.
+    pub(super) notes: Vec<String>,
+}
+
+impl Plan {
+    /// True if no file has a key that could move.
+    pub(super) fn is_empty(&self) -> bool {
+        self.keys.planned.is_empty()
+    }
+
+    /// The contents of all files after the chosen edits. `texts` are the present contents of the
+    /// edited files, `references` those to the planned keys.
+    pub(super) fn contents(
+        &self,
+        texts: &BTreeMap<PathBuf, String>,
+        references: &[Reference],
+        is_chosen: impl Fn(&Edit) -> bool,
+    ) -> BTreeMap<PathBuf, Vec<u8>> {
+        let mut changed: BTreeMap<PathBuf, String> = BTreeMap::new();
+        let mut edits: Vec<_> = self.edits.iter().filter(|edit| is_chosen(edit)).collect();
+        // From the end of a file to its beginning, so that places stay right. A file that is
+        // included twice has each change twice.
+        edits.sort_by(|one, other| (&one.path, other.place.start).cmp(&(&other.path, one.place.start)));
+        edits.dedup_by(|one, other| (&one.path, &one.place) == (&other.path, &other.place));
+        for edit in edits {
+            let text = changed
+                .entry(edit.path.clone())
+                .or_insert_with(|| texts.get(&edit.path).cloned().unwrap_or_default());
+            text.replace_range(edit.place.clone(), &edit.text);
+        }
+        let new = self.new_files.iter().map(|(path, file)| {
+            let text = match file {
+                NewFile::Text(text) => text.clone(),
+                NewFile::Reference(number) => {
+                    references.get(*number).map(Reference::to_pem).unwrap_or_default()
+                }
+            };
+            (path.clone(), text.into_bytes())
+        });
+        let changed = changed.into_iter().map(|(path, text)| (path, text.into_bytes()));
+        changed.chain(new).collect()
+    }
+
+    /// The plan for people.
+    pub(super) fn text(&self) -> String {
+        let mut text = format!("{}\n\nKeys that move into the daemon:\n", self.server);
+        for key in &self.keys.planned {
+            let known = if key.is_known() { ", which the daemon has already" } else { "" };
+            let _ = writeln!(text, "  {} ({}, {}){known}", key.label, key.key_type, uses(&key.uses));
+            for file in &key.files {
+                let _ = writeln!(text, "      from {}", quoted(file));
+            }
+        }
+        text += "\nFiles that change:\n";
+        let mut lines: Vec<_> =
+            self.edits.iter().map(|edit| (&edit.path, edit.line, edit.text.trim().to_owned())).collect();
+        lines.sort();
+        lines.dedup();
+        for (path, line, new) in lines {
+            let _ = writeln!(text, "  {}, line {line}\n      {new}", quoted(path));
+        }
+        text += "\nNew files:\n";
+        for (path, file) in &self.new_files {
+            let what = match file {
+                NewFile::Reference(number) => {
+                    let key = self.keys.planned.get(*number);
+                    key.map(|key| format!("reference to {}", key.label)).unwrap_or_default()
+                }
+                NewFile::Text(text) => {
+                    text.lines().next().unwrap_or_default().trim_start_matches("# ").to_owned()
+                }
+            };
+            let _ = writeln!(text, "  {}\n      {what}", quoted(path));
+        }
+        text += "\nThen:\n";
+        for step in &self.steps {
+            let _ = writeln!(text, "  {step}");
+        }
+        for note in &self.notes {
+            let _ = writeln!(text, "\nNote: {note}");
+        }
+        text
+    }
+
+    /// The plan for programs.
+    pub(super) fn json(&self) -> Value {
+        let path = |path: &Path| path.display().to_string();
+        let keys: Vec<_> = self
+            .keys
+            .planned
+            .iter()
+            .map(|key| {
+                json!({
+                    "label": key.label.as_str(),
+                    "type": key.key_type.to_string(),
+                    "uses": key.uses.iter().map(|one| one.name()).collect::<Vec<_>>(),
+                    "files": key.files.iter().map(|file| path(file)).collect::<Vec<_>>(),
+                    "known": key.is_known(),
+                })
+            })
+            .collect();
+        let edits: Vec<_> = self
+            .edits
+            .iter()
+            .map(|edit| json!({ "file": path(&edit.path), "line": edit.line, "text": edit.text }))
+            .collect();
+        json!({
+            "server": self.server,
+            "keys": keys,
+            "edits": edits,
+            "new_files": self.new_files.keys().map(|file| path(file)).collect::<Vec<_>>(),
+            "steps": self.steps,
+            "notes": self.notes,
+        })
+    }
+}
+
+/// Names of uses, for people.
+pub(super) fn uses(uses: &BTreeSet<Use>) -> String {
+    uses.iter().map(|one| one.name()).collect::<Vec<_>>().join(", ")
+}

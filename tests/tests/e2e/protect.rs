@@ -1,0 +1,414 @@
+//! `keyward protect nginx`: a running nginx with key files becomes one with references, under load,
+//! and the other way round.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use keyward_tests::tool::{children, fail, run, stderr, succeed, wait_for};
+use keyward_tests::{Daemon, Handshake, Load, Pki, free_port, has_root, memory};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// An nginx with three sites whose keys are in files: a pair of RSA and ECDSA, a wildcard, and a
+/// certificate and its encrypted key in one file.
+struct Scene {
+    daemon: Daemon,
+    pki: Pki,
+    home: PathBuf,
+    addresses: [SocketAddr; 2],
+}
+
+impl Scene {
+    fn start() -> Self {
+        let daemon = Daemon::start();
+        let pki = Pki::new(daemon.directory());
+        let home = daemon.path("nginx");
+        for directory in ["sites", "temp", "ssl"] {
+            fs::create_dir_all(home.join(directory)).unwrap();
+        }
+        let addresses = [free_port(), free_port()].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        let scene = Self { daemon, pki, home, addresses };
+        scene.make_keys();
+        scene.configure();
+        succeed(&mut scene.nginx(&[]));
+        scene
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.home.join(name)
+    }
+
+    fn make_keys(&self) {
+        let openssl =
+            |words: &[&str]| succeed(Command::new("openssl").args(words).current_dir(self.path("ssl")));
+        let ec = ["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out"];
+        for name in ["shop.key", "wild.key"] {
+            openssl(&[&ec[..], &[name]].concat());
+        }
+        for name in ["shop rsa.key", "mail.key"] {
+            openssl(&["genpkey", "-algorithm", "RSA", "-out", name]);
+        }
+        for (key, name) in [
+            ("shop.key", "shop.example"),
+            ("shop rsa.key", "shop.example"),
+            ("wild.key", "*.wild.example"),
+            ("mail.key", "mail.example"),
+        ] {
+            openssl(&["pkey", "-in", key, "-pubout", "-out", "public"]);
+            let extensions = format!("subjectAltName=DNS:{name}\n");
+            let certificate = self.pki.certify_with_extensions(&self.path("ssl/public"), &extensions, 2);
+            fs::rename(certificate, self.path("ssl").join(key.replace(".key", ".crt"))).unwrap();
+        }
+        // One file with both, and the key encrypted.
+        fs::write(self.path("ssl/pass"), "wrong\nsecret\n").unwrap();
+        openssl(&["pkey", "-in", "mail.key", "-aes256", "-passout", "pass:secret", "-out", "mail.enc"]);
+        let [certificate, key] =
+            ["mail.crt", "mail.enc"].map(|name| fs::read_to_string(self.path("ssl").join(name)).unwrap());
+        fs::write(self.path("ssl/mail.pem"), certificate + &key).unwrap();
+    }
+
+    fn configure(&self) {
+        let [first, second] = self.addresses;
+        let temp: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+            .iter()
+            .map(|name| format!("{name}_temp_path {}/temp/{name};\n", self.home.display()))
+            .collect();
+        let log = self.path("error.log");
+        fs::write(
+            self.path("nginx.conf"),
+            format!(
+                "# The first line of an administrator.\nuser www-data;\nworker_processes 2;\npid {};\nerror_log {};\n\
+                 events {{ worker_connections 1024; }}\nhttp {{\n  access_log off;\n  {temp}\n  ssl_protocols TLSv1.2 TLSv1.3;\n\
+                 ssl_session_cache off; ssl_session_tickets off;\n  include sites/*;\n}}\n",
+                self.path("nginx.pid").display(),
+                log.display(),
+            ),
+        )
+        .unwrap();
+        let site = |name: &str, address: SocketAddr, more: &str| {
+            format!(
+                "server {{\n  listen {address} ssl; # its place\n  server_name {name};\n{more}  location / {{ return 200 \"served\\n\"; }}\n}}\n"
+            )
+        };
+        let shop = "  ssl_certificate ssl/shop.crt;\n  ssl_certificate_key ssl/shop.key;\n\
+                    \x20 ssl_certificate \"ssl/shop rsa.crt\";\n  ssl_certificate_key 'ssl/shop rsa.key';\n";
+        let wild = "  ssl_certificate ssl/wild.crt; ssl_certificate_key ssl/wild.key;\n";
+        let mail = "  ssl_protocols TLSv1.2;\n  ssl_certificate ssl/mail.pem;\n  ssl_certificate_key ssl/mail.pem;\n  ssl_password_file ssl/pass;\n";
+        fs::create_dir_all(self.path("available")).unwrap();
+        fs::write(self.path("available/shop"), site("shop.example", first, shop)).unwrap();
+        std::os::unix::fs::symlink("../available/shop", self.path("sites/shop")).unwrap();
+        fs::write(self.path("sites/wild"), site("*.wild.example", first, wild)).unwrap();
+        fs::write(self.path("sites/zmail"), site("mail.example", second, mail)).unwrap();
+    }
+
+    /// The program of nginx.
+    fn nginx(&self, words: &[&str]) -> Command {
+        let mut command = Command::new("/usr/sbin/nginx");
+        command.arg("-p").arg(&self.home).arg("-c").arg(self.path("nginx.conf"));
+        command.arg("-e").arg(self.path("error.log")).args(words).env_remove("OPENSSL_CONF");
+        command
+    }
+
+    fn master(&self) -> u32 {
+        let read = || fs::read_to_string(self.path("nginx.pid")).ok()?.trim().parse::<u32>().ok();
+        let is_alive = |pid: &u32| Path::new(&format!("/proc/{pid}")).exists();
+        wait_for("the master", || read().filter(is_alive))
+    }
+
+    fn protect(&self, words: &[&str]) -> Command {
+        self.protect_with(&self.daemon.path("keyward.toml"), words)
+    }
+
+    /// The command with another configuration of the daemon.
+    fn protect_with(&self, config: &Path, words: &[&str]) -> Command {
+        let mut command = self.daemon.keyward(&["protect", "nginx"]);
+        command.args(words).arg("--pid").arg(self.master().to_string());
+        command.arg("--config").arg(config);
+        command.arg("--openssl-conf").arg(self.daemon.openssl_conf());
+        command.arg("--journal").arg(self.path("journal")).arg("--systemd-dir").arg(self.path("systemd"));
+        command
+    }
+
+    /// Contents, mode and owner of each file of nginx, and of the grants.
+    fn files(&self) -> BTreeMap<PathBuf, StoredFile> {
+        let mut files = BTreeMap::new();
+        for directory in ["", "sites", "available", "ssl", "journal", "systemd"] {
+            for entry in fs::read_dir(self.path(directory)).into_iter().flatten().flatten() {
+                let path = entry.path();
+                let is_kept = |name: &str| path.ends_with(name);
+                if path.is_file() && !is_kept("error.log") && !is_kept("nginx.pid") {
+                    let found = path.metadata().unwrap();
+                    files.insert(
+                        path.clone(),
+                        (fs::read(&path).unwrap(), found.mode(), found.uid(), time_of(&found)),
+                    );
+                }
+            }
+        }
+        let grants = self.daemon.path("keyward.d/nginx.toml");
+        if grants.exists() {
+            files.insert(grants.clone(), (fs::read(&grants).unwrap(), 0, 0, String::new()));
+        }
+        files
+    }
+
+    /// Handshakes with each of the sites.
+    fn handshakes(&self) -> Vec<Handshake> {
+        let [first, second] = self.addresses;
+        vec![
+            Handshake::new(&self.pki, first).asking_for("shop.example"),
+            Handshake::new(&self.pki, first).asking_for("www.wild.example"),
+            Handshake::with_version(&self.pki, second, &rustls::version::TLS12).asking_for("mail.example"),
+        ]
+    }
+
+    fn certificates(&self) -> Vec<Vec<u8>> {
+        self.handshakes().iter().map(|one| one.certificate().unwrap().to_vec()).collect()
+    }
+
+    /// Parts of the private keys that are in the memory of the processes of nginx.
+    fn keys_in_memory(&self) -> usize {
+        let secrets: Vec<Vec<u8>> = ["shop.key", "wild.key", "mail.key", "shop rsa.key"]
+            .iter()
+            .map(|name| self.secret(name))
+            .collect();
+        let secrets: Vec<&[u8]> = secrets.iter().map(Vec::as_slice).collect();
+        let master = self.master();
+        let all = [master].into_iter().chain(children(master));
+        all.map(|pid| memory::count(pid, &secrets).iter().sum::<usize>()).sum()
+    }
+
+    /// Secret bytes of a key file: the scalar of a curve, or the first prime.
+    fn secret(&self, name: &str) -> Vec<u8> {
+        let mut show = Command::new("openssl");
+        show.args(["pkey", "-noout", "-text", "-in", name]).current_dir(self.path("ssl"));
+        let text = succeed(&mut show);
+        let field = if name.contains("rsa") || name.contains("mail") { "prime1:" } else { "priv:" };
+        let lines = text.lines().skip_while(|line| *line != field).skip(1);
+        let digits: String =
+            lines.take_while(|line| line.starts_with(' ')).map(|line| line.trim().replace(':', "")).collect();
+        let bytes: Vec<u8> = (0..digits.len() / 2)
+            .map(|at| u8::from_str_radix(&digits[2 * at..2 * at + 2], 16).unwrap())
+            .collect();
+        assert!(bytes.len() >= 32, "{text}");
+        bytes[bytes.len() - 32..].to_vec()
+    }
+}
+
+/// Contents, mode, owner, and time of the last change of a file.
+type StoredFile = (Vec<u8>, u32, u32, String);
+
+fn time_of(found: &fs::Metadata) -> String {
+    format!("{}.{:09}", found.mtime(), found.mtime_nsec())
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        for name in ["nginx.pid", "nginx.pid.oldbin"] {
+            let pid = fs::read_to_string(self.path(name)).ok().and_then(|text| text.trim().parse().ok());
+            if let Some(pid) = pid.and_then(Pid::from_raw) {
+                let _ = kill_process(pid, Signal::TERM);
+            }
+        }
+    }
+}
+
+#[test]
+fn three_sites_move_under_load_and_back() {
+    if !has_root() {
+        return;
+    }
+    let scene = Scene::start();
+    let (before, shown) = (scene.files(), scene.certificates());
+    assert!(scene.keys_in_memory() > 0, "the scan finds keys");
+    // A plan, and nothing else.
+    let plan = succeed(&mut scene.protect(&["--dry-run"]));
+    for words in [
+        "shop.example-p256 (p256, tls-server)",
+        "shop.example-rsa2048 (rsa2048, tls-server)",
+        "wildcard.wild.example (p256, tls-server)",
+        "mail.example (rsa2048, tls12-server)",
+        "nginx.conf, line 2\n      env OPENSSL_CONF=",
+        "available/shop, line 7\n      \"",
+        "mail.pem.certificates.pem",
+        "replaces its program",
+        "shop.example offers the RSA key exchange",
+        "Nothing was changed",
+    ] {
+        assert!(plan.contains(words), "{plan} lacks {words}");
+    }
+    let json = succeed(&mut scene.protect(&["--dry-run", "--json"]));
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["keys"].as_array().unwrap().len(), 4);
+    fs::remove_dir(scene.path("journal")).ok();
+    assert_eq!(scene.files(), before);
+
+    let loads: Vec<_> = scene.handshakes().iter().map(|one| Load::start(one, 2)).collect();
+    let begin = Instant::now();
+    let old = scene.master();
+    let done = run(&mut scene.protect(&[]));
+    assert!(
+        done.status.success(),
+        "{}\n{}",
+        stderr(&done),
+        fs::read_to_string(scene.path("error.log")).unwrap()
+    );
+    assert!(begin.elapsed() < Duration::from_secs(60), "{:?}", begin.elapsed());
+    assert_ne!(scene.master(), old);
+    assert_eq!(scene.certificates(), shown);
+    assert_eq!(scene.keys_in_memory(), 0);
+    assert!(scene.daemon.logged(&["signature", "outcome=done"]) > 3);
+    let conf = fs::read_to_string(scene.path("nginx.conf")).unwrap();
+    assert!(conf.starts_with("# The first line of an administrator.\nenv OPENSSL_CONF="), "{conf}");
+    let grants = fs::read_to_string(scene.daemon.path("keyward.d/nginx.toml")).unwrap();
+    assert!(
+        grants.contains("user = \"www-data\"\n") && grants.contains("uses = [\"tls12-server\"]"),
+        "{grants}"
+    );
+    // The key files are there, and nginx does not need them.
+    for name in ["shop.key", "wild.key", "shop rsa.key", "mail.pem"] {
+        assert_eq!(fs::read(scene.path("ssl").join(name)).unwrap(), before[&scene.path("ssl").join(name)].0);
+    }
+    let again = succeed(&mut scene.protect(&[]));
+    assert!(again.contains("every key of nginx is in the daemon already"), "{again}");
+
+    // A key file is removed only if nobody has changed it, and then for good.
+    succeed(Command::new("touch").arg(scene.path("ssl/wild.key")));
+    let (_, words) = fail(&mut scene.protect(&["--remove-key-files"]));
+    assert!(words.contains("wild.key stays: it was changed since"), "{words}");
+    let time = format!("@{}", before[&scene.path("ssl/wild.key")].3);
+    succeed(Command::new("touch").args(["-d", &time]).arg(scene.path("ssl/wild.key")));
+
+    let undone = run(&mut scene.protect(&["--undo"]));
+    assert!(undone.status.success(), "{}", stderr(&undone));
+    assert_eq!(scene.files(), before);
+    assert_eq!(scene.certificates(), shown);
+    assert!(scene.keys_in_memory() > 0);
+    for load in loads {
+        let attempts = load.stop();
+        let failed: Vec<_> = attempts.iter().filter(|attempt| attempt.result.is_err()).collect();
+        assert!(failed.is_empty(), "{} of {} failed: {:?}", failed.len(), attempts.len(), failed[0]);
+    }
+    let (_, words) = fail(&mut scene.protect(&["--undo"]));
+    assert!(words.contains("has changed nothing here"), "{words}");
+
+    // Once more, and for good.
+    let (_, words) = fail(&mut scene.protect(&["--remove-key-files"]));
+    assert!(words.contains("first run keyward protect nginx"), "{words}");
+    succeed(&mut scene.protect(&[]));
+    succeed(&mut scene.protect(&["--remove-key-files"]));
+    for name in ["shop.key", "wild.key", "shop rsa.key", "mail.pem"] {
+        assert!(!scene.path("ssl").join(name).exists(), "{name}");
+    }
+    let (_, words) = fail(&mut scene.protect(&["--undo"]));
+    assert!(words.contains("the key files were removed"), "{words}");
+    succeed(scene.nginx(&["-s", "reload"]).env("OPENSSL_CONF", scene.daemon.openssl_conf()));
+    assert_eq!(scene.certificates(), shown);
+}
+
+/// The command is killed at many moments. Run again, it ends as if it had not been.
+#[test]
+fn a_killed_protect_ends_right_when_it_is_run_again() {
+    if !has_root() {
+        return;
+    }
+    let scene = Scene::start();
+    let (before, shown) = (scene.files(), scene.certificates());
+    let begin = Instant::now();
+    succeed(scene.protect(&[]).stderr(Stdio::null()));
+    let whole = begin.elapsed();
+    let after = scene.files();
+    succeed(scene.protect(&["--undo"]).stderr(Stdio::null()));
+    let rounds = if std::env::var_os("KEYWARD_SOAK").is_some() { 60 } else { 8 };
+    for round in 0..rounds {
+        for words in [&[][..], &["--undo"]] {
+            let mut command = scene.protect(words);
+            let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+            std::thread::sleep(whole * round / rounds);
+            let _ = child.kill();
+            child.wait().unwrap();
+            scene.handshakes().iter().for_each(|one| assert!(one.make().is_ok()));
+            let again = run(&mut scene.protect(words));
+            let words_of = stderr(&again);
+            // The undo may have been whole already.
+            let is_done = again.status.success() || words_of.contains("has changed nothing here");
+            assert!(is_done, "round {round} {words:?}: {words_of}");
+            assert_eq!(scene.certificates(), shown, "round {round} {words:?}");
+            let expected = if words.is_empty() { &after } else { &before };
+            let is_journal = |path: &Path| path.starts_with(scene.path("journal"));
+            let files = |all: &BTreeMap<PathBuf, StoredFile>| {
+                all.iter()
+                    .filter(|(path, _)| !is_journal(path))
+                    .map(|(path, (contents, mode, owner, _))| {
+                        (path.clone(), (contents.clone(), *mode, *owner))
+                    })
+                    .collect::<BTreeMap<_, _>>()
+            };
+            assert_eq!(
+                files(&scene.files()).keys().collect::<Vec<_>>(),
+                files(expected).keys().collect::<Vec<_>>()
+            );
+            assert!(files(&scene.files()) == files(expected), "round {round} {words:?}");
+        }
+    }
+}
+
+/// Wrong situations: nothing is changed, and one line says why.
+#[test]
+fn what_cannot_be_protected_is_left_alone() {
+    if !has_root() {
+        return;
+    }
+    let mut scene = Scene::start();
+    let before = scene.files();
+    let refused = |scene: &Scene, words: &[&str], expected: &str| {
+        let (_, said) = fail(&mut scene.protect(words));
+        let line = said.lines().last().unwrap_or_default().to_owned();
+        assert!(line.contains("cannot protect nginx") && line.contains(expected), "{expected}: {said}");
+    };
+    let unchanged = |scene: &Scene| {
+        fs::remove_dir_all(scene.path("journal")).ok();
+        let contents = |all: BTreeMap<PathBuf, StoredFile>| {
+            all.into_iter()
+                .map(|(path, (contents, mode, owner, _))| (path, (contents, mode, owner)))
+                .collect::<BTreeMap<_, _>>()
+        };
+        assert!(contents(scene.files()) == contents(before.clone()));
+    };
+    refused(&scene, &["--site", "other.example"], "no server of nginx with a key has the name other.example");
+    // A key that is damaged, a configuration that does not parse, a passphrase that is missing.
+    let key = scene.path("ssl/wild.key");
+    let good = fs::read(&key).unwrap();
+    fs::write(&key, "text").unwrap();
+    refused(&scene, &[], "wild.key");
+    fs::write(&key, &good).unwrap();
+    let site = scene.path("sites/wild");
+    let text = fs::read_to_string(&site).unwrap();
+    fs::write(&site, format!("{text}}}")).unwrap();
+    refused(&scene, &[], "nginx refuses its configuration");
+    fs::write(&site, &text).unwrap();
+    // A key of another certificate.
+    fs::copy(scene.path("ssl/shop.key"), &key).unwrap();
+    refused(&scene, &[], "wild.key");
+    fs::write(&key, &good).unwrap();
+    // Another user could change a file.
+    succeed(Command::new("chmod").arg("go+w").arg(&site));
+    refused(&scene, &[], "sites/wild");
+    succeed(Command::new("chmod").arg("go-w").arg(&site));
+    unchanged(&scene);
+    // The daemon has another configuration than the one that gets the grants.
+    fs::write(scene.path("other.toml"), "log = \"warn\"\n").unwrap();
+    let (_, said) = fail(&mut scene.protect_with(&scene.path("other.toml"), &[]));
+    assert!(said.contains("the daemon has another configuration"), "{said}");
+    fs::remove_file(scene.path("other.toml")).unwrap();
+    unchanged(&scene);
+    scene.daemon.stop();
+    refused(&scene, &[], "the daemon");
+    unchanged(&scene);
+    scene.daemon.resume();
+    scene.handshakes().iter().for_each(|one| assert!(one.make().is_ok()));
+}
