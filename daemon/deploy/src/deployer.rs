@@ -106,8 +106,9 @@ struct Changed {
     before: Option<PathBuf>,
     /// Kinds of servers that were not told of the files yet.
     kinds: BTreeSet<Server>,
-    /// Kinds of servers that use the files.
+    /// Kinds of servers that use the files, and those that read them.
     found: BTreeSet<Server>,
+    read: BTreeSet<Server>,
     /// Words of the server that has refused the files.
     refusal: Option<String>,
 }
@@ -237,6 +238,7 @@ impl Deployer {
                     combined,
                     before,
                     found: BTreeSet::new(),
+                    read: BTreeSet::new(),
                     refusal: None,
                 }),
                 Err(error) => self.fail(plan.clone(), files, error.to_string(), AFTER_REFUSAL),
@@ -291,7 +293,7 @@ impl Deployer {
 
     /// Goes on with a plan whose servers were asked.
     fn told(&mut self, one: Changed) {
-        let Changed { plan, files, before, kinds, found, refusal, .. } = one;
+        let Changed { plan, files, before, kinds, found, read, refusal, .. } = one;
         let state = self.plans.entry(plan.name.to_string()).or_default();
         state.is_busy = false;
         if let Some(error) = refusal {
@@ -309,6 +311,14 @@ impl Deployer {
             return self.fail(plan, files, error, AFTER_REFUSAL);
         }
         live::clean(&self.live, &plan.name);
+        // Also if another kind is missing: the servers that read the files need not read them
+        // again.
+        let mut told = Told::read(&self.live, &plan.name);
+        told.servers.retain(|name| plan.servers.iter().any(|kind| kind.name() == name));
+        told.servers.extend(read.iter().map(|kind| kind.name().to_owned()));
+        if let Err(error) = told.write(&self.live, &plan.name) {
+            return self.fail(plan, files, untold(&error), AFTER_REFUSAL);
+        }
         if let Some(kind) = kinds.difference(&found).next() {
             let live = self.live.join(plan.name.as_str());
             let advice = match kind {
@@ -323,11 +333,6 @@ impl Deployer {
                 live.display()
             );
             return self.fail(plan, files, error, AFTER_NOBODY);
-        }
-        let mut told = Told::read(&self.live, &plan.name);
-        told.servers = plan.servers.iter().map(|kind| kind.name().to_owned()).collect();
-        if let Err(error) = told.write(&self.live, &plan.name) {
-            return self.fail(plan, files, untold(&error), AFTER_REFUSAL);
         }
         let Some(hook) = plan.hook.clone().filter(|hook| told.hook.as_ref() != Some(hook)) else {
             return self.finish(plan, files);
@@ -485,11 +490,14 @@ async fn told_by_servers(mut changed: Vec<Changed>, live: &Path) -> Vec<Changed>
         }
         for (at, result) in uses.iter().zip(server.reload(&contents).await) {
             match result {
-                Ok(()) => tracing::info!(
-                    pid = server.pid(),
-                    plan = changed[*at].plan.name.as_str(),
-                    "server reads the new files"
-                ),
+                Ok(()) => {
+                    changed[*at].read.insert(server.kind());
+                    tracing::info!(
+                        pid = server.pid(),
+                        plan = changed[*at].plan.name.as_str(),
+                        "server reads the new files"
+                    );
+                }
                 Err(error) => refuse(&mut changed, &[*at], &error),
             }
         }

@@ -133,9 +133,13 @@ impl Running {
         checked.map(drop)
     }
 
-    /// True for HAProxy with a socket, which may still refuse the files when it reads them.
+    /// True for HAProxy, which may still refuse the files when it reads them.
     pub(crate) fn can_refuse(&self) -> bool {
-        self.kind == Server::Haproxy && !self.known.is_empty()
+        self.kind == Server::Haproxy
+    }
+
+    pub(crate) fn kind(&self) -> Server {
+        self.kind
     }
 
     /// Has the server read the new files of some directories, with their contents for HAProxy.
