@@ -58,8 +58,10 @@ struct Agent {
     /// Plans that another agent works on, or whose end the daemon could not be told, until they are
     /// tried again.
     resting: HashMap<String, Instant>,
-    /// Notifications under way: each gives its plan and its state.
-    notices: JoinSet<(String, String)>,
+    /// Notifications under way: each gives its state.
+    notices: JoinSet<String>,
+    /// Plans whose notification is under way.
+    notified: HashMap<Id, String>,
     /// State of each plan that the owner knows; none while a notification is under way.
     told: HashMap<String, Option<String>>,
     /// How many orders each authority, and how many runs each program, may have at a time.
@@ -77,6 +79,7 @@ impl Agent {
             busy: HashMap::new(),
             resting: HashMap::new(),
             notices: JoinSet::new(),
+            notified: HashMap::new(),
             told: HashMap::new(),
             gates: HashMap::new(),
         }
@@ -88,11 +91,16 @@ impl Agent {
         while let Some(done) = self.work.try_join_next() {
             self.end(done);
         }
-        while let Some(done) = self.notices.try_join_next() {
-            match done {
-                Ok((plan, state)) => drop(self.told.insert(plan, Some(state))),
+        while let Some(done) = self.notices.try_join_next_with_id() {
+            let (id, state) = match done {
+                Ok((id, state)) => (id, Some(state)),
                 // One that has panicked is not under way any more.
-                Err(_) => self.told.retain(|_, state| state.is_some()),
+                Err(error) => (error.id(), None),
+            };
+            let plan = self.notified.remove(&id).unwrap_or_default();
+            match state {
+                Some(state) => drop(self.told.insert(plan, Some(state))),
+                None => drop(self.told.remove(&plan)),
             }
         }
         if let Some((tasks, tag)) = self.daemon.get_new::<Tasks>("/v1/tasks", &self.tag).await? {
@@ -194,13 +202,14 @@ impl Agent {
             "not_after": task.certificate.as_ref().map(|certificate| certificate.not_after),
             "last_error": task.last_error,
         });
-        self.notices.spawn(async move {
+        let notice = self.notices.spawn(async move {
             let _permit = gate.acquire().await;
             if let Err(failure) = program::run(&plan, &command, &[], told.to_string().as_bytes()).await {
                 tracing::warn!(plan, "the notification has failed: {failure}");
             }
-            (plan, state)
+            state
         });
+        self.notified.insert(notice.id(), task.plan.clone());
     }
 }
 
@@ -217,12 +226,14 @@ fn wanted_at(task: &Task, now: u64) -> u64 {
 
 /// Works on a plan, if no other agent does. True if the daemon knows the end.
 async fn work(daemon: &Client, task: &Task, now: u64) -> bool {
-    let worked = match order::tell(daemon, task, &Report::Begin).await {
+    let mut task = task.clone();
+    let worked = match order::begin(daemon, &mut task).await {
         // Another agent works on the plan.
         Err(failure) if failure.kind == NOT_NOW => return false,
         Err(failure) => Err(failure),
-        Ok(()) => step(daemon, task, now).await,
+        Ok(()) => step(daemon, &task, now).await,
     };
+    let task = &task;
     let end = match worked {
         Ok(()) => Report::End,
         // The plan is not due any more, as after a change of its window.
@@ -245,12 +256,17 @@ async fn step(daemon: &Client, task: &Task, now: u64) -> Result<(), Failure> {
         Issuer::Acme(acme) => acme,
     };
     if task.revokes.is_some() && acme.next_try <= now {
-        let revoked = order::revoke(daemon, task, acme).await;
+        let Err(failure) = order::revoke(daemon, task, acme).await else { return Ok(()) };
         // A revocation that the authority refuses does not keep the certificate from being renewed.
-        if revoked.is_err() && task.due <= now {
-            order::advance(daemon, task, acme).await?;
+        order::tell(daemon, task, &Report::NotRevoked).await?;
+        if task.due <= now {
+            tracing::warn!(plan = task.plan, kind = failure.kind, "not revoked: {failure}");
+            match order::advance(daemon, task, acme).await {
+                Err(other) if other.kind != NOT_NOW => return Err(other),
+                _ => {}
+            }
         }
-        return revoked;
+        return Err(failure);
     }
     if let Some(certificate) = &task.certificate
         && acme.next_look <= now

@@ -28,6 +28,7 @@ impl Failure {
         let failure = Self::of_problem(&problem, &format!("{url} answered {}", answer.status));
         // A machine before the authority may have answered, without the words of ACME.
         let kind = match answer.status {
+            404 | 410 if failure.kind == UNKNOWN => GONE.to_owned(),
             429 if failure.kind == UNKNOWN => "rateLimited".to_owned(),
             500.. if failure.kind == UNKNOWN => "serverInternal".to_owned(),
             _ => failure.kind,
@@ -74,6 +75,8 @@ impl From<ClientError> for Failure {
 /// Kind of a failure that is none: another agent does the work.
 pub(crate) const NOT_NOW: &str = "not-now";
 
+/// Kind of a failure: there is no such resource.
+pub(crate) const GONE: &str = "gone";
 /// Kind of a failure without a word of ACME.
 const UNKNOWN: &str = "authority";
 /// Longest description that is kept, in characters.
@@ -94,7 +97,7 @@ mod tests {
         };
         assert_eq!(of(503, "<html>maintenance</html>"), "serverInternal");
         assert_eq!(of(429, ""), "rateLimited");
-        assert_eq!(of(404, "not found"), UNKNOWN);
+        assert_eq!((of(404, "not found"), of(400, "")), (GONE.to_owned(), UNKNOWN.to_owned()));
         assert_eq!(of(500, r#"{"type":"urn:ietf:params:acme:error:caa"}"#), "caa");
     }
 }

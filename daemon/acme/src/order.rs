@@ -3,7 +3,7 @@
 
 use core::time::Duration;
 
-use keyward_plans::{Acme, Client, ClientError, Report, Task};
+use keyward_plans::{Acme, Client, ClientError, Issuer, Report, Task};
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
@@ -62,8 +62,8 @@ async fn carry_out(
     let stale = |reason: String| Failure::new(STALE, reason);
     match server.read(&order).await {
         Ok((found, _)) if found["status"] == "invalid" => Err(stale(format!("{order} is invalid"))),
-        Err(failure) if PASSING.contains(&failure.kind.as_str()) => Err(failure),
-        Err(failure) => Err(stale(failure.detail)),
+        Err(failure) if NO_ORDER.contains(&failure.kind.as_str()) => Err(stale(failure.detail)),
+        Err(failure) => Err(failure),
         Ok(_) => follow(daemon, task, acme, server, &order).await,
     }
 }
@@ -290,24 +290,26 @@ fn slow(what: &str) -> Failure {
     Failure::new("slow", format!("{what} was not ready within {minutes} minutes"))
 }
 
+/// Tells the daemon that work begins. The daemon says which order goes on: a wish of a person since
+/// may have made the one in the task useless.
+pub(crate) async fn begin(daemon: &Client, task: &mut Task) -> Result<(), Failure> {
+    let path = format!("/v1/plans/{}/report", task.plan);
+    let answer: Value = daemon.post(&path, &Report::Begin).await?;
+    if let Issuer::Acme(acme) = &mut task.issuer {
+        acme.order = answer["order"].as_str().map(str::to_owned);
+    }
+    Ok(())
+}
+
 /// Tells the daemon.
 pub(crate) async fn tell(daemon: &Client, task: &Task, report: &Report) -> Result<(), Failure> {
     drop(daemon.post::<Value>(&format!("/v1/plans/{}/report", task.plan), report).await?);
     Ok(())
 }
 
-/// Failures that say nothing about an order.
-const PASSING: [&str; 9] = [
-    "accountDoesNotExist",
-    "badNonce",
-    "clock",
-    "daemon",
-    "network",
-    "rateLimited",
-    "serverInternal",
-    "unit",
-    super::failure::NOT_NOW,
-];
+/// Failures that say that there is no such order of this account (RFC 8555, 6.7). Any other failure
+/// says nothing about the order.
+const NO_ORDER: [&str; 3] = [super::failure::GONE, "malformed", "unauthorized"];
 /// Kind of a failure: the order of an earlier attempt is of no use.
 const STALE: &str = "stale";
 /// Failures after which the order is of no use.

@@ -85,6 +85,9 @@ impl<'c> Server<'c> {
     async fn new_nonce(&self) -> Result<String, Failure> {
         let url = self.needed("newNonce")?;
         let answer = self.http.head(&url).await?;
+        if answer.status >= 300 {
+            return Err(Failure::of_answer(&answer, &url));
+        }
         let none = || Failure::new("authority", format!("{url} gave no nonce"));
         answer.nonce.ok_or_else(none)
     }

@@ -150,6 +150,8 @@ pub enum Report {
     Replaced,
     /// The certificate is revoked.
     Revoked,
+    /// The authority has not revoked the certificate. The work goes on.
+    NotRevoked,
     /// A window that the authority suggests.
     Window {
         /// Id of the certificate.

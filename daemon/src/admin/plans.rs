@@ -169,8 +169,8 @@ pub(super) async fn report(
     OfKey(name): OfKey,
     Document(told): Document<Report>,
 ) -> Answer<Value> {
-    renewal::report(&admin.daemon, actor, &name, told).await?;
-    Ok(Json(json!({})))
+    let order = renewal::report(&admin.daemon, actor, &name, told).await?;
+    Ok(Json(json!({ "order": order })))
 }
 
 /// The files of a plan.

@@ -12,9 +12,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use keyward_plans::{Shown, Watched};
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::ground::replace::replace;
 use crate::keys::now;
@@ -72,18 +71,20 @@ impl Stored {
         let Ok(parts) = serde_json::from_slice::<Parts>(bytes) else {
             return (Self::default(), Some(format!("{whole}; all plans begin anew")));
         };
-        let lost = parts.plans.iter().filter(|(_, plan)| Progress::deserialize(*plan).is_err());
-        let lost = lost.map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
-        let damage = format!("{whole}; these plans begin anew: {lost}");
-        let stored = Self { accounts: read_each(parts.accounts), plans: read_each(parts.plans) };
-        (stored, Some(damage))
+        let (mut stored, mut lost) = (Self::default(), Vec::new());
+        for (name, part) in parts.accounts {
+            match serde_json::from_value(part) {
+                Ok(account) => drop(stored.accounts.insert(name, account)),
+                Err(_) => lost.push(format!("the account at {name}")),
+            }
+        }
+        for (name, part) in parts.plans {
+            let (progress, damaged) = Progress::salvaged(part);
+            lost.extend(damaged.into_iter().map(|field| format!("{field} of the plan {name}")));
+            stored.plans.insert(name, progress);
+        }
+        (stored, Some(format!("{whole}; lost are: {}", lost.join(", "))))
     }
-}
-
-/// The values that can be understood.
-fn read_each<T: DeserializeOwned>(parts: BTreeMap<String, Value>) -> BTreeMap<String, T> {
-    let read = |(name, part)| Some((name, serde_json::from_value(part).ok()?));
-    parts.into_iter().filter_map(read).collect()
 }
 
 /// An account at an authority.
@@ -122,9 +123,14 @@ pub(crate) struct Progress {
     pub(crate) asked_at: Option<u64>,
     /// True if the authority refused that the order replaces the present certificate.
     pub(crate) is_replaced: bool,
-    /// Number of wishes of people so far. An attempt that began before the last one does not fulfil
-    /// that wish.
+    /// Number of wishes of people for a renewal or a revocation so far. An attempt that began
+    /// before the last one does not fulfil that wish.
     pub(crate) wishes: u64,
+    /// Number of wishes when the last attempt began. Its order and its version of the key are of no
+    /// use for a later wish.
+    pub(crate) worked_for: u64,
+    /// The last certificate that an issuer gave, and where it came from.
+    pub(crate) issued: Option<Issued>,
     /// The next certificate is for a newer version of the key than this one, which the authority or
     /// a person has refused. Counts until a newer version is current.
     pub(crate) newer_than: Option<u32>,
@@ -148,9 +154,19 @@ pub(crate) struct Hold {
     /// Number of wishes of people when it began.
     #[serde(default)]
     pub(crate) wishes: u64,
-    /// The revocation whose message it has. The authority may have carried it out since.
+    /// The revocation whose message it has, and the time of that message. The authority may have
+    /// carried it out since.
     #[serde(default)]
-    pub(crate) revokes: Option<Revocation>,
+    pub(crate) revokes: Option<(Revocation, u64)>,
+}
+
+/// A certificate that an issuer gave.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) struct Issued {
+    /// SHA-256 of the certificate, in hexadecimal digits.
+    pub(crate) certificate: String,
+    /// URL of the directory of its authority; `None` for a program.
+    pub(crate) directory: Option<String>,
 }
 
 /// A certificate to be revoked: another one may be there before the authority has done it.
@@ -201,6 +217,20 @@ pub(crate) struct Deployed {
 }
 
 impl Progress {
+    /// The fields of a damaged progress that can be understood, and the names of the others.
+    fn salvaged(part: Value) -> (Self, Vec<String>) {
+        let Value::Object(fields) = part else { return (Self::default(), vec!["everything".into()]) };
+        let (mut kept, mut lost) = (Map::new(), Vec::new());
+        for (name, value) in fields {
+            kept.insert(name.clone(), value);
+            if Self::deserialize(Value::Object(kept.clone())).is_err() {
+                kept.remove(&name);
+                lost.push(name);
+            }
+        }
+        (Self::deserialize(Value::Object(kept)).unwrap_or_default(), lost)
+    }
+
     /// The progress as it counts now. Times that lie farther in the future than this daemon ever
     /// sets them come from a clock that was wrong, and count for nothing.
     fn at(mut self, now: u64) -> Self {
@@ -222,6 +252,15 @@ impl Progress {
     /// True if a person has asked for something since the agent has begun to work on the plan.
     pub(crate) fn has_new_wish(&self) -> bool {
         self.held.as_ref().is_some_and(|hold| hold.wishes < self.wishes)
+    }
+
+    /// Notes that an agent begins to work on the plan.
+    pub(crate) fn begin(&mut self, pid: i32, now: u64) {
+        if self.worked_for < self.wishes {
+            (self.order, self.version) = (None, None);
+        }
+        self.worked_for = self.wishes;
+        self.held = Some(Hold { pid, since: now, messages: 0, wishes: self.wishes, revokes: None });
     }
 
     /// Notes that a version of the key is current: a refusal of an older one is of the past.
@@ -495,12 +534,21 @@ mod tests {
         assert_eq!((account.url, account.former.map(|(former, _)| former)), (url(2), url(1)));
         assert!(again.account("https://ca/directory", "other").is_none());
         assert_eq!(again.of("other"), Progress::default());
-        // One plan that cannot be understood takes nothing from the others.
+        // A part that cannot be understood takes nothing from the others.
         let text = fs::read_to_string(dir.path().join(FILE)).unwrap();
-        let text = text.replacen("\"plans\":{", "\"plans\":{\"a\":{\"failures\":\"x\"},", 1);
+        let damaged = "\"plans\":{\"a\":{\"failures\":\"x\",\"newer_than\":3,\"unknown\":[]},";
+        let text = text.replacen("\"plans\":{", damaged, 1).replacen(
+            "\"accounts\":{",
+            "\"accounts\":{\"x y\":1,",
+            1,
+        );
+        let (_, damage) = Stored::read(text.as_bytes());
+        let damage = damage.unwrap();
+        assert!(damage.ends_with("lost are: the account at x y, failures of the plan a"), "{damage}");
         fs::write(dir.path().join(FILE), text).unwrap();
         let partly = Renewals::load(dir.path());
-        assert_eq!((partly.of("shop"), partly.of("a")), (renewals.of("shop"), Progress::default()));
+        let kept = Progress { newer_than: Some(3), ..Progress::default() };
+        assert_eq!((partly.of("shop"), partly.of("a")), (renewals.of("shop"), kept));
         assert!(partly.account("https://ca/directory", "t").is_some());
         assert!(dir.path().join("renewals.json.damaged").exists());
         fs::write(dir.path().join(FILE), "damaged").unwrap();

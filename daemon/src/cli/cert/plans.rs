@@ -90,7 +90,8 @@ fn problem(plan: &PlanView) -> Option<String> {
     });
     let of_key = plan.key_problem.as_ref().map(|problem| format!("{}: {problem}", plan.key));
     let of_deployment = || deployed.and_then(|deployed| deployed.problem.clone());
-    of_key.or_else(|| plan.last_error.clone()).or_else(of_deployment).or(of_listener)
+    let of_revocation = || plan.revocation_problem.clone();
+    of_key.or_else(|| plan.last_error.clone()).or_else(of_revocation).or_else(of_deployment).or(of_listener)
 }
 
 fn in_full(plan: &PlanView) -> String {
@@ -121,9 +122,6 @@ fn in_full(plan: &PlanView) -> String {
             "revocation  asked for, and not done yet; to keep the certificate: keyward cert revoke {} --cancel\n",
             plan.plan
         );
-    }
-    if let Some(problem) = &plan.revocation_problem {
-        text += &format!("problem     {problem}\n");
     }
     if let Some(page) = &plan.explanation {
         text += &format!("why now     {page}\n");

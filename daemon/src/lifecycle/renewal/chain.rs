@@ -16,6 +16,7 @@ use crate::keys::certificates::{Certificate, Chain};
 use crate::keys::{Key, Version, now};
 use crate::lifecycle::event::Actor;
 use crate::lifecycle::{Error, certificates, versions};
+use crate::renewal::progress::Issued;
 
 /// Checks the chain of a plan, and attaches it. The order has ended then. `is_preferred` is false
 /// for an authority that does not have the chain that the owner prefers.
@@ -51,10 +52,15 @@ async fn carry_out(
     let number = before.progress.version.ok_or_else(|| RenewalError::NotOrdered(name.clone()))?;
     let key = key_of(daemon, &plan).await?;
     let leaf = chain.certificates.first().ok_or_else(|| RenewalError::NoCertificate(name.clone()))?;
-    // A person, or the authority by its window, wants another one before its time.
+    if before.progress.newer_than.is_some_and(|refused| number <= refused) {
+        return Err(RenewalError::RefusedKey { label: key.label.clone(), version: number }.into());
+    }
+    // A person, or the authority by its window, wants another one before its time. An authority
+    // whose roots are known decides about the lives of its certificates.
     let suggested = before.window().and_then(|window| window.chosen);
     let is_asked_for = before.progress.asked_at.is_some();
-    let may_end_earlier = is_asked_for || suggested.is_some_and(|at| at <= now());
+    let has_roots = plan.chain_root.is_some() || is_public(daemon, &plan);
+    let may_end_earlier = is_asked_for || has_roots || suggested.is_some_and(|at| at <= now());
     check(&plan, &key, number, leaf, before.certificate.as_ref(), is_asked_for, may_end_earlier)?;
     anchors::check(&plan, is_public(daemon, &plan), chain)?;
     if let Some(wanted) = plan.issuer.preferred_chain() {
@@ -83,6 +89,8 @@ async fn carry_out(
     certificates::attach(daemon, actor, &plan.key, chain).await?;
     let now = now();
     let is_deployed = plan.is_deployed();
+    let directory = authority(&daemon.config(), &plan).ok().map(|authority| authority.directory.clone());
+    let issued = Issued { certificate: leaf.fingerprint(), directory };
     daemon.renewals.update(name.as_str(), |progress| {
         // The agent holds the plan until it says that the attempt has ended.
         (progress.order, progress.last_error) = (None, None);
@@ -93,6 +101,7 @@ async fn carry_out(
             progress.asked_at = None;
         }
         progress.renewed_at = Some(now);
+        progress.issued = Some(issued);
         // The next request is for the current version, or for a new one.
         if !is_deployed || key.current == number {
             progress.version = None;

@@ -46,6 +46,10 @@ pub(crate) enum RenewalError {
     #[error("the certificate ends on {}, and the present one, which it is to replace, on {}; if that is right: keyward cert renew {plan} --now", time(*new), time(*old))]
     EndsEarlier { plan: Label, new: u64, old: u64 },
     #[error(
+        "the certificate is for version {version} of key {label}, which was revoked as compromised, or refused: the next one is for a newer version"
+    )]
+    RefusedKey { label: Label, version: u32 },
+    #[error(
         "the authority has the message that revokes the certificate of the plan {0}, or gets it now; see in a moment how that ended: keyward cert status {0}"
     )]
     BeingRevoked(Label),

@@ -8,7 +8,6 @@ use crate::daemon::Daemon;
 use crate::keys::now;
 use crate::lifecycle::Error;
 use crate::lifecycle::event::Actor;
-use crate::renewal::progress::Hold;
 
 /// Lets an agent work on a plan, unless another one does. The agent holds the plan until it says
 /// how the work ended, or is gone.
@@ -16,20 +15,27 @@ use crate::renewal::progress::Hold;
 /// # Errors
 /// [`RenewalError::Ordered`] if another agent works on the plan.
 pub(super) fn hold(daemon: &Daemon, actor: Actor, name: &Label) -> Result<(), Error> {
-    let pid = actor.pid();
     match daemon.renewals.of(name.as_str()).held {
-        Some(hold) if hold.pid == pid => Ok(()),
-        Some(hold) if daemon.renewals.is_there(name.as_str(), &hold) => {
-            Err(RenewalError::Ordered(name.clone()).into())
-        }
-        _ => {
-            daemon.renewals.update(name.as_str(), |progress| {
-                let wishes = progress.wishes;
-                progress.held = Some(Hold { pid, since: now(), messages: 0, wishes, revokes: None });
-                Ok::<_, RenewalError>(())
-            })?;
-            daemon.renewals.take(name.as_str());
-            Ok(())
-        }
+        Some(hold) if hold.pid == actor.pid() => Ok(()),
+        _ => begin(daemon, actor, name),
     }
+}
+
+/// Notes that an agent begins to work on a plan, unless another one works on it. The end of an
+/// earlier attempt of the same process may never have come.
+///
+/// # Errors
+/// See [`hold`].
+pub(super) fn begin(daemon: &Daemon, actor: Actor, name: &Label) -> Result<(), Error> {
+    let pid = actor.pid();
+    let other = daemon.renewals.of(name.as_str()).held.filter(|hold| hold.pid != pid);
+    if other.is_some_and(|hold| daemon.renewals.is_there(name.as_str(), &hold)) {
+        return Err(RenewalError::Ordered(name.clone()).into());
+    }
+    daemon.renewals.update(name.as_str(), |progress| {
+        progress.begin(pid, now());
+        Ok::<_, RenewalError>(())
+    })?;
+    daemon.renewals.take(name.as_str());
+    Ok(())
 }

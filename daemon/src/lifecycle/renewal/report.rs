@@ -8,9 +8,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use keyward_plans::{Report, Shown};
 use keyward_proto::Label;
 
-use super::hold::hold;
 use super::state::spread;
-use super::{RenewalError, account_key, authority, check_url, plan, public_key, state};
+use super::{RenewalError, account_key, authority, check_url, hold, plan, public_key, state};
 use crate::backend::random;
 use crate::daemon::Daemon;
 use crate::ground::text::printable;
@@ -22,20 +21,30 @@ use crate::renewal::Progress;
 use crate::renewal::due::{self, Failure};
 use crate::renewal::progress::{Deployed, Failed, Revocation, Window};
 
-/// Notes a report of the agent. Only URLs of the authority are kept.
+/// Notes a report of the agent. Only URLs of the authority are kept. Returns the order that is
+/// under way.
 ///
 /// # Errors
 /// [`RenewalError`] for a URL of another server, or if the file cannot be written.
-pub(crate) async fn report(daemon: &Daemon, actor: Actor, name: &Label, report: Report) -> Result<(), Error> {
+pub(crate) async fn report(
+    daemon: &Daemon,
+    actor: Actor,
+    name: &Label,
+    report: Report,
+) -> Result<Option<String>, Error> {
     let noted = note(daemon, actor, name, report).await;
     super::record_refusal(daemon, actor, name, "report", &noted);
-    noted
+    noted?;
+    Ok(state::of(daemon, name).await?.progress.order)
 }
 
 async fn note(daemon: &Daemon, actor: Actor, name: &Label, report: Report) -> Result<(), Error> {
     let config = daemon.config();
     let plan = plan(&config, name)?;
-    hold(daemon, actor, name)?;
+    match report {
+        Report::Begin => return hold::begin(daemon, actor, name),
+        _ => hold::hold(daemon, actor, name)?,
+    }
     let checked = |url: String| -> Result<String, Error> {
         check_url(authority(&config, &plan)?, &url)?;
         Ok(url)
@@ -49,6 +58,7 @@ async fn note(daemon: &Daemon, actor: Actor, name: &Label, report: Report) -> Re
     };
     match report {
         Report::Begin => {}
+        Report::NotRevoked => update(&mut |progress| not_revoked(progress))?,
         Report::End => update(&mut |progress| progress.held = None)?,
         Report::Account(url) => {
             let authority = authority(&config, &plan)?;
@@ -80,12 +90,17 @@ async fn note(daemon: &Daemon, actor: Actor, name: &Label, report: Report) -> Re
             progress.held.iter_mut().for_each(|hold| hold.messages = 0);
         })?,
         Report::Revoked => {
+            let present = state::of(daemon, name).await?.certificate;
+            let present = present.map(|present| URL_SAFE_NO_PAD.encode(present.der()));
             daemon.renewals.update(name.as_str(), |progress| {
                 // The authority has done what the message said, whatever a person asks since.
                 let done = progress.held.as_mut().and_then(|hold| hold.revokes.take());
-                let done = done.ok_or_else(|| RenewalError::NotRevoked(name.clone()))?;
+                let (done, _) = done.ok_or_else(|| RenewalError::NotRevoked(name.clone()))?;
                 progress.revocations.retain(|asked| *asked != done);
-                progress.asked_at = Some(now);
+                // One that was replaced already needs no renewal.
+                if present.as_ref() == Some(&done.certificate) {
+                    progress.asked_at = Some(now);
+                }
                 (progress.failures, progress.next_try, progress.last_error) = (0, 0, None);
                 Ok::<_, RenewalError>(())
             })?;
@@ -130,17 +145,17 @@ async fn note(daemon: &Daemon, actor: Actor, name: &Label, report: Report) -> Re
             let (kind, detail) = (printable(&kind), printable(&detail));
             let failure = Failure::of(&kind, retry_after);
             let current = daemon.keys.get(&plan.key).await?.map(|key| key.current);
-            if daemon.renewals.of(name.as_str()).has_new_wish() {
-                // The attempt is older than the wish of a person, for which there is another one.
-                tracing::info!(plan = name.as_str(), kind, "an earlier attempt has failed: {detail}");
-                return update(&mut |progress| {
-                    let_go(progress);
-                    progress.next_try = 0;
-                })
-                .map_err(Error::from);
-            }
+            let mut is_late = false;
             update(&mut |progress| {
-                let_go(progress);
+                is_late = progress.has_new_wish();
+                not_revoked(progress);
+                progress.held = None;
+                if is_late {
+                    // The attempt is older than the wish of a person, for which there is another
+                    // one.
+                    progress.next_try = 0;
+                    return;
+                }
                 let mut failure = failure;
                 // The next certificate is for another key. An authority that refuses that one too
                 // is not given key after key.
@@ -160,10 +175,18 @@ async fn note(daemon: &Daemon, actor: Actor, name: &Label, report: Report) -> Re
                     progress.failures = 0;
                 }
                 progress.failures = progress.failures.saturating_add(1);
+                // The order may be the reason.
+                if progress.failures >= GIVE_UP && failure != Failure::Here {
+                    (progress.order, progress.version) = (None, None);
+                }
                 let spread = spread(name.as_str()).wrapping_add(random());
                 progress.next_try = due::next_try(now, failure, progress.failures, lifetime, spread);
                 progress.last_error = Some(Failed { at: now, kind: kind.clone(), detail: detail.clone() });
             })?;
+            if is_late {
+                tracing::info!(plan = name.as_str(), kind, "an earlier attempt has failed: {detail}");
+                return Ok(());
+            }
             daemon.metrics.renewals.failure(plan.issuer.name(), &kind);
             let plan = name.as_str();
             tracing::warn!(plan, kind, "the certificate was not renewed: {detail}");
@@ -172,10 +195,10 @@ async fn note(daemon: &Daemon, actor: Actor, name: &Label, report: Report) -> Re
     Ok(())
 }
 
-/// Notes that no agent works on the plan any more, after a failure. A revocation that has failed
-/// does not keep the others waiting.
-fn let_go(progress: &mut Progress) {
-    let tried = progress.held.take().and_then(|hold| hold.revokes);
+/// Notes that the authority has not revoked a certificate. A revocation that has failed does not
+/// keep the others waiting.
+fn not_revoked(progress: &mut Progress) {
+    let tried = progress.held.as_mut().and_then(|hold| hold.revokes.take()).map(|(tried, _)| tried);
     if let Some(at) = progress.revocations.iter().position(|asked| Some(asked) == tried.as_ref()) {
         let asked = progress.revocations.remove(at);
         progress.revocations.push(asked);
@@ -192,9 +215,10 @@ pub(crate) async fn renew_now(
     name: &Label,
     new_key: bool,
 ) -> Result<(), Error> {
-    let state = state::of(daemon, name).await?;
-    let (plan, certified, current) = (state.plan, state.version, state.key.map(|key| key.current));
+    let plan = plan(&daemon.config(), name)?;
     let begun = begin(daemon, actor, Action::RenewCertificate, Some(&plan.key)).await?;
+    let state = begun.result(state::of(daemon, name).await).await?;
+    let (certified, current) = (state.version, state.key.map(|key| key.current));
     let is_worked_on = daemon.renewals.is_worked_on(name.as_str());
     let updated = daemon.renewals.update(name.as_str(), |progress| {
         if new_key {
@@ -229,13 +253,13 @@ fn ask(progress: &mut Progress, is_worked_on: bool) {
 pub(crate) async fn keep(daemon: &Daemon, actor: Actor, name: &Label) -> Result<(), Error> {
     let plan = plan(&daemon.config(), name)?;
     let begun = begin(daemon, actor, Action::RenewCertificate, Some(&plan.key)).await?;
-    let is_worked_on = daemon.renewals.is_worked_on(name.as_str());
+    let now = now();
     let updated = daemon.renewals.update(name.as_str(), |progress| {
-        let is_sent = progress.held.as_ref().is_some_and(|hold| hold.revokes.is_some());
-        if is_worked_on && is_sent {
+        let sent = progress.held.as_ref().and_then(|hold| hold.revokes.as_ref());
+        let is_new = |at: &u64| at.saturating_add(REVOCATION_LIFE) > now;
+        if sent.is_some_and(|(_, at)| is_new(at)) {
             return Err(RenewalError::BeingRevoked(name.clone()));
         }
-        progress.wishes += 1;
         progress.revocations.clear();
         (progress.failures, progress.next_try, progress.last_error) = (0, 0, None);
         Ok(())
@@ -250,8 +274,13 @@ pub(crate) async fn keep(daemon: &Daemon, actor: Actor, name: &Label) -> Result<
 /// There is no certificate, or the act cannot be recorded.
 pub(crate) async fn revoke(daemon: &Daemon, actor: Actor, name: &Label, reason: u8) -> Result<(), Error> {
     let state = state::of(daemon, name).await?;
-    let directory = authority(&daemon.config(), &state.plan)?.directory.clone();
     let certificate = state.certificate.as_ref().ok_or_else(|| RenewalError::NoCertificate(name.clone()))?;
+    let issued = state.progress.issued.as_ref();
+    let directory = match issued.filter(|issued| issued.certificate == certificate.fingerprint()) {
+        Some(issued) => issued.directory.clone().ok_or_else(|| RenewalError::NotAcme(name.clone()))?,
+        // A certificate that a person has attached.
+        None => authority(&daemon.config(), &state.plan)?.directory.clone(),
+    };
     let certificate = URL_SAFE_NO_PAD.encode(certificate.der());
     let begun = begin(daemon, actor, Action::RevokeCertificate, Some(&state.plan.key)).await?;
     let is_worked_on = daemon.renewals.is_worked_on(name.as_str());
@@ -322,6 +351,10 @@ pub(crate) async fn deployed(
     Ok(())
 }
 
+/// Seconds within which an authority has answered the message that revokes a certificate.
+const REVOCATION_LIFE: u64 = 60;
+/// Failures in a row after which the next attempt begins with another order.
+const GIVE_UP: u32 = 4;
 /// Maximum number of revocations of a plan that the authorities have not carried out yet.
 const MOST_REVOCATIONS: usize = 16;
 /// Reason of a revocation: the key is compromised (RFC 5280, 5.3.1).

@@ -56,9 +56,16 @@ impl ByHand {
         serde_json::from_slice(&payload).unwrap()
     }
 
+    /// Begins an attempt. Returns the order of an earlier attempt that goes on.
+    fn begin(&self) -> Value {
+        let (status, answer) = self.post("report", b"\"begin\"");
+        assert_eq!(status, 200, "{answer}");
+        answer["order"].clone()
+    }
+
     /// Orders a certificate. Returns the file of the certificate request.
     fn order(&self) -> PathBuf {
-        self.report(json!("begin"));
+        assert_eq!(self.begin(), Value::Null, "no order of an earlier attempt goes on");
         self.message("new-order");
         self.report(json!({ "order": self.here }));
         self.issued.set(self.issued.get() + 1);
@@ -161,6 +168,45 @@ fn a_refused_key_does_not_come_back() {
     assert!(![&first, &second, &third_key].contains(&&agent.key_of(&fourth)), "the refused key again");
 }
 
+/// The order of an attempt that has failed goes on, unless a person has asked since: that order is
+/// for another wish, and may be for a key that is compromised.
+#[test]
+fn an_order_of_an_older_attempt_does_not_fulfil_a_wish() {
+    let agent = ByHand::start(NEVER_SERVED);
+    let first = agent.renew();
+    agent.cert(&["renew", "shop", "--now"]);
+    agent.order();
+    agent.failed("network");
+    assert_eq!(agent.begin(), agent.here.as_str(), "it goes on");
+    agent.cert(&["revoke", "shop", "--reason", "key-compromise", "--yes"]);
+    agent.failed("network");
+    agent.revocation();
+    agent.report(json!("revoked"));
+    agent.report(json!("end"));
+    let csr = agent.order();
+    assert_ne!(agent.key_of(&csr), first, "the compromised key");
+    // While this attempt is under way, a person wants another key again.
+    agent.cert(&["renew", "shop", "--now", "--new-key"]);
+    let (status, answer) = agent.send(&csr, 90, "-60");
+    assert!(status == 409 && answer.to_string().contains("the next one is for a newer version"), "{answer}");
+    agent.failed("chain");
+    let key = agent.renew();
+    assert!(key != first && key != agent.key_of(&csr));
+    assert_eq!(agent.plan()["state"], "valid");
+    // The end of an attempt that never came makes nothing of the next one.
+    agent.begin();
+    agent.cert(&["renew", "shop", "--now"]);
+    agent.renew();
+    assert_eq!(agent.plan()["state"], "valid", "one wish, one certificate");
+    // To keep a certificate is no wish for another one.
+    agent.cert(&["renew", "shop", "--now"]);
+    let csr = agent.order();
+    agent.cert(&["revoke", "shop", "--cancel"]);
+    assert_eq!(agent.send(&csr, 90, "-60").0, 200);
+    agent.report(json!("end"));
+    assert_eq!(agent.plan()["state"], "valid");
+}
+
 /// The authority revokes the certificates that people name, each with the reason that they name,
 /// and the daemon does not call a certificate valid that the authority has revoked.
 #[test]
@@ -194,9 +240,15 @@ fn revocations_are_those_that_people_ask_for() {
     }
     // One that fails does not keep the other waiting.
     revoked.sort();
-    let mut expected = [(first, 1), (second, 4)];
+    let mut expected = [(first.clone(), 1), (second.clone(), 4)];
     expected.sort();
     assert_eq!(revoked, expected);
+    // A certificate that was replaced needs no renewal when it is revoked.
+    let third = {
+        agent.cert(&["renew", "shop", "--now"]);
+        agent.renew();
+        agent.fingerprint()
+    };
     // The authority of these two is not the one of the plan any more.
     agent.scene.daemon.configure_more("[ca.other]\ndirectory = \"https://other.example/dir\"\n");
     let config = agent.scene.daemon.path("keyward.toml");
@@ -205,14 +257,27 @@ fn revocations_are_those_that_people_ask_for() {
     agent.scene.daemon.reload();
     let told = succeed(&mut agent.scene.daemon.keyward(&["cert", "status", "shop"]));
     assert!(told.contains("waits for the authority at https://localhost"), "{told}");
+    // Also one that is asked for now is for the authority that has issued the certificate.
+    revoke("unspecified");
+    let (status, answer) = agent.post(
+        "message",
+        json!({ "step": "revoke", "url": "https://other.example/x", "nonce": "a" }).to_string().as_bytes(),
+    );
+    assert!(status == 409, "{status} {answer}");
     fs::write(&config, text).unwrap();
     agent.scene.daemon.reload();
-    for left in [1, 0] {
-        agent.revocation();
+    let mut done = Vec::new();
+    for left in [2, 1, 0] {
+        let (certificate, _) = agent.revocation();
         agent.report(json!("revoked"));
         agent.report(json!("end"));
         assert_eq!(agent.plan()["has_revocation"], left > 0);
+        let is_present = certificate == third;
+        done.push(certificate);
+        let state = if is_present { "due" } else { "valid" };
+        assert!(agent.plan()["state"] == state || done.contains(&third), "{}", agent.plan());
     }
+    assert!(done.contains(&third) && done.contains(&first) && done.contains(&second));
 }
 
 /// A certificate that ends before the present one is an accident of the issuer, or an attack,
@@ -308,4 +373,36 @@ fn changed_hooks_and_servers_are_told() {
     let problem = plan["deployed"]["problem"].as_str().unwrap();
     assert!(problem.contains("no apache that runs on this host names the files"), "{problem}");
     scene.deployer = Some(deployer);
+}
+
+/// A server of the plan that does not run does not make the others read their files again and
+/// again.
+#[test]
+fn a_missing_server_leaves_the_others_alone() {
+    let (mut scene, _nginx) = Scene::with_nginx(Settings::default());
+    scene.start_agent();
+    let first = scene.renewed(&json!({}));
+    let config = scene.daemon.path("keyward.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replace("servers = [\"nginx\"]", "servers = [\"nginx\", \"apache\"]")).unwrap();
+    scene.daemon.reload();
+    scene.ask();
+    let new = scene.renewed(&first)["certificate"]["fingerprint"].clone();
+    let plan = scene.wait("the missing server", |plan| {
+        plan["deployed"]["certificate"] == new
+            && plan["deployed"]["problem"].as_str().unwrap_or_default().contains("no apache that runs")
+    });
+    let told = fs::read_to_string(scene.live().join("shop/.told")).unwrap();
+    assert!(told.contains("nginx") && !told.contains("apache"), "{told} {plan}");
+    let log = || {
+        fs::read_to_string(scene.daemon.path("deployer.log"))
+            .unwrap()
+            .matches("server reads the new files")
+            .count()
+    };
+    let before = log();
+    // The deployer has looked for the missing one again.
+    let looked = plan["looked_at"].as_u64().unwrap();
+    scene.wait("another look", |plan| plan["looked_at"].as_u64().unwrap() > looked + 5);
+    assert_eq!(log(), before, "nginx was not told again");
 }
