@@ -193,9 +193,8 @@ pub(super) fn undo(options: &Protect, admin: &AdminClient, mut journal: Journal)
 
 /// Removes the key files of a change that is done.
 ///
-/// # Errors
-/// [`Failure`] if nginx still names one of the files, or a file is not the one that was imported, or
-/// its key does not sign.
+/// # Errors [`Failure`] if nginx still names one of the files, or a file is not the one that was
+/// imported, or its key does not sign.
 pub(super) fn remove_key_files(
     options: &Protect,
     admin: &AdminClient,
@@ -245,8 +244,8 @@ fn put_files_back(journal: &mut Journal) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Takes the grants out of force, and deletes the keys that the change has imported. Their key files
-/// are there.
+/// Takes the grants out of force, and deletes the keys that the change has imported. Their key
+/// files are there.
 fn forget_keys(options: &Protect, admin: &AdminClient, journal: &Journal) -> Result<(), Failure> {
     reload_daemon(options, admin)?;
     let (known, _) = admin.list()?;

@@ -2,8 +2,8 @@
 //! references.
 //!
 //! [`nginx`] reads the configuration and makes a [`plan`]. [`keys`] has the keys of the plan.
-//! [`journal`] has every file as it was, so that the change is whole or undone, also after `kill -9`.
-//! The steps are in [`change`].
+//! [`journal`] has every file as it was, so that the change is whole or undone, also after `kill
+//! -9`. The steps are in [`change`].
 
 mod change;
 mod journal;

@@ -1,4 +1,4 @@
-//! What a configuration of nginx says about keys: their files, their servers, and the messages that
+//! Facts about keys in a configuration of nginx: their files, their servers, and the messages that
 //! they have to sign.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,5 +1,6 @@
-//! The running nginx takes up new files: by a reload if its master has the provider, or else by a new
-//! master beside the old one (nginx.org/en/docs/control.html, "Upgrading Executable on the Fly").
+//! The running nginx takes up new files: by a reload if its master has the provider, or else by a
+//! new master beside the old one (nginx.org/en/docs/control.html, "Upgrading Executable on the
+//! Fly").
 
 use core::time::Duration;
 use std::collections::BTreeSet;
