@@ -256,17 +256,16 @@ async fn step(daemon: &Client, task: &Task, now: u64) -> Result<(), Failure> {
         Issuer::Acme(acme) => acme,
     };
     if task.revokes.is_some() && acme.next_try <= now {
-        let Err(failure) = order::revoke(daemon, task, acme).await else { return Ok(()) };
-        // A revocation that the authority refuses does not keep the certificate from being renewed.
-        order::tell(daemon, task, &Report::NotRevoked).await?;
-        if task.due <= now {
-            tracing::warn!(plan = task.plan, kind = failure.kind, "not revoked: {failure}");
-            match order::advance(daemon, task, acme).await {
-                Err(other) if other.kind != NOT_NOW => return Err(other),
-                _ => {}
+        match order::revoke(daemon, task, acme).await {
+            Ok(()) => return Ok(()),
+            // A person has given the revocation up meanwhile.
+            Err(failure) if failure.kind == NOT_NOW => {}
+            // A revocation that has failed does not keep the certificate from being renewed.
+            Err(failure) => {
+                tracing::warn!(plan = task.plan, kind = failure.kind, "not revoked: {failure}");
+                order::tell(daemon, task, &failure.of_revocation()).await?;
             }
         }
-        return Err(failure);
     }
     if let Some(certificate) = &task.certificate
         && acme.next_look <= now

@@ -56,6 +56,16 @@ impl Failure {
         }
     }
 
+    /// The report of a revocation that has failed.
+    pub(crate) fn of_revocation(&self) -> Report {
+        Report::NotRevoked {
+            kind: self.kind.clone(),
+            detail: self.detail.clone(),
+            retry_after: self.retry_after,
+            is_answered: !["network", "daemon", "unit"].contains(&self.kind.as_str()),
+        }
+    }
+
     pub(crate) fn report(&self) -> Report {
         Report::Failed { kind: self.kind.clone(), detail: self.detail.clone(), retry_after: self.retry_after }
     }

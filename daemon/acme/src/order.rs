@@ -84,7 +84,14 @@ pub(crate) async fn revoke(daemon: &Client, task: &Task, acme: &Acme) -> Result<
         open_account(daemon, task, &mut server).await?;
     }
     let url = server.needed("revokeCert")?;
-    match server.send("revoke", &url).await {
+    let mut answer = server.send("revoke", &url).await;
+    // The account is gone, as at a test server that was restarted.
+    if answer.as_ref().is_err_and(|failure| failure.kind == "accountDoesNotExist") {
+        tell(daemon, task, &Report::Account(None)).await?;
+        open_account(daemon, task, &mut server).await?;
+        answer = server.send("revoke", &url).await;
+    }
+    match answer {
         Ok(_) => {}
         Err(failure) if failure.kind == "alreadyRevoked" => {}
         Err(failure) => return Err(failure),

@@ -150,8 +150,17 @@ pub enum Report {
     Replaced,
     /// The certificate is revoked.
     Revoked,
-    /// The authority has not revoked the certificate. The work goes on.
-    NotRevoked,
+    /// A certificate was not revoked. The work goes on.
+    NotRevoked {
+        /// Type of the error of ACME without its prefix, or a word of the agent.
+        kind: String,
+        /// The error in words.
+        detail: String,
+        /// Seconds until the next attempt, as the authority wants it.
+        retry_after: Option<u64>,
+        /// True if the authority has answered, so that the certificate is not revoked later.
+        is_answered: bool,
+    },
     /// A window that the authority suggests.
     Window {
         /// Id of the certificate.

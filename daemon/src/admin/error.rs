@@ -71,7 +71,9 @@ fn renewal_status(error: &RenewalError) -> StatusCode {
     match error {
         RenewalError::NoPlan(_) | RenewalError::NoCertificate(_) => StatusCode::NOT_FOUND,
         RenewalError::OtherUrl { .. } | RenewalError::Nonce => StatusCode::BAD_REQUEST,
-        RenewalError::NotDue { .. } | RenewalError::Ordered(_) => StatusCode::LOCKED,
+        RenewalError::NotDue { .. } | RenewalError::Ordered(_) | RenewalError::NotRevoked(_) => {
+            StatusCode::LOCKED
+        }
         RenewalError::ManyOrders { .. } => StatusCode::TOO_MANY_REQUESTS,
         RenewalError::Progress(_) => StatusCode::INSUFFICIENT_STORAGE,
         RenewalError::Binding(..) | RenewalError::BindingForm(_) | RenewalError::Encoding(_) => {

@@ -283,7 +283,7 @@ fn look(daemon: &Daemon, state: renewal::PlanState) -> PlanLook {
         is_served,
         // Nobody has looked at a server that needs a look: a time that is long ago.
         looked_at: looked_at.or_else(|| state.plan.is_deployed().then_some(0)),
-        failures: state.progress.failures,
+        failures: state.progress.failures + state.progress.revocation_failures,
         renewed_at: state.progress.renewed_at,
     }
 }
@@ -320,7 +320,7 @@ fn programs(plan: &config::Plan) -> Vec<PathBuf> {
 async fn view(daemon: &Daemon, state: renewal::PlanState) -> Result<PlanView, AdminError> {
     let acme = acme(daemon, &state).await?;
     let account_problem = renewal::account_problem(daemon, &state.plan).await?;
-    let (certificate, words) = (certificate(&state), words(&state));
+    let (certificate, words) = (certificate(&state), words(daemon, &state));
     let (is_served, looked_at) = served(daemon, &state);
     let key_problem = key_problem(&state);
     let explanation = state.window().and_then(|window| window.explanation.clone());
@@ -336,6 +336,7 @@ async fn view(daemon: &Daemon, state: renewal::PlanState) -> Result<PlanView, Ad
         format!("CAA 0 issue \"{domain}; accounturi={account}; validationmethods={kind}\"")
     });
     let revocation_problem = revocation_problem(daemon, &plan, &progress);
+    let last_error = progress.last_error.or(progress.revocation_error);
     let deployed = progress.deployed;
     Ok(PlanView {
         plan: plan.name.to_string(),
@@ -345,9 +346,9 @@ async fn view(daemon: &Daemon, state: renewal::PlanState) -> Result<PlanView, Ad
         state: words.to_owned(),
         due,
         renewed_at: progress.renewed_at,
-        failures: progress.failures,
-        last_kind: progress.last_error.as_ref().map(|failed| failed.kind.clone()),
-        last_error: progress.last_error.map(|failed| failed.detail),
+        failures: progress.failures + progress.revocation_failures,
+        last_kind: last_error.as_ref().map(|failed| failed.kind.clone()),
+        last_error: last_error.map(|failed| failed.detail),
         challenge: plan.issuer.challenge().map(|challenge| {
             let kind = match challenge {
                 config::Challenge::Http => "http",
@@ -413,8 +414,8 @@ async fn task(daemon: &Daemon, state: renewal::PlanState) -> Result<Task, AdminE
         notify: state.plan.notify.clone(),
         certificate: certificate(&state),
         revokes: revokes(daemon, &state),
-        state: words(&state).to_owned(),
-        last_error: state.progress.last_error.map(|failed| failed.detail),
+        state: words(daemon, &state).to_owned(),
+        last_error: state.progress.last_error.or(state.progress.revocation_error).map(|failed| failed.detail),
     })
 }
 
@@ -463,7 +464,7 @@ async fn acme(daemon: &Daemon, state: &renewal::PlanState) -> Result<Option<Acme
         thumbprint,
         order: state.progress.order.clone(),
         next_look: state.window().map_or(0, |window| window.next_look),
-        next_try: state.progress.next_try,
+        next_try: state.progress.next_revocation,
     }))
 }
 
@@ -510,12 +511,13 @@ fn needed_files(daemon: &Daemon, plan: &config::Plan) -> Vec<PathBuf> {
     root.into_iter().chain(key).collect()
 }
 
-fn words(state: &renewal::PlanState) -> &'static str {
+fn words(daemon: &Daemon, state: &renewal::PlanState) -> &'static str {
     let now = now();
     match &state.certificate {
         _ if key_problem(state).is_some() => "failing",
         Some(certificate) if certificate.not_after() <= now => "expired",
-        _ if state.progress.failures > 0 => "failing",
+        _ if state.progress.failures + state.progress.revocation_failures > 0 => "failing",
+        _ if revocation_problem(daemon, &state.plan, &state.progress).is_some() => "failing",
         None => "none",
         Some(_) if state.due <= now => "due",
         Some(_) => "valid",

@@ -41,6 +41,8 @@ pub(crate) struct Renewals {
     changes: AtomicU64,
     /// Why the file could not be written the last time, if it could not.
     problem: Mutex<Option<String>>,
+    /// The damage of the file at the start, if there was one.
+    damage: Option<String>,
 }
 
 /// Form of the file.
@@ -129,13 +131,25 @@ pub(crate) struct Progress {
     /// Number of wishes when the last attempt began. Its order and its version of the key are of no
     /// use for a later wish.
     pub(crate) worked_for: u64,
-    /// The last certificate that an issuer gave, and where it came from.
-    pub(crate) issued: Option<Issued>,
+    /// The last certificates that an issuer gave, and where they came from, the last one last.
+    pub(crate) issued: Vec<Issued>,
+    /// SHA-256 of the certificates that an authority has revoked, the last one last.
+    pub(crate) revoked: Vec<String>,
+    /// The newest version of the key that the authority has refused.
+    pub(crate) refused_version: Option<u32>,
     /// The next certificate is for a newer version of the key than this one, which the authority or
     /// a person has refused. Counts until a newer version is current.
     pub(crate) newer_than: Option<u32>,
     /// Certificates that a person asked to revoke, the first one first.
     pub(crate) revocations: Vec<Revocation>,
+    /// The revocation whose message the agent has, and the time of that message. The authority may
+    /// have carried it out since.
+    pub(crate) revoking: Option<(Revocation, u64)>,
+    /// Failures of revocations since the last success, and the time before which none is tried.
+    pub(crate) revocation_failures: u32,
+    pub(crate) next_revocation: u64,
+    /// The last failure of a revocation.
+    pub(crate) revocation_error: Option<Failed>,
     /// The window that the authority suggested last.
     pub(crate) window: Option<Window>,
     /// Result of the last deployment.
@@ -154,10 +168,6 @@ pub(crate) struct Hold {
     /// Number of wishes of people when it began.
     #[serde(default)]
     pub(crate) wishes: u64,
-    /// The revocation whose message it has, and the time of that message. The authority may have
-    /// carried it out since.
-    #[serde(default)]
-    pub(crate) revokes: Option<(Revocation, u64)>,
 }
 
 /// A certificate that an issuer gave.
@@ -221,7 +231,14 @@ impl Progress {
     fn salvaged(part: Value) -> (Self, Vec<String>) {
         let Value::Object(fields) = part else { return (Self::default(), vec!["everything".into()]) };
         let (mut kept, mut lost) = (Map::new(), Vec::new());
-        for (name, value) in fields {
+        for (name, mut value) in fields {
+            if let (Some(asked), "revocations") = (value.as_array_mut(), name.as_str()) {
+                let before = asked.len();
+                asked.retain(|one| Revocation::deserialize(one).is_ok());
+                if asked.len() < before {
+                    lost.push("some revocations".into());
+                }
+            }
             kept.insert(name.clone(), value);
             if Self::deserialize(Value::Object(kept.clone())).is_err() {
                 kept.remove(&name);
@@ -260,7 +277,40 @@ impl Progress {
             (self.order, self.version) = (None, None);
         }
         self.worked_for = self.wishes;
-        self.held = Some(Hold { pid, since: now, messages: 0, wishes: self.wishes, revokes: None });
+        self.held = Some(Hold { pid, since: now, messages: 0, wishes: self.wishes });
+    }
+
+    /// Notes that people ask for something: failures of before do not count.
+    pub(crate) fn forget_failures(&mut self) {
+        (self.failures, self.next_try, self.last_error) = (0, 0, None);
+        (self.revocation_failures, self.next_revocation, self.revocation_error) = (0, 0, None);
+    }
+
+    /// Notes a certificate that an issuer gave.
+    pub(crate) fn note_issued(&mut self, issued: Issued) {
+        self.issued.retain(|known| known.certificate != issued.certificate);
+        self.issued.push(issued);
+        let surplus = self.issued.len().saturating_sub(MOST_NOTED);
+        self.issued.drain(..surplus);
+    }
+
+    /// Notes a certificate that an authority has revoked.
+    pub(crate) fn note_revoked(&mut self, fingerprint: String) {
+        self.revoked.retain(|known| *known != fingerprint);
+        self.revoked.push(fingerprint);
+        let surplus = self.revoked.len().saturating_sub(MOST_NOTED);
+        self.revoked.drain(..surplus);
+    }
+
+    /// Asks for a revocation. Another reason for the same certificate replaces the one before.
+    /// False if there are too many.
+    pub(crate) fn revoke(&mut self, revocation: Revocation) -> bool {
+        self.revocations.retain(|asked| asked.certificate != revocation.certificate);
+        let has_room = self.revocations.len() < MOST_REVOCATIONS;
+        if has_room {
+            self.revocations.push(revocation);
+        }
+        has_room
     }
 
     /// Notes that a version of the key is current: a refusal of an older one is of the past.
@@ -282,19 +332,27 @@ impl Renewals {
     /// plan that cannot be understood begins anew. The damaged file is kept under another name.
     pub(crate) fn load(state_dir: &Path) -> Self {
         let file = state_dir.join(FILE);
+        let mut damage = None;
         let stored = match fs::read(&file).map(|bytes| Stored::read(&bytes)) {
-            Ok((stored, damage)) => {
-                if let Some(damage) = damage {
-                    let kept = file.with_extension("json.damaged");
-                    tracing::warn!(
-                        "the progress of renewals in {} is damaged: {damage}; the file is kept as {}",
-                        file.display(),
-                        kept.display()
-                    );
-                    if let Err(error) = fs::copy(&file, &kept) {
-                        tracing::warn!("cannot keep the damaged file: {error}");
-                    }
+            Ok((stored, None)) => stored,
+            Ok((stored, Some(found))) => {
+                // The copy of an earlier damage stays.
+                let numbered = (1..).map(|number| file.with_extension(format!("json.damaged.{number}")));
+                let kept = [file.with_extension("json.damaged")]
+                    .into_iter()
+                    .chain(numbered)
+                    .find(|path| !path.exists());
+                let kept = kept.unwrap_or_else(|| file.with_extension("json.damaged"));
+                let text = format!(
+                    "the progress of renewals in {} was damaged: {found}; a copy is in {}; look at each plan (keyward cert status), and ask again for what is missing",
+                    file.display(),
+                    kept.display()
+                );
+                tracing::error!("{text}");
+                if let Err(error) = fs::copy(&file, &kept) {
+                    tracing::warn!("cannot keep the damaged file: {error}");
                 }
+                damage = Some(text);
                 stored
             }
             Err(error) => {
@@ -316,12 +374,15 @@ impl Renewals {
             watched: Mutex::default(),
             changes: AtomicU64::new(0),
             problem: Mutex::default(),
+            damage,
         }
     }
 
-    /// Why the file could not be written the last time, if it could not.
+    /// Why the file could not be written the last time, if it could not, or its damage at the
+    /// start.
     pub(crate) fn problem(&self) -> Option<String> {
-        self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let problem = self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        problem.or_else(|| self.damage.clone())
     }
 
     /// Number of changes since the start.
@@ -499,6 +560,10 @@ const MAX_WAIT: u64 = 8 * 86_400;
 const MAX_LOOK: u64 = 2 * 86_400;
 /// Seconds by which a clock is set back in daily use.
 const SLACK: u64 = 60;
+/// Maximum number of revocations of a plan that the authorities have not carried out yet.
+pub(crate) const MOST_REVOCATIONS: usize = 16;
+/// Most certificates of a plan whose issuers, or whose revocations, are remembered.
+const MOST_NOTED: usize = 64;
 /// A clock that nobody has compared.
 const UNKNOWN: i64 = i64::MIN;
 /// Name of the file in the state directory.
@@ -562,6 +627,6 @@ mod tests {
         };
         let right = Progress { next_try: 0, renewed_at: None, orders: vec![now - 5], ..Progress::default() };
         assert_eq!(wrong.at(now), right, "of a clock that was a year ahead");
-        assert_eq!(fs::read(dir.path().join("renewals.json.damaged")).unwrap(), b"damaged");
+        assert_eq!(fs::read(dir.path().join("renewals.json.damaged.1")).unwrap(), b"damaged");
     }
 }

@@ -1,5 +1,7 @@
 //! The chain that an issuer gave: checked, and attached to its version. And the files of a plan.
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use der::Decode;
 use der::asn1::ObjectIdentifier;
 use keyward_proto::{Label, Reference};
@@ -8,6 +10,7 @@ use x509_cert::ext::pkix::ExtendedKeyUsage;
 use x509_cert::name::{Name, RelativeDistinguishedName};
 
 use super::hold::hold;
+use super::report::KEY_COMPROMISE;
 use super::state::{self, has_names};
 use super::{RenewalError, anchors, authority, key_of, placeholder, plan};
 use crate::config::{Authority, Identifier, Issuer, Plan};
@@ -16,7 +19,7 @@ use crate::keys::certificates::{Certificate, Chain};
 use crate::keys::{Key, Version, now};
 use crate::lifecycle::event::Actor;
 use crate::lifecycle::{Error, certificates, versions};
-use crate::renewal::progress::Issued;
+use crate::renewal::progress::{Issued, Revocation};
 
 /// Checks the chain of a plan, and attaches it. The order has ended then. `is_preferred` is false
 /// for an authority that does not have the chain that the owner prefers.
@@ -96,12 +99,21 @@ async fn carry_out(
         (progress.order, progress.last_error) = (None, None);
         (progress.failures, progress.next_try) = (0, 0);
         progress.is_replaced = false;
-        // The work of before a wish does not fulfil the wish.
-        if !progress.has_new_wish() {
-            progress.asked_at = None;
+        // The work of before a wish does not fulfil the wish. The wish may have come since the
+        // checks above, also that this key is compromised.
+        let is_refused = progress.newer_than.is_some_and(|refused| number <= refused);
+        progress.asked_at = match progress.has_new_wish() || is_refused {
+            true => progress.asked_at.or(Some(now)),
+            false => None,
+        };
+        if let (true, Some(directory)) = (is_refused, &issued.directory) {
+            let certificate = URL_SAFE_NO_PAD.encode(leaf.der());
+            let directory = directory.clone();
+            progress.revoke(Revocation { reason: KEY_COMPROMISE, certificate, directory });
         }
+        progress.refused_version = None;
         progress.renewed_at = Some(now);
-        progress.issued = Some(issued);
+        progress.note_issued(issued);
         // The next request is for the current version, or for a new one.
         if !is_deployed || key.current == number {
             progress.version = None;

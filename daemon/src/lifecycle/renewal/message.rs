@@ -136,7 +136,7 @@ async fn built(
             let reason = asked.reason;
             // From now on, the authority may have done it.
             daemon.renewals.update(name.as_str(), |progress| {
-                progress.held.iter_mut().for_each(|hold| hold.revokes = Some((asked.clone(), now())));
+                progress.revoking = Some((asked.clone(), now()));
                 Ok::<_, RenewalError>(())
             })?;
             Payload::Revoke(&certificate, reason)

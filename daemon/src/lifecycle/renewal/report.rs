@@ -7,6 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use keyward_plans::{Report, Shown};
 use keyward_proto::Label;
+use sha2::{Digest, Sha256};
 
 use super::state::spread;
 use super::{RenewalError, account_key, authority, check_url, hold, plan, public_key, state};
@@ -19,7 +20,7 @@ use crate::lifecycle::event::{Action, Actor, begin};
 use crate::lifecycle::{Error, versions};
 use crate::renewal::Progress;
 use crate::renewal::due::{self, Failure};
-use crate::renewal::progress::{Deployed, Failed, Revocation, Window};
+use crate::renewal::progress::{Deployed, Failed, MOST_REVOCATIONS, Revocation, Window};
 
 /// Notes a report of the agent. Only URLs of the authority are kept. Returns the order that is
 /// under way.
@@ -58,7 +59,25 @@ async fn note(daemon: &Daemon, actor: Actor, name: &Label, report: Report) -> Re
     };
     match report {
         Report::Begin => {}
-        Report::NotRevoked => update(&mut |progress| not_revoked(progress))?,
+        Report::NotRevoked { kind, detail, retry_after, is_answered } => {
+            let (kind, detail) = (printable(&kind), printable(&detail));
+            let failure = Failure::of(&kind, retry_after);
+            update(&mut |progress| {
+                not_revoked(progress, is_answered);
+                // An attempt that is older than the wish of a person says nothing about the wish.
+                if progress.has_new_wish() {
+                    return;
+                }
+                progress.revocation_failures = progress.revocation_failures.saturating_add(1);
+                let spread = spread(name.as_str()).wrapping_add(random());
+                progress.next_revocation =
+                    due::next_try(now, failure, progress.revocation_failures, None, spread);
+                progress.revocation_error =
+                    Some(Failed { at: now, kind: kind.clone(), detail: detail.clone() });
+            })?;
+            daemon.metrics.renewals.failure(plan.issuer.name(), &kind);
+            tracing::warn!(plan = name.as_str(), kind, "a certificate was not revoked: {detail}");
+        }
         Report::End => update(&mut |progress| progress.held = None)?,
         Report::Account(url) => {
             let authority = authority(&config, &plan)?;
@@ -90,18 +109,23 @@ async fn note(daemon: &Daemon, actor: Actor, name: &Label, report: Report) -> Re
             progress.held.iter_mut().for_each(|hold| hold.messages = 0);
         })?,
         Report::Revoked => {
-            let present = state::of(daemon, name).await?.certificate;
-            let present = present.map(|present| URL_SAFE_NO_PAD.encode(present.der()));
+            let present = state::of(daemon, name).await?;
+            let present = present.certificate.map(|present| URL_SAFE_NO_PAD.encode(present.der()));
             daemon.renewals.update(name.as_str(), |progress| {
                 // The authority has done what the message said, whatever a person asks since.
-                let done = progress.held.as_mut().and_then(|hold| hold.revokes.take());
+                let done = progress.revoking.take();
                 let (done, _) = done.ok_or_else(|| RenewalError::NotRevoked(name.clone()))?;
                 progress.revocations.retain(|asked| *asked != done);
+                if let Ok(der) = URL_SAFE_NO_PAD.decode(&done.certificate) {
+                    progress.note_revoked(fingerprint(&der));
+                }
                 // One that was replaced already needs no renewal.
                 if present.as_ref() == Some(&done.certificate) {
                     progress.asked_at = Some(now);
+                    (progress.failures, progress.next_try, progress.last_error) = (0, 0, None);
                 }
-                (progress.failures, progress.next_try, progress.last_error) = (0, 0, None);
+                (progress.revocation_failures, progress.next_revocation) = (0, 0);
+                progress.revocation_error = None;
                 Ok::<_, RenewalError>(())
             })?;
         }
@@ -148,7 +172,6 @@ async fn note(daemon: &Daemon, actor: Actor, name: &Label, report: Report) -> Re
             let mut is_late = false;
             update(&mut |progress| {
                 is_late = progress.has_new_wish();
-                not_revoked(progress);
                 progress.held = None;
                 if is_late {
                     // The attempt is older than the wish of a person, for which there is another
@@ -161,6 +184,7 @@ async fn note(daemon: &Daemon, actor: Actor, name: &Label, report: Report) -> Re
                 // is not given key after key.
                 if kind == "badPublicKey" {
                     current.into_iter().for_each(|number| progress.note_current(number));
+                    progress.refused_version = progress.refused_version.max(progress.version);
                     match progress.newer_than {
                         None => progress.newer_than = progress.version.take(),
                         Some(_) => failure = Failure::NeedsPerson,
@@ -197,8 +221,11 @@ async fn note(daemon: &Daemon, actor: Actor, name: &Label, report: Report) -> Re
 
 /// Notes that the authority has not revoked a certificate. A revocation that has failed does not
 /// keep the others waiting.
-fn not_revoked(progress: &mut Progress) {
-    let tried = progress.held.as_mut().and_then(|hold| hold.revokes.take()).map(|(tried, _)| tried);
+fn not_revoked(progress: &mut Progress, is_answered: bool) {
+    let tried = progress.revoking.as_ref().map(|(tried, _)| tried.clone());
+    if is_answered {
+        progress.revoking = None;
+    }
     if let Some(at) = progress.revocations.iter().position(|asked| Some(asked) == tried.as_ref()) {
         let asked = progress.revocations.remove(at);
         progress.revocations.push(asked);
@@ -222,7 +249,8 @@ pub(crate) async fn renew_now(
     let is_worked_on = daemon.renewals.is_worked_on(name.as_str());
     let updated = daemon.renewals.update(name.as_str(), |progress| {
         if new_key {
-            progress.newer_than = progress.version.max(progress.newer_than).max(certified).max(current);
+            let refused = progress.refused_version.max(progress.newer_than);
+            progress.newer_than = progress.version.max(refused).max(certified).max(current);
         }
         ask(progress, is_worked_on);
         progress.asked_at = Some(now());
@@ -235,7 +263,7 @@ pub(crate) async fn renew_now(
 /// Notes that a person asks: failures of before do not count, and there is one more order.
 fn ask(progress: &mut Progress, is_worked_on: bool) {
     progress.wishes += 1;
-    (progress.failures, progress.next_try, progress.last_error) = (0, 0, None);
+    progress.forget_failures();
     // An order that nobody works on may be of no use any more.
     if !is_worked_on {
         (progress.order, progress.version) = (None, None);
@@ -255,13 +283,13 @@ pub(crate) async fn keep(daemon: &Daemon, actor: Actor, name: &Label) -> Result<
     let begun = begin(daemon, actor, Action::RenewCertificate, Some(&plan.key)).await?;
     let now = now();
     let updated = daemon.renewals.update(name.as_str(), |progress| {
-        let sent = progress.held.as_ref().and_then(|hold| hold.revokes.as_ref());
+        let sent = progress.revoking.as_ref();
         let is_new = |at: &u64| at.saturating_add(REVOCATION_LIFE) > now;
         if sent.is_some_and(|(_, at)| is_new(at)) {
             return Err(RenewalError::BeingRevoked(name.clone()));
         }
         progress.revocations.clear();
-        (progress.failures, progress.next_try, progress.last_error) = (0, 0, None);
+        (progress.revocation_failures, progress.next_revocation, progress.revocation_error) = (0, 0, None);
         Ok(())
     });
     begun.result(updated).await?;
@@ -275,8 +303,8 @@ pub(crate) async fn keep(daemon: &Daemon, actor: Actor, name: &Label) -> Result<
 pub(crate) async fn revoke(daemon: &Daemon, actor: Actor, name: &Label, reason: u8) -> Result<(), Error> {
     let state = state::of(daemon, name).await?;
     let certificate = state.certificate.as_ref().ok_or_else(|| RenewalError::NoCertificate(name.clone()))?;
-    let issued = state.progress.issued.as_ref();
-    let directory = match issued.filter(|issued| issued.certificate == certificate.fingerprint()) {
+    let issued = state.progress.issued.iter().rfind(|issued| issued.certificate == certificate.fingerprint());
+    let directory = match issued {
         Some(issued) => issued.directory.clone().ok_or_else(|| RenewalError::NotAcme(name.clone()))?,
         // A certificate that a person has attached.
         None => authority(&daemon.config(), &state.plan)?.directory.clone(),
@@ -285,18 +313,19 @@ pub(crate) async fn revoke(daemon: &Daemon, actor: Actor, name: &Label, reason: 
     let begun = begin(daemon, actor, Action::RevokeCertificate, Some(&state.plan.key)).await?;
     let is_worked_on = daemon.renewals.is_worked_on(name.as_str());
     let updated = daemon.renewals.update(name.as_str(), |progress| {
-        // Another reason for the same certificate replaces the one before.
-        progress.revocations.retain(|asked| asked.certificate != certificate);
-        if progress.revocations.len() >= MOST_REVOCATIONS {
+        if !progress.revoke(Revocation { reason, certificate, directory }) {
             return Err(RenewalError::ManyRevocations { plan: name.clone(), most: MOST_REVOCATIONS });
         }
-        progress.revocations.push(Revocation { reason, certificate, directory });
         // No authority certifies a key again that was revoked as compromised.
         if reason == KEY_COMPROMISE {
             progress.newer_than = progress.version.max(progress.newer_than).max(state.version);
         }
-        // The renewal comes after the revocation, so nobody has asked for it yet.
         ask(progress, is_worked_on);
+        // Another key does not wait until the authority has revoked the certificate of this one.
+        // The renewal for any other reason comes after the revocation.
+        if reason == KEY_COMPROMISE {
+            progress.asked_at = Some(now());
+        }
         Ok(())
     });
     begun.result(updated).await?;
@@ -355,7 +384,10 @@ pub(crate) async fn deployed(
 const REVOCATION_LIFE: u64 = 60;
 /// Failures in a row after which the next attempt begins with another order.
 const GIVE_UP: u32 = 4;
-/// Maximum number of revocations of a plan that the authorities have not carried out yet.
-const MOST_REVOCATIONS: usize = 16;
+/// SHA-256 of a certificate, in hexadecimal digits.
+fn fingerprint(der: &[u8]) -> String {
+    Sha256::digest(der).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Reason of a revocation: the key is compromised (RFC 5280, 5.3.1).
-const KEY_COMPROMISE: u8 = 1;
+pub(super) const KEY_COMPROMISE: u8 = 1;

@@ -107,6 +107,9 @@ async fn of_plan(daemon: &Daemon, plan: Plan) -> Result<PlanState, Error> {
     let found = key.as_ref().and_then(|key| newest(key, &plan));
     let (version, certificate) = found.unzip();
     let present = certificate.as_ref().map(validity);
+    // A certificate that was revoked comes back if the names of the plan are changed back.
+    let is_revoked =
+        certificate.as_ref().is_some_and(|present| progress.revoked.contains(&present.fingerprint()));
     let id = certificate.as_ref().and_then(|certificate| id_of(certificate.der()));
     let window = progress.window.as_ref().filter(|window| Some(&window.certificate) == id.as_ref());
     let facts = Facts {
@@ -114,7 +117,7 @@ async fn of_plan(daemon: &Daemon, plan: Plan) -> Result<PlanState, Error> {
         suggested: window.and_then(|window| window.chosen),
         renewed_at: progress.renewed_at,
         next_try: progress.next_try,
-        asked_at: progress.asked_at,
+        asked_at: progress.asked_at.or(is_revoked.then_some(0)),
         spread: spread(plan.name.as_str()),
     };
     let due = due(&facts);

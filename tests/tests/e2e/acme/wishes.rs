@@ -47,6 +47,14 @@ impl ByHand {
         self.report(json!({ "failed": { "kind": kind, "detail": "the test", "retry_after": null } }));
     }
 
+    /// Ends an attempt in which the authority has not revoked a certificate.
+    fn not_revoked(&self, kind: &str, retry_after: Option<u64>) {
+        let is_answered = kind != "network";
+        let failure = json!({ "kind": kind, "detail": "the test", "retry_after": retry_after, "is_answered": is_answered });
+        self.report(json!({ "not-revoked": failure }));
+        self.report(json!("end"));
+    }
+
     /// The payload of the signed message of a step.
     fn message(&self, step: &str) -> Value {
         let body = json!({ "step": step, "url": self.here, "nonce": "abc" }).to_string();
@@ -163,9 +171,51 @@ fn a_refused_key_does_not_come_back() {
     assert!(third_key != first && third_key != second);
     agent.failed("badPublicKey");
     assert_eq!(agent.plan()["state"], "failing");
+    agent.cert(&["renew", "shop", "--now"]);
     agent.cert(&["renew", "shop", "--now", "--new-key"]);
     let fourth = agent.order();
     assert!(![&first, &second, &third_key].contains(&&agent.key_of(&fourth)), "the refused key again");
+}
+
+/// The renewal goes its own way, whatever becomes of a revocation.
+#[test]
+fn a_revocation_that_fails_stops_no_renewal() {
+    let agent = ByHand::start(NEVER_SERVED);
+    let first = agent.renew();
+    let due = agent.plan()["due"].clone();
+    agent.cert(&["revoke", "shop", "--reason", "superseded", "--yes"]);
+    agent.revocation();
+    agent.not_revoked("rateLimited", Some(604_800));
+    let plan = agent.plan();
+    assert_eq!(
+        (&plan["due"], &plan["state"], &plan["last_error"]),
+        (&due, &json!("failing"), &json!("the test"))
+    );
+    // Another key does not wait for the authority.
+    agent.cert(&["revoke", "shop", "--reason", "key-compromise", "--yes"]);
+    agent.revocation();
+    agent.not_revoked("unauthorized", None);
+    assert_ne!(agent.renew(), first);
+    agent.revocation();
+    agent.report(json!("revoked"));
+    agent.report(json!("end"));
+    assert_eq!(agent.plan()["state"], "valid");
+    // The certificate that was revoked comes back with its names, and is not called valid.
+    let config = agent.scene.daemon.path("keyward.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    let names = |to: &str| {
+        fs::write(&config, text.replace("names = [\"shop.example\", \"www.shop.example\"]", to)).unwrap();
+        agent.scene.daemon.reload();
+    };
+    agent.cert(&["revoke", "shop", "--reason", "superseded", "--yes"]);
+    agent.revocation();
+    agent.report(json!("revoked"));
+    agent.report(json!("end"));
+    names("names = [\"shop.example\"]");
+    agent.renew();
+    assert_eq!(agent.plan()["state"], "valid");
+    names("names = [\"shop.example\", \"www.shop.example\"]");
+    assert_eq!(agent.plan()["state"], "due");
 }
 
 /// The order of an attempt that has failed goes on, unless a person has asked since: that order is
@@ -226,7 +276,11 @@ fn revocations_are_those_that_people_ask_for() {
     assert_eq!(agent.plan()["has_revocation"], true, "with the other reason");
     agent.report(json!("end"));
     assert_eq!(agent.revocation(), (first.clone(), 1));
-    agent.failed("serverInternal");
+    // Nobody knows whether the authority got the message: it may be too late to give it up.
+    agent.not_revoked("network", None);
+    fail(&mut agent.scene.daemon.keyward(&["cert", "revoke", "shop", "--cancel"]));
+    assert_eq!(agent.revocation(), (first.clone(), 1));
+    agent.not_revoked("serverInternal", None);
     // The plan is renewed meanwhile, and the new certificate is to be revoked, too.
     agent.cert(&["renew", "shop", "--now"]);
     agent.renew();
@@ -236,7 +290,7 @@ fn revocations_are_those_that_people_ask_for() {
     let mut revoked = Vec::new();
     for _ in 0..2 {
         revoked.push(agent.revocation());
-        agent.failed("serverInternal");
+        agent.not_revoked("serverInternal", None);
     }
     // One that fails does not keep the other waiting.
     revoked.sort();
