@@ -37,7 +37,7 @@ BUILD_TESTS = $(CARGO) build --release --workspace --lib --bins --tests --exampl
 # The inner loop: own crates without optimisation, whose dependencies are those of the other builds.
 QUICK = CARGO_INCREMENTAL=1 $(CARGO) --config 'profile.release.package.keyward.opt-level=0'
 
-.PHONY: all check demo test test-openssl-4 soak bench lint install-demo install-test
+.PHONY: all check demo test test-openssl-4 soak bench packages lint install-demo install-test
 
 all: install-demo
 	$(CARGO) build --profile dist -p keyward -p keyward-openssl -p keyward-acme -p keyward-deploy
@@ -94,6 +94,12 @@ soak: install-test
 	KEYWARD_SOAK=1 $(CARGO) test --release --workspace --test soak -- --nocapture
 	@$(LEFT_OUT)
 	CARGO="$(CARGO)" .ci/fuzz $(FUZZ_SECONDS)
+
+# Debian packages in target/packages, and the remarks of lintian.
+packages: all
+	@.ci/install-packages dpkg-dev lintian python3
+	.ci/packages dist
+	lintian --fail-on error,warning target/packages/*.deb
 
 lint: install-demo
 	$(CARGO) fmt --all --check

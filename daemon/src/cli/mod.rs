@@ -15,6 +15,7 @@ mod csr;
 mod doctor;
 mod env;
 mod failure;
+mod generate_docs;
 mod input;
 mod key;
 mod output;
@@ -32,7 +33,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::ground::{exit, names};
 use crate::serve::migration;
@@ -123,6 +124,9 @@ enum Command {
     Env(env::Env),
     /// Measure signatures per second and their latency, through the socket
     Bench(bench::Bench),
+    /// Write the manual pages and the completions for shells, for a package
+    #[command(hide = true)]
+    GenerateDocs(generate_docs::GenerateDocs),
     /// Look up names of users, groups and hosts for a confined daemon, which starts this
     #[command(hide = true)]
     Names { hosts: Vec<String> },
@@ -146,6 +150,7 @@ impl Command {
             Self::Doctor(doctor) => doctor.run(),
             Self::Env(env) => env.run(),
             Self::Bench(bench) => bench.run(),
+            Self::GenerateDocs(docs) => docs.run(CommandLine::command()),
             Self::Names { hosts } => names::answer_questions(&hosts)
                 .map_err(|error| Failure::new(exit::OS, format_args!("cannot look up names: {error}"))),
         }

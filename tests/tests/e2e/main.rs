@@ -27,6 +27,7 @@ mod memory;
 mod ml_dsa;
 mod nginx_upgrade;
 mod openssl;
+mod packages;
 mod pages;
 mod protect;
 mod purpose;
