@@ -152,6 +152,11 @@ fn syntax(text: &str, path: &Path) -> Result<Table, ConfigError> {
 }
 
 impl Sources {
+    /// True if no file has a setting.
+    pub fn is_blank(&self) -> bool {
+        self.values.is_empty() && self.lists.is_empty()
+    }
+
     /// Adds the values of a file to those of the files before it.
     fn add(&mut self, merged: &mut Table, path: &Path, text: &str) -> Result<(), ConfigError> {
         let table = syntax(text, path)?;

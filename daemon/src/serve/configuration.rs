@@ -30,11 +30,11 @@ pub(super) fn check_unit(config: &Config, path: Option<&Path>) -> Result<(), Con
     Err(ConfigError::Value { path: path.unwrap_or(Path::new("")).to_owned(), setting, reason })
 }
 
-/// Reads the configuration of these options, and logs its warnings.
+/// Reads the configuration of these options with its files, and logs its warnings.
 ///
 /// # Errors
 /// See [`Options::read_config`].
-pub(super) fn load_config(options: &Options) -> Result<Config, ConfigError> {
+pub(super) fn load_config(options: &Options) -> Result<(Config, Sources), ConfigError> {
     let (config, sources) = options.read_config_with_sources()?;
     for warning in warnings(&config) {
         tracing::warn!("configuration: {warning}");
@@ -42,7 +42,7 @@ pub(super) fn load_config(options: &Options) -> Result<Config, ConfigError> {
     for file in &sources.skipped {
         tracing::info!("configuration: {}", skipped(file));
     }
-    Ok(config)
+    Ok((config, sources))
 }
 
 /// The note about a file that does not count.

@@ -39,13 +39,13 @@ pub(super) async fn reload(
     // Names of users may come from a directory service that takes its time.
     let read = options.clone();
     let config = tokio::task::spawn_blocking(move || load_config(&read)).await;
-    let config = config.map_err(|error| refused(&error))?.map_err(|error| {
+    let (config, sources) = config.map_err(|error| refused(&error))?.map_err(|error| {
         match file.as_deref().is_some_and(is_out_of_reach) {
             true => refused(&format!("{error}; the file is in a directory that the daemon did not know at its start: restart the daemon")),
             false => refused(&error),
         }
     })?;
-    if let Some(file) = file.as_deref().filter(|_| config == Config::default() && daemon.is_configured()) {
+    if let Some(file) = file.as_deref().filter(|_| sources.is_blank() && daemon.is_configured()) {
         return Err(refused(&format!(
             "{} has no setting, and would take away all grants and roles; if that is the purpose, restart the daemon",
             file.display()

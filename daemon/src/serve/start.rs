@@ -67,7 +67,7 @@ fn run(
 ) -> Result<u8, ServeError> {
     upgrade::set_signals_of_start().map_err(ServeError::Runtime)?;
     let log = Log::start();
-    let config = load_config(options)?;
+    let (config, _) = load_config(options)?;
     log.set_level(config.log);
     hardening::harden().map_err(ServeError::Hardening)?;
     let descriptors = hardening::raise_descriptor_limit();

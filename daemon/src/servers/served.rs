@@ -12,7 +12,17 @@ use tokio_rustls::TlsConnector;
 
 use crate::keys::certificates::Certificate;
 
-/// Kind of keys that a client accepts: a server with a key of each kind shows the one that fits.
+/// A client that accepts a part of what there is, so that a server shows the certificate for that
+/// part.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Client {
+    /// Kind of keys: a server with a key of each kind shows the one that fits.
+    pub family: Family,
+    /// True for TLS 1.3 alone, false for TLS 1.2 alone.
+    pub tls13: bool,
+}
+
+/// Kind of keys.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Family {
     /// ECDSA and EdDSA.
@@ -29,25 +39,33 @@ pub async fn certificate(at: SocketAddr, name: &str) -> Result<Certificate, Stri
     certificate_of(at, name, None).await
 }
 
-/// Shakes hands with a listener as a client that accepts one kind of keys. Returns the certificate.
+/// Shakes hands with a listener as such a client. Returns the certificate.
 ///
 /// # Errors
 /// The reason why there was no handshake.
 pub async fn certificate_of(
     at: SocketAddr,
     name: &str,
-    family: Option<Family>,
+    client: Option<Client>,
 ) -> Result<Certificate, String> {
-    let limited = tokio::time::timeout(LIMIT, shake(at, name, family)).await;
+    let limited = tokio::time::timeout(LIMIT, shake(at, name, client)).await;
     limited.unwrap_or_else(|_| Err(format!("no handshake within {} seconds", LIMIT.as_secs())))
 }
 
-async fn shake(at: SocketAddr, name: &str, family: Option<Family>) -> Result<Certificate, String> {
+async fn shake(at: SocketAddr, name: &str, client: Option<Client>) -> Result<Certificate, String> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let algorithms = provider.signature_verification_algorithms;
-    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let versions: &[_] = match client.map(|client| client.tls13) {
+        None => rustls::ALL_VERSIONS,
+        Some(true) => &[&rustls::version::TLS13],
+        Some(false) => &[&rustls::version::TLS12],
+    };
+    let config = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions);
     let config = config.map_err(|error| error.to_string())?;
-    let config = config.dangerous().with_custom_certificate_verifier(Arc::new(Any { algorithms, family }));
+    let config = config.dangerous().with_custom_certificate_verifier(Arc::new(Any {
+        algorithms,
+        family: client.map(|client| client.family),
+    }));
     let config = config.with_no_client_auth();
     // A star stands for any name.
     let name = name.replacen('*', "www", 1);

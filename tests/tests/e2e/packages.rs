@@ -44,6 +44,8 @@ install -d -m 755 -o keyward -g keyward /run/keyward
 setpriv --reuid keyward --regid keyward --init-groups keyward serve --config /etc/keyward/keyward.toml 2>/tmp/daemon.log &
 daemon=$!
 until_done keyward status
+# A directory that the command makes itself is readable for the daemon, another user.
+rmdir /etc/keyward/keyward.d
 keyward protect nginx >/tmp/protect.log 2>&1 || { cat /tmp/protect.log; exit 1; }
 cd /tmp/site
 served

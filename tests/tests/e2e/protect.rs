@@ -149,11 +149,16 @@ impl Scene {
                 }
             }
         }
-        let grants = self.daemon.path("keyward.d/nginx.toml");
-        if grants.exists() {
+        if let Some(grants) = self.grants() {
             files.insert(grants.clone(), (fs::read(&grants).unwrap(), 0, 0, String::new()));
         }
         files
+    }
+
+    /// The drop-in with the grants.
+    fn grants(&self) -> Option<PathBuf> {
+        let mut all = fs::read_dir(self.daemon.path("keyward.d")).ok()?.flatten();
+        all.next().map(|entry| entry.path())
     }
 
     /// Handshakes with each of the sites.
@@ -264,7 +269,7 @@ fn three_sites_move_under_load_and_back() {
     assert!(scene.daemon.logged(&["signature", "outcome=done"]) > 3);
     let conf = fs::read_to_string(scene.path("nginx.conf")).unwrap();
     assert!(conf.starts_with("# The first line of an administrator.\nenv OPENSSL_CONF="), "{conf}");
-    let grants = fs::read_to_string(scene.daemon.path("keyward.d/nginx.toml")).unwrap();
+    let grants = fs::read_to_string(scene.grants().unwrap()).unwrap();
     assert!(
         grants.contains("user = \"www-data\"\n") && grants.contains("uses = [\"tls12-server\"]"),
         "{grants}"
@@ -411,4 +416,121 @@ fn what_cannot_be_protected_is_left_alone() {
     unchanged(&scene);
     scene.daemon.resume();
     scene.handshakes().iter().for_each(|one| assert!(one.make().is_ok()));
+}
+
+/// A second run, for a site that was added since, has a way back of its own.
+#[test]
+fn a_second_run_does_not_touch_what_the_first_has_done() {
+    if !has_root() {
+        return;
+    }
+    let scene = Scene::start();
+    let (before, shown) = (scene.files(), scene.certificates());
+    succeed(scene.protect(&[]).stderr(Stdio::null()));
+    let reload = || {
+        let workers = children(scene.master());
+        succeed(scene.nginx(&["-s", "reload"]).env("OPENSSL_CONF", scene.daemon.openssl_conf()));
+        wait_for("new workers", || {
+            let now = children(scene.master());
+            (!now.is_empty() && now.iter().all(|pid| !workers.contains(pid))).then_some(())
+        });
+    };
+    // The administrator edits a site of the first run, and adds one.
+    let shop = scene.path("available/shop");
+    let edited = fs::read_to_string(&shop).unwrap().replace("served", "served here");
+    fs::write(&shop, &edited).unwrap();
+    fs::copy(scene.path("ssl/wild.key"), scene.path("ssl/more.key")).unwrap();
+    let key = ["genpkey", "-algorithm", "RSA", "-out", "more.key"];
+    succeed(Command::new("openssl").args(key).current_dir(scene.path("ssl")));
+    let public = ["pkey", "-in", "more.key", "-pubout", "-out", "public"];
+    succeed(Command::new("openssl").args(public).current_dir(scene.path("ssl")));
+    let certificate =
+        scene.pki.certify_with_extensions(&scene.path("ssl/public"), "subjectAltName=DNS:more.example\n", 2);
+    fs::rename(certificate, scene.path("ssl/more.crt")).unwrap();
+    let more = format!(
+        "server {{ listen {} ssl; server_name more.example; ssl_certificate ssl/more.crt; ssl_certificate_key ssl/more.key; location / {{ return 200 \"served\\n\"; }} }}\n",
+        scene.addresses[0]
+    );
+    fs::write(scene.path("sites/more"), &more).unwrap();
+    reload();
+    let between = scene.files();
+
+    // Killed, and run again: the first run is not touched, and no handshake fails.
+    let load = Load::start(&scene.handshakes()[0], 2);
+    for pause in [0, 30, 60, 90, 120, 200, 300, 400] {
+        let mut command = scene.protect(&[]);
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(pause));
+        let _ = child.kill();
+        child.wait().unwrap();
+        assert_eq!(scene.certificates(), shown);
+    }
+    let done = run(&mut scene.protect(&[]));
+    assert!(done.status.success(), "{}", stderr(&done));
+    let attempts = load.stop();
+    let failed: Vec<_> = attempts.iter().filter(|attempt| attempt.result.is_err()).collect();
+    assert!(failed.is_empty(), "{} of {} failed: {:?}", failed.len(), attempts.len(), failed[0]);
+    let of_more = fs::read_to_string(scene.path("sites/more")).unwrap();
+    assert!(of_more.contains("more.key.keyward.pem"), "{of_more}");
+    assert_eq!(fs::read_to_string(&shop).unwrap(), edited);
+
+    // The way back meets the edit of the administrator: the second run is undone, the first is not.
+    let (_, words) = fail(&mut scene.protect(&["--undo"]));
+    assert!(
+        words.contains("available/shop (before: ") && words.contains("would lose that change"),
+        "{words}"
+    );
+    let contents = |all: &BTreeMap<PathBuf, StoredFile>| {
+        all.iter().map(|(path, file)| (path.clone(), file.0.clone())).collect::<BTreeMap<_, _>>()
+    };
+    assert!(contents(&scene.files()) == contents(&between));
+    assert_eq!(scene.certificates(), shown);
+    fs::write(&shop, edited.replace("served here", "served")).unwrap();
+    // A site that uses a reference of the first run keeps that run.
+    let user = more.replace("more.example", "user.example").replace("more.crt", "wild.crt");
+    fs::write(scene.path("sites/user"), user.replace("more.key", "wild.key.keyward.pem")).unwrap();
+    reload();
+    let (_, words) = fail(&mut scene.protect(&["--undo"]));
+    assert!(words.contains("nothing was put back: nginx refuses its configuration"), "{words}");
+    assert_eq!(scene.certificates(), shown);
+    scene.handshakes().iter().for_each(|one| assert!(one.make().is_ok()));
+    fs::remove_file(scene.path("sites/user")).unwrap();
+    reload();
+    succeed(scene.protect(&["--undo"]).stderr(Stdio::null()));
+    let after = contents(&scene.files());
+    for (path, contents) in contents(&before) {
+        if !path.ends_with("ssl/public") {
+            assert!(after[&path] == contents, "{}", path.display());
+        }
+    }
+    assert_eq!(scene.certificates(), shown);
+}
+
+/// One site of several that share a key keeps what the others need.
+#[test]
+fn a_shared_snippet_gets_the_uses_of_all_its_sites() {
+    if !has_root() {
+        return;
+    }
+    let scene = Scene::start();
+    let [first, second] = scene.addresses;
+    fs::write(scene.path("snippet"), "ssl_certificate ssl/shop.crt; ssl_certificate_key ssl/shop.key;\n")
+        .unwrap();
+    for (name, address, protocols) in
+        [("shop", first, "TLSv1.3"), ("wild", first, "TLSv1.3"), ("zmail", second, "TLSv1.2")]
+    {
+        let text = format!(
+            "server {{ listen {address} ssl; server_name {name}.example; ssl_protocols {protocols}; include snippet; }}\n"
+        );
+        fs::remove_file(scene.path("sites").join(name)).unwrap();
+        fs::write(scene.path("sites").join(name), text).unwrap();
+    }
+    succeed(&mut scene.nginx(&["-s", "reload"]));
+    let plan = succeed(&mut scene.protect(&["--dry-run", "--site", "shop.example"]));
+    assert!(
+        plan.contains("(p256, tls12-server, tls13-server)")
+            || plan.contains("(p256, tls13-server, tls12-server)"),
+        "{plan}"
+    );
+    assert_eq!(plan.matches("snippet, line 1").count(), 1, "{plan}");
 }

@@ -1,9 +1,10 @@
-//! The journal of a change to the files of a server: after a stop at any moment, every file can be
-//! put back as it was, with its owner, mode and times.
+//! The journal of the changes to the files of a server: after a stop at any moment, every file can
+//! be put back as it was, with its owner, mode and times.
 //!
-//! The journal is a directory with a copy of each file that is changed. It is written and synced
-//! before the first change. It stays after the change, for `--undo`. It has no secret: files with
-//! private keys are never changed.
+//! Each run of the command that changes something has a directory with a copy of each file before
+//! and after it. The directory is written and synced before the first change. It stays after the
+//! change, for `--undo`, which goes back run by run. It has no secret: files with private keys are
+//! never changed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, FileTimes, Permissions};
@@ -25,54 +26,53 @@ use crate::ground::ownership::{self, Owners};
 pub(super) struct Journal {
     directory: PathBuf,
     _lock: File,
-    pub(super) entries: Option<Entries>,
+    /// The runs that are not undone, the last one last.
+    runs: Vec<Run>,
 }
 
-/// The contents of a journal.
+/// A run of the command.
+struct Run {
+    directory: PathBuf,
+    entries: Entries,
+}
+
+/// What a run has changed.
 #[derive(Debug, Deserialize, Serialize)]
-pub(super) struct Entries {
-    pub(super) phase: Phase,
+struct Entries {
+    phase: Phase,
     files: Vec<Entry>,
-    /// Labels of the keys that the change has imported.
-    pub(super) imported: Vec<String>,
-    /// Files with the private keys, which the server needs no more.
-    pub(super) key_files: Vec<KeyFile>,
-    /// True if the key files are removed, so that there is no way back.
-    pub(super) is_final: bool,
-    /// Directories that the change has made, the outermost first.
+    imported: Vec<Imported>,
+    key_files: Vec<KeyFile>,
+    /// Directories that the run has made, the outermost first.
     made: Vec<PathBuf>,
+}
+
+/// A key that a run has imported.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(super) struct Imported {
+    pub(super) label: String,
+    /// SHA-256 of the public key, in hexadecimal digits.
+    pub(super) public_key: String,
 }
 
 /// A file with a private key, and facts by which it is known again.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(super) struct KeyFile {
+    /// The path in the configuration.
     pub(super) path: PathBuf,
+    /// The path to which links lead.
+    real: PathBuf,
     /// Label of the key in the daemon.
     pub(super) label: String,
-    length: u64,
+    device: u64,
     inode: u64,
+    length: u64,
     /// Time of the last change of the contents, in nanoseconds since 1970.
     modified: u64,
+    is_removed: bool,
 }
 
-impl KeyFile {
-    /// The facts about a file as it is now.
-    ///
-    /// # Errors
-    /// [`Failure`] if the file cannot be examined.
-    pub(super) fn of(path: &Path, label: &str) -> Result<Self, Failure> {
-        let found = path.metadata().map_err(|error| Failure::reading(path, &error))?;
-        Ok(Self {
-            path: path.to_owned(),
-            label: label.to_owned(),
-            length: found.len(),
-            inode: found.ino(),
-            modified: modified(&found),
-        })
-    }
-}
-
-/// How far a change has come.
+/// How far a run has come.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Phase {
@@ -80,6 +80,8 @@ pub(super) enum Phase {
     Writing,
     /// The server is taking up the files.
     Switching,
+    /// The server uses the files, and its processes of before are about to end.
+    Ending,
     Done,
     /// Files are put back.
     Undoing,
@@ -91,20 +93,67 @@ struct Entry {
     path: PathBuf,
     /// `None` for a file that was not there.
     before: Option<Before>,
-    /// SHA-256 of the contents that the change writes, one after the other, in hexadecimal digits.
+    /// SHA-256 of the contents that the run writes, one after the other, in hexadecimal digits.
     after: Vec<String>,
+    /// Name of the copy of the last of these contents in the directory of the run.
+    copy_of_after: String,
 }
 
 /// A file as it was.
 #[derive(Debug, Deserialize, Serialize)]
 struct Before {
-    /// Name of the copy in the directory of the journal.
+    /// Name of the copy in the directory of the run.
     copy: String,
     mode: u32,
     uid: u32,
     gid: u32,
     /// Time of the last change of the contents, in nanoseconds since 1970.
     modified: u64,
+}
+
+impl KeyFile {
+    /// The facts about a file as it is now. Others must not be able to exchange the file.
+    ///
+    /// # Errors
+    /// [`Failure`] if the file cannot be examined, or if others can change it.
+    pub(super) fn of(path: &Path, label: &str) -> Result<Self, Failure> {
+        let real = path.canonicalize().map_err(|error| Failure::reading(path, &error))?;
+        let file = ownership::open(&real).map_err(|error| {
+            Failure::new(exit::NO_PERMISSION, format_args!("cannot use {}: {error}", path.display()))
+        })?;
+        let found = file.metadata().map_err(|error| Failure::reading(path, &error))?;
+        Ok(Self {
+            path: path.to_owned(),
+            real,
+            label: label.to_owned(),
+            device: found.dev(),
+            inode: found.ino(),
+            length: found.len(),
+            modified: modified(&found),
+            is_removed: false,
+        })
+    }
+
+    /// True if the file is the one whose key was imported.
+    pub(super) fn is_same(&self) -> bool {
+        Self::of(&self.path, &self.label).is_ok_and(|now| now == Self { is_removed: false, ..self.clone() })
+    }
+
+    /// Overwrites the file and removes it. Copies elsewhere, and old blocks of the disk, stay.
+    fn wipe(&self) -> io::Result<()> {
+        let mut file = ownership::open_to_write(&self.real).map_err(io::Error::other)?;
+        let found = file.metadata()?;
+        if (found.dev(), found.ino()) != (self.device, self.inode) {
+            return Err(io::Error::other("it is another file now"));
+        }
+        io::copy(&mut io::repeat(0).take(self.length), &mut file)?;
+        file.sync_all()?;
+        fs::remove_file(&self.real)?;
+        if self.path != self.real {
+            fs::remove_file(&self.path)?;
+        }
+        File::open(directory_of(&self.real))?.sync_all()
+    }
 }
 
 impl Journal {
@@ -125,69 +174,100 @@ impl Journal {
         flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
             Failure::new(exit::IN_USE, "another keyward protect works on this server; wait for its end")
         })?;
-        let entries = match fs::read(directory.join(ENTRIES)) {
-            Err(error) if error.kind() == ErrorKind::NotFound => None,
-            read => Some(
-                serde_json::from_slice(&read.map_err(|error| failed(&error))?)
-                    .map_err(|error| failed(&error))?,
-            ),
-        };
-        Ok(Self { directory: directory.to_owned(), _lock: lock, entries })
+        let mut numbers = Vec::new();
+        for entry in fs::read_dir(directory).map_err(|error| failed(&error))? {
+            let name = entry.map_err(|error| failed(&error))?.file_name();
+            numbers.extend(name.to_str().and_then(|name| name.parse::<u32>().ok()));
+        }
+        numbers.sort_unstable();
+        let mut runs = Vec::new();
+        for number in numbers {
+            let directory = directory.join(number.to_string());
+            match fs::read(directory.join(ENTRIES)) {
+                // A stop has left a run that has not begun, or is undone.
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    fs::remove_dir_all(&directory).map_err(|error| failed(&error))?;
+                }
+                read => {
+                    let bytes = read.map_err(|error| failed(&error))?;
+                    let entries = serde_json::from_slice(&bytes).map_err(|error| failed(&error))?;
+                    runs.push(Run { directory, entries });
+                }
+            }
+        }
+        Ok(Self { directory: directory.to_owned(), _lock: lock, runs })
     }
 
-    /// Begins a change of these files: keeps a copy of each. Earlier copies stay, so that a later
-    /// undo goes back to the first state.
+    /// How far the last run has come; `None` without a run.
+    pub(super) fn phase(&self) -> Option<Phase> {
+        self.runs.last().map(|run| run.entries.phase)
+    }
+
+    /// Begins a run.
     ///
     /// # Errors
-    /// [`Failure`] if a file was changed by somebody else since the last change, or cannot be
-    /// copied.
-    pub(super) fn begin(&mut self, files: &BTreeMap<PathBuf, Vec<u8>>) -> Result<(), Failure> {
-        let mut entries = self.entries.take().unwrap_or(Entries {
+    /// [`Failure`] if the system refuses.
+    pub(super) fn begin_run(&mut self) -> Result<(), Failure> {
+        let last = self.runs.last().and_then(|run| run.directory.file_name()?.to_str()?.parse::<u32>().ok());
+        let directory = self.directory.join((last.unwrap_or(0) + 1).to_string());
+        let made = ownership::make_private_directory(&directory);
+        made.map_err(|error| Failure::new(exit::CANNOT_CREATE, error))?;
+        let entries = Entries {
             phase: Phase::Writing,
             files: Vec::new(),
             imported: Vec::new(),
             key_files: Vec::new(),
-            is_final: false,
             made: Vec::new(),
-        });
-        entries.phase = Phase::Writing;
+        };
+        self.runs.push(Run { directory, entries });
+        self.last()?.save()
+    }
+
+    fn last(&mut self) -> Result<&mut Run, Failure> {
+        self.runs.last_mut().ok_or_else(|| Failure::new(exit::SOFTWARE, "the journal has no run"))
+    }
+
+    /// Keeps a copy of each of these files before the run changes it to these contents. `texts` are
+    /// the contents from which the contents were made.
+    ///
+    /// # Errors
+    /// [`Failure`] if somebody else has changed a file since, or a file cannot be copied.
+    pub(super) fn keep(
+        &mut self,
+        files: &BTreeMap<PathBuf, Vec<u8>>,
+        texts: &BTreeMap<PathBuf, String>,
+    ) -> Result<(), Failure> {
+        let run = self.last()?;
         for (path, contents) in files {
             let after = digest(contents);
-            match entries.files.iter_mut().find(|entry| entry.path == *path) {
-                Some(entry) => entry.after.push(after),
+            let at = match run.entries.files.iter().position(|entry| entry.path == *path) {
+                Some(at) => at,
                 None => {
-                    let before = self.keep(path, entries.files.len())?;
-                    entries.files.push(Entry { path: path.clone(), before, after: vec![after] });
+                    let before = run.keep(path, texts.get(path))?;
+                    let copy_of_after = format!("{}.after", run.entries.files.len());
+                    run.entries.files.push(Entry {
+                        path: path.clone(),
+                        before,
+                        after: Vec::new(),
+                        copy_of_after,
+                    });
+                    run.entries.files.len() - 1
                 }
-            }
+            };
+            let Some(entry) = run.entries.files.get_mut(at) else { continue };
+            entry.after.push(after);
+            let copy = run.directory.join(&entry.copy_of_after);
+            written(&copy, contents, 0o600, None).map_err(|error| cannot_write(&copy, &error))?;
             let missing = path.ancestors().skip(1).take_while(|directory| !directory.exists());
             let mut missing: Vec<_> = missing.map(Path::to_owned).collect();
             missing.reverse();
             for directory in missing {
-                if !entries.made.contains(&directory) {
-                    entries.made.push(directory);
+                if !run.entries.made.contains(&directory) {
+                    run.entries.made.push(directory);
                 }
             }
         }
-        self.entries = Some(entries);
-        self.save()
-    }
-
-    /// Copies a file into the journal.
-    fn keep(&self, path: &Path, number: usize) -> Result<Option<Before>, Failure> {
-        let failed = |error: io::Error| Failure::reading(path, &error);
-        let mut file = match File::open(path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            file => file.map_err(failed)?,
-        };
-        let found = file.metadata().map_err(failed)?;
-        let mut contents = Vec::new();
-        file.read_to_end(&mut contents).map_err(failed)?;
-        let copy = number.to_string();
-        let to = self.directory.join(&copy);
-        written(&to, &contents, 0o600, None).map_err(|error| cannot_write(&to, &error))?;
-        let modified = modified(&found);
-        Ok(Some(Before { copy, mode: found.mode() & 0o7777, uid: found.uid(), gid: found.gid(), modified }))
+        run.save()
     }
 
     /// Writes the new contents of a file. Owner and mode of a file that was there stay.
@@ -195,29 +275,31 @@ impl Journal {
     /// # Errors
     /// [`Failure`] if the system refuses.
     pub(super) fn write(&self, path: &Path, contents: &[u8]) -> Result<(), Failure> {
-        let write = || -> io::Result<()> {
-            if let Some(directory) = path.parent() {
-                fs::create_dir_all(directory)?;
-            }
-            match path.metadata() {
-                Ok(found) => written(path, contents, found.mode() & 0o7777, Some((found.uid(), found.gid()))),
-                Err(_) => written(path, contents, 0o644, None),
-            }
+        if let Some(directory) = path.parent() {
+            // The daemon, another user, reads drop-ins.
+            let made = ownership::make_directories(directory);
+            made.map_err(|error| Failure::new(exit::CANNOT_CREATE, error))?;
+        }
+        let written = match path.metadata() {
+            Ok(found) => written(path, contents, found.mode() & 0o7777, Some((found.uid(), found.gid()))),
+            Err(_) => written(path, contents, 0o644, None),
         };
-        write().map_err(|error| cannot_write(path, &error))
+        written.map_err(|error| cannot_write(path, &error))
     }
 
-    /// Notes a key that was imported.
+    /// Notes a key that the run imports.
     ///
     /// # Errors
     /// [`Failure`] if the journal cannot be written.
-    pub(super) fn note_key(&mut self, label: &str) -> Result<(), Failure> {
-        if let Some(entries) = &mut self.entries
-            && !entries.imported.iter().any(|known| known == label)
-        {
-            entries.imported.push(label.to_owned());
-        }
-        self.save()
+    pub(super) fn note_key(&mut self, label: &str, spki: &[u8]) -> Result<(), Failure> {
+        let run = self.last()?;
+        run.entries.imported.push(Imported { label: label.to_owned(), public_key: digest(spki) });
+        run.save()
+    }
+
+    /// The keys that the last run has imported.
+    pub(super) fn imported(&self) -> &[Imported] {
+        self.runs.last().map(|run| run.entries.imported.as_slice()).unwrap_or_default()
     }
 
     /// Notes a file with a private key.
@@ -226,74 +308,84 @@ impl Journal {
     /// [`Failure`] if the file cannot be examined, or the journal cannot be written.
     pub(super) fn note_key_file(&mut self, path: &Path, label: &str) -> Result<(), Failure> {
         let file = KeyFile::of(path, label)?;
-        if let Some(entries) = &mut self.entries {
-            entries.key_files.retain(|known| known.path != file.path);
-            entries.key_files.push(file);
-        }
-        self.save()
+        let run = self.last()?;
+        run.entries.key_files.retain(|known| known.path != file.path);
+        run.entries.key_files.push(file);
+        run.save()
     }
 
-    /// Overwrites and removes the files with private keys, and notes that there is no way back.
+    /// Files with private keys that the server needs no more, of all runs.
+    pub(super) fn key_files(&self) -> Vec<&KeyFile> {
+        let all = self.runs.iter().flat_map(|run| &run.entries.key_files);
+        all.filter(|file| !file.is_removed && file.path.exists()).collect()
+    }
+
+    /// True if a key file of the last run was removed, so that there is no way back.
+    pub(super) fn is_final(&self) -> bool {
+        self.runs.last().is_some_and(|run| run.entries.key_files.iter().any(|file| file.is_removed))
+    }
+
+    /// Overwrites and removes the files with private keys. Returns their paths.
     ///
     /// # Errors
     /// [`Failure`] names the first file that cannot be removed. Run again, this goes on.
     pub(super) fn remove_key_files(&mut self) -> Result<Vec<PathBuf>, Failure> {
         let mut removed = Vec::new();
-        let Some(entries) = &mut self.entries else { return Ok(removed) };
-        entries.is_final = true;
-        let files = entries.key_files.clone();
-        self.save()?;
-        for file in files {
-            match wipe(&file.path, file.length) {
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
-                wiped => {
-                    wiped.map_err(|error| cannot_write(&file.path, &error))?;
-                    removed.push(file.path);
+        for run in &mut self.runs {
+            for at in 0..run.entries.key_files.len() {
+                let Some(file) = run.entries.key_files.get_mut(at) else { continue };
+                if file.is_removed || !file.path.exists() {
+                    continue;
                 }
+                // Noted first: after a stop, the file may be empty.
+                file.is_removed = true;
+                let file = file.clone();
+                run.save()?;
+                file.wipe().map_err(|error| cannot_write(&file.path, &error))?;
+                removed.push(file.path);
             }
         }
         Ok(removed)
     }
 
-    /// Notes how far the change has come.
+    /// Notes how far the last run has come.
     ///
     /// # Errors
     /// [`Failure`] if the journal cannot be written.
     pub(super) fn enter(&mut self, phase: Phase) -> Result<(), Failure> {
-        if let Some(entries) = &mut self.entries {
-            entries.phase = phase;
-        }
-        self.save()
+        let run = self.last()?;
+        run.entries.phase = phase;
+        run.save()
     }
 
-    /// Files that somebody else has changed since.
-    pub(super) fn changed_since(&self) -> Vec<&Path> {
-        let entries = self.entries.iter().flat_map(|entries| &entries.files);
+    /// Files that somebody else has changed since the last run, each with the copy as it was before
+    /// the run.
+    pub(super) fn changed_since(&self) -> Vec<(&Path, Option<PathBuf>)> {
+        let Some(run) = self.runs.last() else { return Vec::new() };
+        let copy = |entry: &Entry| entry.before.as_ref().map(|before| run.directory.join(&before.copy));
         let is_other = |entry: &&Entry| match fs::read(&entry.path) {
             Ok(contents) => {
-                let now = digest(&contents);
-                let before =
-                    entry.before.as_ref().and_then(|before| fs::read(self.directory.join(&before.copy)).ok());
-                !entry.after.contains(&now) && before.is_none_or(|before| before != contents)
+                let before = copy(entry).and_then(|copy| fs::read(copy).ok());
+                !entry.after.contains(&digest(&contents)) && before.is_none_or(|before| before != contents)
             }
             // A file that is gone is put back, or need not be removed.
             Err(_) => false,
         };
-        entries.filter(is_other).map(|entry| entry.path.as_path()).collect()
+        let changed = run.entries.files.iter().filter(is_other);
+        changed.map(|entry| (entry.path.as_path(), copy(entry))).collect()
     }
 
-    /// Puts every file back as it was, and removes the files and directories that were made. Goes
-    /// on where a stop has interrupted it.
+    /// Puts every file back as it was before the last run, and removes the files and directories
+    /// that the run has made. Goes on where a stop has interrupted it.
     ///
     /// # Errors
     /// [`Failure`] names the first file that cannot be put back.
     pub(super) fn put_back(&self) -> Result<(), Failure> {
-        let Some(entries) = &self.entries else { return Ok(()) };
-        for entry in &entries.files {
+        let Some(run) = self.runs.last() else { return Ok(()) };
+        for entry in &run.entries.files {
             match &entry.before {
                 Some(before) => {
-                    let copy = self.directory.join(&before.copy);
-                    let contents = fs::read(&copy).map_err(|error| Failure::reading(&copy, &error))?;
+                    let contents = run.copy(&before.copy)?;
                     if fs::read(&entry.path).is_ok_and(|now| now == contents) && is_same(&entry.path, before)
                     {
                         continue;
@@ -312,7 +404,8 @@ impl Journal {
             }
         }
         // Parts of files that a stop has left.
-        let directories: BTreeSet<_> = entries.files.iter().filter_map(|entry| entry.path.parent()).collect();
+        let directories: BTreeSet<_> =
+            run.entries.files.iter().filter_map(|entry| entry.path.parent()).collect();
         for directory in directories {
             for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
                 if entry.file_name().as_encoded_bytes().starts_with(PART.as_bytes()) {
@@ -320,38 +413,77 @@ impl Journal {
                 }
             }
         }
-        for directory in entries.made.iter().rev() {
+        for directory in run.entries.made.iter().rev() {
             // A directory in which somebody else has put files stays.
             let _ = fs::remove_dir(directory);
         }
         Ok(())
     }
 
-    /// Forgets the change, and keeps the journal for another one.
+    /// Writes the files as the last run has left them: the way back was refused.
+    ///
+    /// # Errors
+    /// [`Failure`] names the first file that cannot be written.
+    pub(super) fn write_again(&self) -> Result<(), Failure> {
+        let Some(run) = self.runs.last() else { return Ok(()) };
+        for entry in &run.entries.files {
+            self.write(&entry.path, &run.copy(&entry.copy_of_after)?)?;
+        }
+        Ok(())
+    }
+
+    /// Forgets the last run, which is undone.
     ///
     /// # Errors
     /// [`Failure`] if the system refuses.
-    pub(super) fn clear(&mut self) -> Result<(), Failure> {
-        self.entries = None;
-        let entries = self.directory.join(ENTRIES);
-        fs::remove_file(&entries).map_err(|error| cannot_write(&entries, &error))
+    pub(super) fn forget_run(&mut self) -> Result<(), Failure> {
+        let Some(run) = self.runs.pop() else { return Ok(()) };
+        // Without its entries first: a stop leaves a directory that is no run.
+        let entries = run.directory.join(ENTRIES);
+        let removed = fs::remove_file(&entries).and_then(|()| fs::remove_dir_all(&run.directory));
+        removed.map_err(|error| cannot_write(&run.directory, &error))
     }
 
-    /// Removes the journal.
+    /// Removes a journal without runs.
     ///
     /// # Errors
     /// [`Failure`] if the system refuses.
     pub(super) fn remove(self) -> Result<(), Failure> {
-        let entries = self.directory.join(ENTRIES);
-        // Without its entries first: a stop leaves a journal without a change.
-        let _ = fs::remove_file(&entries);
         fs::remove_dir_all(&self.directory).map_err(|error| cannot_write(&self.directory, &error))
+    }
+}
+
+impl Run {
+    /// Copies a file into the directory of the run. `expected` is its text at the time of the plan.
+    fn keep(&self, path: &Path, expected: Option<&String>) -> Result<Option<Before>, Failure> {
+        let failed = |error: io::Error| Failure::reading(path, &error);
+        let mut file = match File::open(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            file => file.map_err(failed)?,
+        };
+        let found = file.metadata().map_err(failed)?;
+        let mut contents = Vec::new();
+        file.read_to_end(&mut contents).map_err(failed)?;
+        if expected.is_some_and(|expected| expected.as_bytes() != contents) {
+            let why = format_args!("{} was changed just now; run the command again", path.display());
+            return Err(Failure::new(exit::CONFIG, why));
+        }
+        let copy = self.entries.files.len().to_string();
+        let to = self.directory.join(&copy);
+        written(&to, &contents, 0o600, None).map_err(|error| cannot_write(&to, &error))?;
+        let modified = modified(&found);
+        Ok(Some(Before { copy, mode: found.mode() & 0o7777, uid: found.uid(), gid: found.gid(), modified }))
+    }
+
+    fn copy(&self, name: &str) -> Result<Vec<u8>, Failure> {
+        let copy = self.directory.join(name);
+        fs::read(&copy).map_err(|error| Failure::reading(&copy, &error))
     }
 
     fn save(&self) -> Result<(), Failure> {
-        let Some(entries) = &self.entries else { return Ok(()) };
         let path = self.directory.join(ENTRIES);
-        let text = serde_json::to_vec_pretty(entries).map_err(|error| Failure::new(exit::SOFTWARE, error))?;
+        let text = serde_json::to_vec_pretty(&self.entries);
+        let text = text.map_err(|error| Failure::new(exit::SOFTWARE, error))?;
         written(&path, &text, 0o600, None).map_err(|error| cannot_write(&path, &error))
     }
 }
@@ -365,15 +497,6 @@ fn is_same(path: &Path, before: &Before) -> bool {
     path.metadata().is_ok_and(|found| {
         (found.mode() & 0o7777, found.uid(), found.gid()) == (before.mode, before.uid, before.gid)
     })
-}
-
-/// Overwrites a file and removes it. Copies elsewhere, and old blocks of the disk, stay.
-fn wipe(path: &Path, length: u64) -> io::Result<()> {
-    let mut file = File::options().write(true).open(path)?;
-    io::copy(&mut io::repeat(0).take(length), &mut file)?;
-    file.sync_all()?;
-    fs::remove_file(path)?;
-    File::open(directory_of(path))?.sync_all()
 }
 
 /// Replaces a file as a whole.
@@ -410,7 +533,8 @@ fn directory_of(path: &Path) -> &Path {
     path.parent().unwrap_or(Path::new("/"))
 }
 
-fn digest(contents: &[u8]) -> String {
+/// SHA-256 in hexadecimal digits.
+pub(super) fn digest(contents: &[u8]) -> String {
     Sha256::digest(contents).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -437,19 +561,22 @@ mod tests {
             [(path("a.conf"), b"second".to_vec()), (path("new.d/b.conf"), b"new".to_vec())]
                 .into_iter()
                 .collect();
+        let texts: BTreeMap<_, _> = [(path("a.conf"), "first".to_owned())].into_iter().collect();
         for written in 0..=files.len() {
             let mut journal = Journal::open(&path("journal")).unwrap();
-            journal.begin(&files).unwrap();
+            journal.begin_run().unwrap();
+            journal.keep(&files, &texts).unwrap();
             for (path, contents) in files.iter().take(written) {
                 journal.write(path, contents).unwrap();
             }
             drop(journal);
-            let journal = Journal::open(&path("journal")).unwrap();
-            assert_eq!(journal.entries.as_ref().unwrap().phase, Phase::Writing);
+            let mut journal = Journal::open(&path("journal")).unwrap();
+            assert_eq!(journal.phase(), Some(Phase::Writing));
             assert!(journal.changed_since().is_empty());
             journal.put_back().unwrap();
             // Twice, as after a stop.
             journal.put_back().unwrap();
+            journal.forget_run().unwrap();
             journal.remove().unwrap();
             assert_eq!(fs::read(path("a.conf")).unwrap(), b"first");
             let found = path("a.conf").metadata().unwrap();
@@ -459,22 +586,62 @@ mod tests {
     }
 
     #[test]
-    fn a_second_change_goes_back_to_the_first_state_and_foreign_changes_are_seen() {
+    fn runs_are_undone_one_by_one_and_foreign_changes_are_seen() {
         let directory = tempfile::tempdir().unwrap();
         let path = |name: &str| directory.path().join(name);
         fs::write(path("a"), "first").unwrap();
         let mut journal = Journal::open(&path("journal")).unwrap();
         assert!(Journal::open(&path("journal")).is_err(), "held twice");
+        let mut before = "first";
         for contents in ["second", "third"] {
-            journal.begin(&[(path("a"), contents.as_bytes().to_vec())].into_iter().collect()).unwrap();
+            let files = [(path("a"), contents.as_bytes().to_vec())].into_iter().collect();
+            journal.begin_run().unwrap();
+            let other = [(path("a"), "other".to_owned())].into_iter().collect();
+            assert!(journal.keep(&files, &other).is_err(), "changed since the plan");
+            let texts = [(path("a"), before.to_owned())].into_iter().collect();
+            journal.keep(&files, &texts).unwrap();
             journal.write(&path("a"), contents.as_bytes()).unwrap();
+            journal.enter(Phase::Done).unwrap();
+            before = contents;
         }
-        journal.note_key("shop").unwrap();
-        journal.enter(Phase::Done).unwrap();
+        drop(journal);
+        let mut journal = Journal::open(&path("journal")).unwrap();
         fs::write(path("a"), "other").unwrap();
-        assert_eq!(journal.changed_since(), [path("a")]);
-        journal.put_back().unwrap();
-        assert_eq!(fs::read(path("a")).unwrap(), b"first");
-        assert_eq!(journal.entries.as_ref().unwrap().imported, ["shop"]);
+        let changed = journal.changed_since();
+        assert_eq!(changed[0].0, path("a"));
+        assert_eq!(fs::read(changed[0].1.as_ref().unwrap()).unwrap(), b"second");
+        journal.write_again().unwrap();
+        assert_eq!(fs::read(path("a")).unwrap(), b"third");
+        for expected in ["second", "first"] {
+            assert!(journal.changed_since().is_empty());
+            journal.put_back().unwrap();
+            journal.forget_run().unwrap();
+            assert_eq!(fs::read_to_string(path("a")).unwrap(), expected);
+        }
+        assert_eq!(journal.phase(), None);
+    }
+
+    #[test]
+    fn only_the_file_that_was_imported_is_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        fs::write(path("real"), "key").unwrap();
+        std::os::unix::fs::symlink("real", path("link")).unwrap();
+        let mut journal = Journal::open(&path("journal")).unwrap();
+        journal.begin_run().unwrap();
+        journal.note_key_file(&path("link"), "shop").unwrap();
+        assert!(journal.key_files()[0].is_same() && !journal.is_final());
+        fs::write(path("other"), "new").unwrap();
+        fs::rename(path("other"), path("real")).unwrap();
+        assert!(!journal.key_files()[0].is_same());
+        assert!(journal.remove_key_files().is_err());
+        assert_eq!(fs::read(path("real")).unwrap(), b"new");
+        journal.note_key_file(&path("link"), "shop").unwrap();
+        assert_eq!(journal.remove_key_files().unwrap(), [path("link")]);
+        assert!(!path("real").exists() && path("link").symlink_metadata().is_err() && journal.is_final());
+        // Another key at the same place is not of this journal.
+        fs::write(path("link"), "another").unwrap();
+        assert!(journal.remove_key_files().unwrap().is_empty());
+        assert_eq!(fs::read(path("link")).unwrap(), b"another");
     }
 }

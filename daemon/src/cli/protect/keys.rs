@@ -1,7 +1,6 @@
 //! The private keys in the files of a server, and the keys of the daemon that they become.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -16,6 +15,7 @@ use crate::admin::client::{AdminClient, AdminClientError};
 use crate::admin::request;
 use crate::cli::failure::Failure;
 use crate::ground::exit;
+use crate::ground::ownership;
 use crate::keys::certificates::Chain;
 
 /// A private key that a server reads from files, and its key in the daemon.
@@ -135,6 +135,11 @@ impl Keys {
 }
 
 impl PlannedKey {
+    /// SubjectPublicKeyInfo in DER.
+    pub(super) fn spki(&self) -> &[u8] {
+        &self.spki
+    }
+
     /// True if the daemon has this key already.
     pub(super) fn is_known(&self) -> bool {
         self.known.is_some()
@@ -257,7 +262,13 @@ fn stem(key: &PlannedKey, names: &[String]) -> String {
 
 fn contents(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
     let failed = |reason| Failure::reading(path, &reason);
-    let file = File::open(path).map_err(failed)?;
+    // Nobody else may choose the file that root reads and later removes.
+    let file = ownership::open(path).map_err(|error| match error.into_io() {
+        Ok(reason) => Failure::reading(path, &reason),
+        Err(error) => {
+            Failure::new(exit::NO_PERMISSION, format_args!("cannot use {}: {error}", path.display()))
+        }
+    })?;
     // With full capacity from the start: growing would leave unwiped copies in memory.
     let mut bytes = Zeroizing::new(Vec::with_capacity(LONGEST as usize + 1));
     file.take(LONGEST + 1).read_to_end(&mut bytes).map_err(failed)?;

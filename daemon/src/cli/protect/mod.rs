@@ -102,17 +102,19 @@ impl Protect {
     }
 
     fn carry_out(&self, admin: &AdminClient) -> Result<(), Failure> {
-        let mut journal = Journal::open(&self.journal.join(self.server.name()))?;
+        let nginx = Nginx::find(self.pid)?;
+        let mut journal = Journal::open(&self.journal.join(nginx.name()))?;
         if self.undo {
-            return change::undo(self, admin, journal);
-        }
-        if self.remove_key_files {
-            return change::remove_key_files(self, admin, journal);
+            return change::undo(self, admin, journal, &nginx);
         }
         if !self.dry_run {
-            change::recover(self, admin, &mut journal)?;
+            change::recover(self, admin, &mut journal, &nginx)?;
         }
-        let nginx = Nginx::find(self.pid)?;
+        if self.remove_key_files {
+            return change::remove_key_files(self, admin, &mut journal, &nginx);
+        }
+        // Another master may have come meanwhile.
+        let nginx = Nginx::find(self.pid.filter(|_| nginx.master.signal(None).is_ok()))?;
         let (plan, texts) = nginx.plan(self, admin)?;
         if plan.is_empty() {
             let text = match plan.keys.references.is_empty() {
@@ -127,7 +129,7 @@ impl Protect {
             (false, false) => print(&plan.text())?,
             (false, true) => {}
         }
-        change::make(self, admin, journal, &nginx, &plan, texts.into_iter().collect())?;
+        change::make(self, admin, &mut journal, &nginx, &plan, &texts.into_iter().collect())?;
         match self.client.json {
             true => print_json(&plan.json()),
             false => Ok(()),

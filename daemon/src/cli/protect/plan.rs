@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::keys::Keys;
 use crate::ground::text::quoted;
-use crate::servers::served::Family;
+use crate::servers::served::Client;
 
 /// A file of the server that gets other contents.
 pub(super) struct Edit {
@@ -38,7 +38,7 @@ pub(super) enum NewFile {
 pub(super) struct Probe {
     pub(super) at: SocketAddr,
     pub(super) name: String,
-    pub(super) family: Family,
+    pub(super) client: Client,
 }
 
 /// The change of a server.
@@ -49,6 +49,8 @@ pub(super) struct Plan {
     pub(super) edits: Vec<Edit>,
     pub(super) new_files: BTreeMap<PathBuf, NewFile>,
     pub(super) probes: BTreeSet<Probe>,
+    /// Files of certificates that hold a private key as well, with the number of that key.
+    pub(super) combined: BTreeMap<PathBuf, usize>,
     /// Steps after the files are written, for people.
     pub(super) steps: Vec<String>,
     /// Facts that a person should know before the change.
@@ -56,6 +58,20 @@ pub(super) struct Plan {
 }
 
 impl Plan {
+    /// Files that hold a planned key, with the number of the key.
+    pub(super) fn key_files(&self) -> impl Iterator<Item = (&Path, usize)> {
+        let files = self.keys.of_file.iter().chain(&self.combined);
+        files.map(|(path, number)| (path.as_path(), *number))
+    }
+
+    /// Listeners, with the names of their servers, that none of these handshakes has reached.
+    pub(super) fn unseen<'a>(&self, reached: impl Iterator<Item = &'a Probe>) -> Vec<String> {
+        let of = |probe: &Probe| format!("{} at {}", probe.name, probe.at);
+        let reached: BTreeSet<_> = reached.map(of).collect();
+        let all: BTreeSet<_> = self.probes.iter().map(of).collect();
+        all.difference(&reached).cloned().collect()
+    }
+
     /// True if no file has a key that could move.
     pub(super) fn is_empty(&self) -> bool {
         self.keys.planned.is_empty()

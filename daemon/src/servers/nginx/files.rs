@@ -35,7 +35,7 @@ pub(crate) fn places(master: &Master, built: &str) -> (PathBuf, PathBuf) {
         words.find_map(|word| word.strip_prefix(name)?.strip_prefix('=')).map(str::to_owned)
     };
     let shown = words(master);
-    let option = |name: &str| shown.values(name).last().map(|value| (*value).to_owned());
+    let option = |name: &str| super::option(&shown, name).map(str::to_owned);
     let prefix = option("-p").or_else(|| default("--prefix")).unwrap_or_else(|| "/usr/share/nginx".into());
     let prefix = shown.path(&prefix);
     let file = option("-c").or_else(|| default("--conf-path")).unwrap_or_else(|| "conf/nginx.conf".into());

@@ -15,10 +15,10 @@ pub fn command(master: &Master) -> Command {
     let shown = words(master);
     let mut command = Command::new(&master.program);
     command.current_dir(&master.directory);
-    for option in ["-c", "-p", "-e"] {
-        if let Some(value) = shown.values(option).last() {
+    for name in ["-c", "-p", "-e"] {
+        if let Some(value) = option(&shown, name) {
             // A relative path counts from the prefix of nginx, not from the working directory.
-            command.arg(option).arg(value);
+            command.arg(name).arg(value);
         }
     }
     // -g has spaces in its value, which ends at the next option.
@@ -33,6 +33,14 @@ pub fn command(master: &Master) -> Command {
         command.arg("-g").arg(value.join(" "));
     }
     command
+}
+
+/// Value of an option, also of one that stands in the same word, as in `-cFILE`. `shown` has its
+/// arguments one by one.
+pub(crate) fn option<'m>(shown: &'m Master, name: &str) -> Option<&'m str> {
+    let attached =
+        shown.arguments.iter().filter_map(|word| word.strip_prefix(name)).filter(|rest| !rest.is_empty());
+    shown.values(name).last().copied().or_else(|| attached.last())
 }
 
 /// A process with its arguments one by one: nginx shows them as one word.

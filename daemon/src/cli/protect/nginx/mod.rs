@@ -9,6 +9,7 @@ mod switch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -17,6 +18,7 @@ use nix::unistd::{Uid, User};
 use toml::Value;
 
 use super::Protect;
+use super::journal::digest;
 use super::keys::{self, Keys, Wanted};
 use super::plan::{Edit, NewFile, Plan, Probe, uses};
 use crate::admin::client::AdminClient;
@@ -28,7 +30,7 @@ use crate::ground::text::quoted;
 use crate::peers::service;
 use crate::servers::nginx::{self, Configuration};
 use crate::servers::processes::{self, Master};
-use crate::servers::served::Family;
+use crate::servers::served::{Client, Family};
 use survey::{Extra, Survey, real, survey};
 pub(super) use switch::{back, finish, forward, reload, settle};
 
@@ -67,10 +69,15 @@ impl Nginx {
         };
         let built = output(Command::new(&master.program).arg("-V"))?;
         let (main, _) = nginx::places(&master, &built);
-        let workers = processes::children(&master);
-        let worker = workers.iter().find(|child| child.title.starts_with(WORKER)).ok_or_else(|| {
+        // While nginx replaces its program, the workers may be those of the new master.
+        let children = processes::children(&master);
+        let of_new = children.iter().filter(|child| child.title.starts_with(MASTER));
+        let of_new = of_new.filter_map(|child| processes::master(child.pid, "nginx"));
+        let of_new: Vec<_> = of_new.flat_map(|new| processes::children(&new)).collect();
+        let mut all = children.iter().chain(&of_new);
+        let worker = all.find(|child| child.title.starts_with(WORKER)).ok_or_else(|| {
             let reason = format_args!(
-                "nginx (process {}) has no worker processes yet; run the command again",
+                "nginx (process {}) has no worker processes; if it starts just now, run the command again; with master_process off; it cannot be changed while it runs",
                 master.pid
             );
             Failure::new(exit::UNAVAILABLE, reason)
@@ -79,6 +86,38 @@ impl Nginx {
         let service =
             service::of_cgroup(&cgroup).filter(|_| service::obstacle().is_none()).map(str::to_owned);
         Ok(Self { user: worker.uid, group: worker.gid, service, version: version(&built), main, master })
+    }
+
+    /// Name of its journal and of its drop-in: several nginx on a host have several configurations.
+    pub(super) fn name(&self) -> String {
+        match self.main == Path::new(USUAL) {
+            true => "nginx".to_owned(),
+            false => format!("nginx-{}", &digest(self.main.as_os_str().as_encoded_bytes())[..12]),
+        }
+    }
+
+    /// Refuses an nginx that cannot start a successor.
+    fn check_successor(&self, conf: &Configuration, options: &Protect) -> Result<(), Failure> {
+        let mut top = conf.conf.directives.iter().filter(|one| one.within.is_empty());
+        let in_foreground = top
+            .any(|one| one.is("daemon") && one.words.get(1).is_some_and(|word| word == "off"))
+            || self.master.arguments.iter().any(|word| word.contains("daemon off"));
+        let shown = nginx::words(&self.master);
+        let title = shown.arguments.iter().skip_while(|word| *word != "process").nth(1);
+        let is_relative = title.is_some_and(|program| !program.starts_with('/'));
+        let why = match (in_foreground, is_relative) {
+            (true, _) => "it runs in the foreground (daemon off), as in a container",
+            (_, true) => "it was started without the path of its program",
+            _ => return Ok(()),
+        };
+        Err(Failure::new(
+            exit::CONFIG,
+            format_args!(
+                "nginx (process {}) cannot replace its program: {why}; start it again once, with its path and with OPENSSL_CONF={} in its environment, and run this command again",
+                self.master.pid,
+                options.openssl_conf.display()
+            ),
+        ))
     }
 
     /// Text for people.
@@ -105,18 +144,14 @@ impl Nginx {
         Configuration::read(&self.main, &dump).map_err(wrong)
     }
 
-    /// The files of keys and certificates that the configuration names.
+    /// Every file that a word of the configuration may name.
     ///
     /// # Errors
     /// See [`Self::configuration`].
-    pub(super) fn key_files(&self, options: &Protect) -> Result<BTreeSet<PathBuf>, Failure> {
+    pub(super) fn files_in_use(&self, options: &Protect) -> Result<BTreeSet<PathBuf>, Failure> {
         let conf = self.configuration(options)?;
-        let named = conf.conf.directives.iter().filter(|one| {
-            one.words.first().is_some_and(|name| {
-                name.ends_with("ssl_certificate") || name.ends_with("ssl_certificate_key")
-            })
-        });
-        let files = named.filter_map(|one| one.words.get(1)).map(|word| conf.base.join(word));
+        let words = conf.conf.directives.iter().flat_map(|one| one.words.iter().skip(1));
+        let files = words.map(|word| conf.base.join(word));
         Ok(files.flat_map(|path| [real(&path), path]).collect())
     }
 
@@ -152,6 +187,9 @@ impl Nginx {
         admin: &AdminClient,
     ) -> Result<(Plan, Vec<(PathBuf, String)>), Failure> {
         let conf = self.configuration(options)?;
+        if !self.has_provider() {
+            self.check_successor(&conf, options)?;
+        }
         let extra = Extra { dhe: options.with_dhe, rsa_key_exchange: options.with_rsa_key_exchange };
         let survey = survey(&conf, self.version, extra);
         let survey = survey
@@ -169,6 +207,7 @@ impl Nginx {
             edits: Vec::new(),
             new_files: BTreeMap::new(),
             probes: probes(&survey),
+            combined: BTreeMap::new(),
             steps: Vec::new(),
             notes: survey.notes.clone(),
             keys,
@@ -234,13 +273,16 @@ impl Nginx {
                     });
                 }
             };
-            change(pair.key, &reference);
+            for key in &pair.keys {
+                change(key, &reference);
+            }
             // nginx reads the whole file of the certificates, with a private key in it.
             if let Some((directive, path)) = &pair.certificate
                 && let Some(certificates) = keys::certificates_alone(path)?
             {
                 let alone = beside(path, "certificates")?;
                 change(directive, &alone);
+                plan.combined.insert(path.clone(), number);
                 plan.new_files.insert(alone, NewFile::Text(certificates));
             }
             plan.new_files.insert(reference, NewFile::Reference(number));
@@ -260,6 +302,13 @@ impl Nginx {
         options: &Protect,
     ) -> Result<(), Failure> {
         let value = options.openssl_conf.display();
+        // systemd and nginx each have quotes of their own.
+        if value.to_string().contains(|c: char| c.is_whitespace() || "%\"'\\$;{}".contains(c)) {
+            let reason = format_args!(
+                "cannot name {value} to nginx: choose a path without blanks and special characters"
+            );
+            return Err(Failure::new(exit::USAGE, reason));
+        }
         let wanted = format!("OPENSSL_CONF={value}");
         let top = || conf.conf.directives.iter().filter(|one| one.within.is_empty());
         let named = |one: &&nginx::Directive| {
@@ -315,7 +364,7 @@ impl Nginx {
         for key in &plan.keys.planned {
             by_uses.entry(key.uses.clone()).or_default().insert(key.label.to_string());
         }
-        let path = config::drop_in_directory(&options.config).join("nginx.toml");
+        let path = config::drop_in_directory(&options.config).join(format!("{}.toml", self.name()));
         // A second run adds sites, and keeps the grants of the first.
         let before = fs::read_to_string(&path).unwrap_or_else(|_| {
             "# Grants of nginx. Written by keyward protect nginx; keyward protect nginx --undo removes the file.\n".into()
@@ -350,6 +399,12 @@ impl Nginx {
             }
         });
         plan.steps.push(format!("{} handshakes show the same certificates as before", plan.probes.len()));
+        plan.notes.push("in a shell, write keyward env before commands that read this configuration: keyward env nginx -t".into());
+        if plan.keys.of_file.keys().any(|file| file.starts_with("/etc/letsencrypt")) {
+            plan.notes.push(
+                "certbot writes new key files at each renewal: docs/certbot.md has the hook that keeps the keys in the daemon".into(),
+            );
+        }
         plan.notes.push(format!(
             "the key files stay where they are, until keyward protect nginx --remove-key-files; back: keyward protect nginx --undo{}",
             match options.client.runtime_dir == Path::new(crate::cli::client::RUNTIME_DIR) {
@@ -363,8 +418,14 @@ impl Nginx {
 /// Handshakes for each listener and each kind of keys.
 fn probes(survey: &Survey<'_>) -> BTreeSet<Probe> {
     let families = [Family::Curves, Family::Rsa];
+    let clients = families.into_iter().flat_map(|family| [true, false].map(|tls13| Client { family, tls13 }));
+    let clients: Vec<_> = clients.collect();
     let all = survey.listeners.iter().take(MOST_LISTENERS);
-    all.flat_map(|(at, name)| families.map(|family| Probe { at: *at, name: name.clone(), family })).collect()
+    let of = |(at, name): &(SocketAddr, String)| {
+        let (at, name) = (*at, name.clone());
+        clients.iter().map(move |client| Probe { at, name: name.clone(), client: *client })
+    };
+    all.flat_map(of).collect()
 }
 
 fn is_rsa(key_type: KeyType) -> bool {
@@ -448,6 +509,10 @@ fn output(command: &mut Command) -> Result<String, Failure> {
     ))
 }
 
+/// The configuration of the nginx of Debian.
+const USUAL: &str = "/etc/nginx/nginx.conf";
+/// Title of a master (nginx: ngx_master_process_cycle).
+const MASTER: &str = "nginx: master process";
 /// Title of a worker, and of a worker that ends (nginx: ngx_worker_process_init).
 const WORKER: &str = "nginx: worker process";
 /// Maximum number of listeners that are compared.

@@ -2,7 +2,7 @@
 //! they have to sign.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -12,7 +12,8 @@ use crate::servers::nginx::{Configuration, Directive};
 
 /// A key that the configuration names, with its certificate.
 pub(super) struct Pair<'a> {
-    pub(super) key: &'a Directive,
+    /// The directives of the key: several, if a file is included several times.
+    pub(super) keys: Vec<&'a Directive>,
     pub(super) key_file: PathBuf,
     pub(super) certificate: Option<(&'a Directive, PathBuf)>,
     /// Uses that the key needs; empty if no server uses the key.
@@ -21,6 +22,12 @@ pub(super) struct Pair<'a> {
     pub(super) names: Vec<String>,
     /// Files with passphrases for encrypted keys.
     pub(super) passphrase_files: BTreeSet<PathBuf>,
+}
+
+impl Pair<'_> {
+    fn has(&self, key: &Directive) -> bool {
+        self.keys.iter().any(|own| core::ptr::eq(*own, key))
+    }
 }
 
 /// The keys and listeners of a configuration.
@@ -68,11 +75,17 @@ pub(super) fn survey<'a>(
     extra: Extra,
 ) -> Result<Survey<'a>, String> {
     let mut survey = Survey::default();
-    let servers: Vec<Server> = conf
-        .conf
-        .blocks_of("server")
-        .map(|block| Server::read(conf, block, version))
-        .filter(|server| server.has_tls)
+    let all: Vec<Server> =
+        conf.conf.blocks_of("server").map(|block| Server::read(conf, block, version)).collect();
+    // TLS is a fact of an address: each of its servers has it, if one says so.
+    let with_tls: BTreeSet<String> = all.iter().flat_map(|server| server.tls.clone()).collect();
+    let servers: Vec<Server> = all
+        .into_iter()
+        .map(|mut server| {
+            server.sockets.retain(|(socket, _)| with_tls.contains(socket));
+            server
+        })
+        .filter(|server| !server.sockets.is_empty())
         .collect();
     for prefix in ["", "proxy_", "grpc_", "uwsgi_"] {
         survey.add_pairs(conf, prefix);
@@ -107,8 +120,19 @@ impl<'a> Survey<'a> {
                 continue;
             }
             let path = |word: &str| conf.base.join(word);
+            let place = |one: &Directive| {
+                let file = conf.files.get(one.file).map(|file| file.path.clone());
+                (file, one.places.first().map(|place| place.start))
+            };
+            // One place of one file, which is included again.
+            let same =
+                |pair: &&mut Pair<'_>| pair.keys.first().is_some_and(|other| place(other) == place(key));
+            if let Some(pair) = self.pairs.iter_mut().find(same) {
+                pair.keys.push(key);
+                continue;
+            }
             self.pairs.push(Pair {
-                key,
+                keys: vec![key],
                 key_file: path(value),
                 certificate: certificate.and_then(|one| {
                     let value = one.words.get(1).filter(|value| not_a_file(value).is_none())?;
@@ -161,7 +185,7 @@ impl<'a> Survey<'a> {
             }
         }
         for key in keys {
-            for pair in self.pairs.iter_mut().filter(|pair| core::ptr::eq(pair.key, key)) {
+            for pair in self.pairs.iter_mut().filter(|pair| pair.has(key)) {
                 pair.uses.extend(&uses);
                 pair.names.extend(server.names.iter().cloned());
                 let files = passphrases.iter().filter_map(|one| one.words.get(1));
@@ -178,16 +202,18 @@ impl<'a> Survey<'a> {
     /// The keys with which a server connects to others.
     fn connect(&mut self, conf: &'a Configuration, block: usize) {
         for prefix in ["proxy_", "grpc_", "uwsgi_"] {
-            let protocols = conf.conf.inherited(block, &format!("{prefix}ssl_protocols"));
-            let is_tls13 = protocols.last().is_some_and(|words| words[1..] == ["TLSv1.3"]);
+            // A location may have other protocols than its server.
+            let name = format!("{prefix}ssl_protocols");
+            let mut protocols = conf.conf.directives.iter().filter(|one| one.is(&name)).peekable();
+            let is_tls13 = protocols.peek().is_some() && protocols.all(|one| one.words[1..] == ["TLSv1.3"]);
             let one = if is_tls13 { Use::Tls13Client } else { Use::TlsClient };
             let passphrases = conf.conf.inherited_directives(block, &format!("{prefix}ssl_password_file"));
             // Also in the blocks location inside of the server.
             let name = format!("{prefix}ssl_certificate_key");
             let inherited = conf.conf.inherited_directives(block, &name);
             for pair in &mut self.pairs {
-                let is_inside = pair.key.is(&name) && pair.key.within.contains(&block);
-                if is_inside || inherited.iter().any(|key| core::ptr::eq(*key, pair.key)) {
+                let is_inside = pair.keys.iter().any(|key| key.is(&name) && key.within.contains(&block));
+                if is_inside || inherited.iter().any(|key| pair.has(key)) {
                     pair.uses.insert(one);
                     let files = passphrases.iter().filter_map(|one| one.words.get(1));
                     pair.passphrase_files.extend(files.map(|file| conf.base.join(file)));
@@ -206,9 +232,10 @@ impl<'a> Survey<'a> {
 /// A block `server` with TLS.
 struct Server {
     block: usize,
-    has_tls: bool,
-    /// Addresses with TLS, as nginx names them, and true for the default server of an address.
+    /// Addresses, as nginx names them, and true for the default server of an address.
     sockets: Vec<(String, bool)>,
+    /// Those that the server itself says to have TLS.
+    tls: BTreeSet<String>,
     names: Vec<String>,
     versions: Versions,
     ciphers: String,
@@ -219,9 +246,10 @@ impl Server {
         let own = || conf.conf.directives.iter().filter(move |one| one.within.last() == Some(&block));
         let is_on = |words: &[String]| words.get(1).is_some_and(|word| word == "on");
         let all_tls = conf.conf.inherited(block, "ssl").last().is_some_and(|words| is_on(words));
-        let listens = own().filter(|one| one.is("listen"));
-        let sockets: Vec<_> = listens
-            .filter(|one| all_tls || one.words.iter().skip(2).any(|word| word == "ssl"))
+        let listens = || own().filter(|one| one.is("listen"));
+        let with_tls = listens().filter(|one| all_tls || one.words.iter().skip(2).any(|word| word == "ssl"));
+        let tls = with_tls.filter_map(|one| one.words.get(1).cloned()).collect();
+        let sockets: Vec<_> = listens()
             .filter_map(|one| {
                 let is_default = one.words.iter().any(|word| word == "default_server" || word == "default");
                 Some((one.words.get(1)?.clone(), is_default))
@@ -234,8 +262,8 @@ impl Server {
             conf.conf.inherited(block, "ssl_ciphers").last().and_then(|words| words.get(1)).cloned();
         Self {
             block,
-            has_tls: !sockets.is_empty(),
             sockets,
+            tls,
             names: names.collect(),
             versions: versions(conf, block, version),
             ciphers: ciphers.unwrap_or_else(|| DEFAULT_CIPHERS.into()),
@@ -302,8 +330,12 @@ fn address(socket: &str) -> Option<SocketAddr> {
     }
     let at: SocketAddr = match socket.parse() {
         Ok(at) => at,
-        // Without a port, nginx listens at port 80.
-        Err(_) => (socket.trim_matches(['[', ']']).parse::<IpAddr>().ok()?, 80).into(),
+        // Without a port, nginx listens at port 80. A name is one of this host.
+        Err(_) => match socket.trim_matches(['[', ']']).parse::<IpAddr>() {
+            Ok(ip) => (ip, 80).into(),
+            Err(_) if socket.contains(':') => socket.to_socket_addrs().ok()?.next()?,
+            Err(_) => (socket, 80).to_socket_addrs().ok()?.next()?,
+        },
     };
     Some(match at.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => (Ipv4Addr::LOCALHOST, at.port()).into(),

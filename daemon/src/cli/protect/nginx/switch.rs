@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use rustix::process::Signal;
 
-use super::{Nginx, WORKER};
+use super::{MASTER, Nginx, WORKER};
 use crate::cli::failure::Failure;
 use crate::ground::exit;
 use crate::servers::processes::{self, Master};
@@ -133,8 +133,6 @@ fn wait(is_so: impl Fn() -> bool) -> bool {
     }
 }
 
-/// Title of a master (nginx: ngx_master_process_cycle).
-const MASTER: &str = "nginx: master process";
 /// Part of the title of a worker that ends (nginx: ngx_worker_process_cycle).
 const ENDING: &str = "shutting down";
 /// Longest time until nginx has done what a signal says.
