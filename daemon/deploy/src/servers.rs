@@ -33,7 +33,8 @@ pub(crate) struct Running {
 /// Servers of a kind that run on this host.
 pub(crate) async fn running(kind: Server) -> Vec<Running> {
     let mut all = Vec::new();
-    for master in masters(program(kind)) {
+    // A server that starts just now is ended by the signal, and reads the new files by itself.
+    for master in masters(program(kind)).into_iter().filter(|master| master.heeds(signal_of(kind, master))) {
         let text = match kind {
             Server::Nginx => run(Command::from(nginx::command(&master)).arg("-T")).await,
             Server::Haproxy => haproxy_text(&master),
@@ -145,11 +146,7 @@ impl Running {
     /// Has the server read the new files of some directories, with their contents for HAProxy.
     /// Returns the result for each directory: the words of the server, or of the system.
     pub(crate) async fn reload(&self, changed: &[(PathBuf, String)]) -> Vec<Result<(), String>> {
-        let signal = match self.kind {
-            Server::Nginx => Signal::HUP,
-            Server::Apache => Signal::USR1,
-            Server::Haproxy => Signal::USR2,
-        };
+        let signal = signal_of(self.kind, &self.master);
         let socket = self.haproxy_socket().filter(|_| self.kind == Server::Haproxy);
         let is_known = |directory: &Path| !files_below(&self.known, directory).is_empty();
         let mut signalled = None;
@@ -171,8 +168,7 @@ impl Running {
 
     /// Has the server read all its files.
     fn signal(&self, signal: Signal) -> Result<(), String> {
-        let has_master = self.master.arguments.iter().any(|word| word.starts_with("-W"));
-        if self.kind == Server::Haproxy && !has_master {
+        if self.kind == Server::Haproxy && !has_master_process(&self.master) {
             let reason = match self.known.is_empty() {
                 true => {
                     "HAProxy runs without a master process and without an administrators' socket; start it with -W, or add to its section global: stats socket PATH level admin"
@@ -199,6 +195,21 @@ impl Running {
         });
         sockets.next()
     }
+}
+
+/// The signal by which a server reads its files. Without a master process, HAProxy has none, and is
+/// known by a signal that it heeds in each form.
+fn signal_of(kind: Server, master: &Master) -> Signal {
+    match kind {
+        Server::Nginx => Signal::HUP,
+        Server::Apache => Signal::USR1,
+        Server::Haproxy if has_master_process(master) => Signal::USR2,
+        Server::Haproxy => Signal::TERM,
+    }
+}
+
+fn has_master_process(haproxy: &Master) -> bool {
+    haproxy.arguments.iter().any(|word| word.starts_with("-W"))
 }
 
 fn program(kind: Server) -> &'static str {

@@ -141,6 +141,17 @@ impl Master {
         }
     }
 
+    /// True if the process has a handler for a signal. A server that starts just now has none yet,
+    /// and many signals end a process without a handler (signal(7)). The mask is in hexadecimal
+    /// (proc_pid_status(5), SigCgt).
+    pub fn heeds(&self, signal: Signal) -> bool {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
+        let mask = status
+            .lines()
+            .find_map(|line| u64::from_str_radix(line.strip_prefix("SigCgt:")?.trim(), 16).ok());
+        mask.is_some_and(|mask| mask >> (signal.as_raw() - 1) & 1 == 1)
+    }
+
     /// Values of an option, as in `-f FILE`.
     pub fn values(&self, option: &str) -> Vec<&str> {
         let pairs = self.arguments.iter().zip(self.arguments.iter().skip(1));

@@ -1,5 +1,5 @@
-//! The Debian packages, installed on a copy of this machine: from there to a protected site in three
-//! commands, and away again with the keys left.
+//! The Debian packages, installed on a copy of this machine: from there to a protected site in
+//! three commands, and away again with the keys left.
 
 use std::path::Path;
 use std::process::Command;

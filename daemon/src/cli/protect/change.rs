@@ -1,7 +1,7 @@
 //! The steps of a change, and the way back from each of them.
 //!
-//! Every way back has the same order: files, check by the server, reload of the server, and only then
-//! the grants and keys that the server has used until then.
+//! Every way back has the same order: files, check by the server, reload of the server, and only
+//! then the grants and keys that the server has used until then.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -230,9 +230,8 @@ fn undo_run(
 
 /// Removes the key files of changes that are done.
 ///
-/// # Errors
-/// [`Failure`] if nginx still names one of the files, or a file is not the one that was imported, or
-/// its key does not sign.
+/// # Errors [`Failure`] if nginx still names one of the files, or a file is not the one that was
+/// imported, or its key does not sign.
 pub(super) fn remove_key_files(
     options: &Protect,
     admin: &AdminClient,
