@@ -36,7 +36,7 @@ struct Run {
     entries: Entries,
 }
 
-/// What a run has changed.
+/// The changes of a run.
 #[derive(Debug, Deserialize, Serialize)]
 struct Entries {
     phase: Phase,

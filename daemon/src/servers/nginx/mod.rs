@@ -38,9 +38,9 @@ pub fn command(master: &Master) -> Command {
 /// Value of an option, also of one that stands in the same word, as in `-cFILE`. `shown` has its
 /// arguments one by one.
 pub(crate) fn option<'m>(shown: &'m Master, name: &str) -> Option<&'m str> {
-    let attached =
+    let mut attached =
         shown.arguments.iter().filter_map(|word| word.strip_prefix(name)).filter(|rest| !rest.is_empty());
-    shown.values(name).last().copied().or_else(|| attached.last())
+    shown.values(name).last().copied().or_else(|| attached.next_back())
 }
 
 /// A process with its arguments one by one: nginx shows them as one word.

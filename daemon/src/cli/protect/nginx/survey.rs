@@ -234,7 +234,7 @@ struct Server {
     block: usize,
     /// Addresses, as nginx names them, and true for the default server of an address.
     sockets: Vec<(String, bool)>,
-    /// Those that the server itself says to have TLS.
+    /// The addresses that the server itself says to have TLS.
     tls: BTreeSet<String>,
     names: Vec<String>,
     versions: Versions,
