@@ -313,9 +313,9 @@ mod tests {
             ("keyward.d/20-b.toml", "[socket]\nalso = [\"@b\"]\n[[grant]]\nuid = 3\nkeys = [\"c\"]\n"),
             (
                 "keyward.d/10-a.toml",
-                "[socket]\nconnections = 8\n[[grant]]\nuid = 2\nkeys = [\"b\"]\n[grep11.hsm]\nendpoints = [\"h:1\"]\nplaintext = true\n",
+                "[socket]\nconnections = 8\n[[grant]]\nuid = 2\nkeys = [\"b\"]\n[grep11.hsm]\nendpoints = [\"127.0.0.1:1\"]\nplaintext = true\n",
             ),
-            ("keyward.d/30-c.toml", "[grep11.other]\nendpoints = [\"o:1\"]\nplaintext = true\n"),
+            ("keyward.d/30-c.toml", "[grep11.other]\nendpoints = [\"127.0.0.1:2\"]\nplaintext = true\n"),
             ("keyward.d/.hidden.toml", "no"),
             ("keyward.d/10-a.toml~", "no"),
             ("keyward.d/10-a.toml.dpkg-old", "no"),
@@ -349,7 +349,7 @@ mod tests {
             "[[grant]]  # file 1\nuid = 1",
             "[[grant]]  # file 2\nuid = 2",
             "[[grant]]  # file 3\nuid = 3",
-            "endpoints = [\"o:1\"]  # file 4",
+            "endpoints = [\"127.0.0.1:2\"]  # file 4",
             "request-timeout = \"5s\"\n",
         ] {
             assert!(shown.contains(line), "{shown} lacks {line}");
@@ -359,10 +359,8 @@ mod tests {
 
     #[test]
     fn a_text_of_several_lines_gets_no_comment() {
-        let (_directory, result) = read_files(&[(
-            "keyward.toml",
-            "[[certificate]]\nname = \"a\"\nnames = [\"a.example\"]\nhook = [\"\"\"/bin/x\nlog = \\\"a\\\"\"\"\"]\nlisteners = [\"127.0.0.1:1\"]\n",
-        )]);
+        let (_directory, result) =
+            read_files(&[("keyward.toml", "[store]\nkey = \"/x\\nlog = 1\\ny\"\n[limits]\ndrain-timeout = \"3s\"\n")]);
         let (config, sources) = result.unwrap();
         assert_eq!(Config::parse(&sources.shown_in(&config), Path::new("shown")).unwrap(), config);
     }
@@ -383,7 +381,7 @@ mod tests {
                 "[socket]\nconnections = 2",
                 "b.toml: socket.connections: the drop-in",
             ),
-            ("", "", "[socket]\nconnection = 2", "DIR/keyward.d/b.toml, line 2: connection: unknown field"),
+            ("", "", "[socket]\nconnection = 2", "DIR/keyward.d/b.toml, line 2: unknown field `connection`"),
             (
                 "",
                 "",

@@ -438,7 +438,7 @@ http {
         );
         let notes = survey.notes.join("\n");
         for words in [
-            "line 15: ssl_certificate_key $ssl_server_name.key",
+            "line 13: ssl_certificate_key $ssl_server_name.key",
             "ssl_dhparam",
             "a.example offers the RSA key exchange",
         ] {
