@@ -359,8 +359,10 @@ mod tests {
 
     #[test]
     fn a_text_of_several_lines_gets_no_comment() {
-        let (_directory, result) =
-            read_files(&[("keyward.toml", "[store]\nkey = \"/x\\nlog = 1\\ny\"\n[limits]\ndrain-timeout = \"3s\"\n")]);
+        let (_directory, result) = read_files(&[(
+            "keyward.toml",
+            "[store]\nkey = \"/x\\nlog = 1\\ny\"\n[limits]\ndrain-timeout = \"3s\"\n",
+        )]);
         let (config, sources) = result.unwrap();
         assert_eq!(Config::parse(&sources.shown_in(&config), Path::new("shown")).unwrap(), config);
     }
