@@ -360,6 +360,12 @@ fn the_daemon_destroys_a_key_after_its_waiting_period() {
 
     // A period that ends while no daemon runs. The copy still has the key.
     clock.daemon.succeed(&["key", "delete", "shop", "--yes", "--after", "1h"]);
+    // The secret is replaced after the destruction above. The copy and its recovery file are of the
+    // same time.
+    wait_for(|| {
+        let status = clock.daemon.succeed(&["status", "--json"]);
+        serde_json::from_str::<Value>(&status).unwrap()["purges"]["final"] == true
+    });
     let copy = clock.daemon.path("copy").display().to_string();
     clock.daemon.succeed(&["backup", &copy]);
     let recovery = clock.daemon.path("recovery").display().to_string();
