@@ -216,12 +216,13 @@ impl Agent {
 /// Time at which there is work for a plan, in seconds since 1970.
 fn wanted_at(task: &Task, now: u64) -> u64 {
     let Issuer::Acme(acme) = &task.issuer else { return task.due };
+    let mut at = task.due;
     if task.revokes.is_some() {
         // The daemon says when a revocation that has failed is tried again.
-        return task.due.min(acme.next_try);
+        at = at.min(acme.next_try);
     }
     let has_window = task.certificate.as_ref().is_some_and(|one| one.id.is_some() && one.not_after > now);
-    task.due.min(if has_window { acme.next_look } else { u64::MAX })
+    at.min(if has_window { acme.next_look } else { u64::MAX })
 }
 
 /// Works on a plan, if no other agent does. True if the daemon knows the end.

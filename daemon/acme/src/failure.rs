@@ -15,11 +15,21 @@ pub(crate) struct Failure {
     pub(crate) detail: String,
     /// Seconds until the next attempt, as the authority wants it.
     pub(crate) retry_after: Option<u64>,
+    /// True if the authority has refused the message, in words of ACME.
+    pub(crate) is_refusal: bool,
 }
 
 impl Failure {
     pub(crate) fn new(kind: &str, detail: impl ToString) -> Self {
-        Self { kind: kind.to_owned(), detail: detail.to_string(), retry_after: None }
+        Self { kind: kind.to_owned(), detail: detail.to_string(), retry_after: None, is_refusal: false }
+    }
+
+    /// The error in the answer of an authority to a message.
+    pub(crate) fn of_message(answer: &Answer, url: &str) -> Self {
+        let problem: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+        let is_acme = problem["type"].as_str().is_some_and(|kind| kind.starts_with(PREFIX));
+        let is_refusal = (400..500).contains(&answer.status) && is_acme;
+        Self { is_refusal, ..Self::of_answer(answer, url) }
     }
 
     /// The error in an answer of an authority (RFC 8555, 6.7).
@@ -38,7 +48,7 @@ impl Failure {
 
     /// An error of ACME, in the words of the authority, or else `instead`.
     pub(crate) fn of_problem(problem: &Value, instead: &str) -> Self {
-        let kind = problem["type"].as_str().and_then(|kind| kind.strip_prefix("urn:ietf:params:acme:error:"));
+        let kind = problem["type"].as_str().and_then(|kind| kind.strip_prefix(PREFIX));
         let words = problem["detail"].as_str();
         let parts = problem["subproblems"].as_array().into_iter().flatten();
         let parts = parts.filter_map(|part| {
@@ -53,6 +63,7 @@ impl Failure {
             kind: kind.unwrap_or(UNKNOWN).to_owned(),
             detail: detail.chars().take(MAX_DETAIL).collect(),
             retry_after: None,
+            is_refusal: false,
         }
     }
 
@@ -62,7 +73,7 @@ impl Failure {
             kind: self.kind.clone(),
             detail: self.detail.clone(),
             retry_after: self.retry_after,
-            is_answered: !["network", "daemon", "unit"].contains(&self.kind.as_str()),
+            is_answered: self.is_refusal,
         }
     }
 
@@ -85,6 +96,8 @@ impl From<ClientError> for Failure {
 /// Kind of a failure that is none: another agent does the work.
 pub(crate) const NOT_NOW: &str = "not-now";
 
+/// Beginning of the types of errors of ACME (RFC 8555, 6.7).
+const PREFIX: &str = "urn:ietf:params:acme:error:";
 /// Kind of a failure: there is no such resource.
 pub(crate) const GONE: &str = "gone";
 /// Kind of a failure without a word of ACME.

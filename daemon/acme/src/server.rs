@@ -65,7 +65,7 @@ impl<'c> Server<'c> {
             if answer.status < 300 {
                 return Ok(answer);
             }
-            let failure = Failure::of_answer(&answer, url);
+            let failure = Failure::of_message(&answer, url);
             attempt += 1;
             if failure.kind != "badNonce" || attempt >= NONCES {
                 return Err(failure);

@@ -299,6 +299,10 @@ pub struct PlanView {
     pub key_problem: Option<String>,
     /// True if a person has asked to revoke the certificate, and it is not revoked yet.
     pub has_revocation: bool,
+    /// True if the certificate that the plan has is revoked, or may be, or is for a compromised
+    /// key.
+    #[serde(default)]
+    pub is_revoked: bool,
     /// Why a revocation does not go on, if one does not.
     #[serde(default)]
     pub revocation_problem: Option<String>,

@@ -324,7 +324,7 @@ async fn view(daemon: &Daemon, state: renewal::PlanState) -> Result<PlanView, Ad
     let (is_served, looked_at) = served(daemon, &state);
     let key_problem = key_problem(&state);
     let explanation = state.window().and_then(|window| window.explanation.clone());
-    let renewal::PlanState { plan, progress, due, .. } = state;
+    let renewal::PlanState { plan, progress, due, is_revoked, .. } = state;
     let issuer_domain = acme.as_ref().map(|acme| {
         let host = config::origin(&acme.directory).unwrap_or_default().trim_start_matches("https://");
         issuer_domain(host).to_owned()
@@ -364,6 +364,7 @@ async fn view(daemon: &Daemon, state: renewal::PlanState) -> Result<PlanView, Ad
         account: acme.as_ref().and_then(|acme| acme.account.clone()),
         key_problem: key_problem.map(str::to_owned),
         has_revocation: !progress.revocations.is_empty(),
+        is_revoked,
         revocation_problem,
         files: needed_files(daemon, &plan),
         programs: programs(&plan),

@@ -142,9 +142,11 @@ pub(crate) struct Progress {
     pub(crate) newer_than: Option<u32>,
     /// Certificates that a person asked to revoke, the first one first.
     pub(crate) revocations: Vec<Revocation>,
-    /// The revocation whose message the agent has, and the time of that message. The authority may
-    /// have carried it out since.
-    pub(crate) revoking: Option<(Revocation, u64)>,
+    /// The revocation whose message the agent has.
+    pub(crate) revoking: Option<Revocation>,
+    /// The newest version of the key that a person has called compromised. It gets no certificate
+    /// any more.
+    pub(crate) compromised: Option<u32>,
     /// Failures of revocations since the last success, and the time before which none is tried.
     pub(crate) revocation_failures: u32,
     pub(crate) next_revocation: u64,
@@ -188,6 +190,24 @@ pub(crate) struct Revocation {
     pub(crate) certificate: String,
     /// URL of the directory of the authority that has issued the certificate.
     pub(crate) directory: String,
+    /// End of the certificate, in seconds since 1970. Nobody revokes an expired one.
+    #[serde(default = "never")]
+    pub(crate) not_after: u64,
+    /// True if the agent got the message for the authority, which may have carried it out, and has
+    /// not refused it.
+    #[serde(default)]
+    pub(crate) is_sent: bool,
+}
+
+const fn never() -> u64 {
+    u64::MAX
+}
+
+impl Revocation {
+    /// True for the same certificate and reason.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        (&self.certificate, self.reason) == (&other.certificate, other.reason)
+    }
 }
 
 /// A failure.
@@ -260,6 +280,14 @@ impl Progress {
         self.orders.retain(|at| is_sane(*at, SLACK));
         self.nonces.retain(|at| is_sane(*at, SLACK));
         self.asked_at = self.asked_at.map(|at| at.min(now));
+        if !is_sane(self.next_revocation, MAX_WAIT) {
+            self.next_revocation = 0;
+        }
+        let before = self.revocations.len();
+        self.revocations.retain(|asked| asked.not_after > now);
+        if self.revocations.is_empty() && before > 0 {
+            self.forget_revocation_failures();
+        }
         if let Some(window) = self.window.as_mut().filter(|window| !is_sane(window.next_look, MAX_LOOK)) {
             window.next_look = 0;
         }
@@ -283,7 +311,16 @@ impl Progress {
     /// Notes that people ask for something: failures of before do not count.
     pub(crate) fn forget_failures(&mut self) {
         (self.failures, self.next_try, self.last_error) = (0, 0, None);
+        self.forget_revocation_failures();
+    }
+
+    pub(crate) fn forget_revocation_failures(&mut self) {
         (self.revocation_failures, self.next_revocation, self.revocation_error) = (0, 0, None);
+    }
+
+    /// Versions of the key up to this one get no certificate.
+    pub(crate) fn refused(&self) -> Option<u32> {
+        self.newer_than.max(self.compromised)
     }
 
     /// Notes a certificate that an issuer gave.

@@ -91,7 +91,7 @@ fn problem(plan: &PlanView) -> Option<String> {
     let of_key = plan.key_problem.as_ref().map(|problem| format!("{}: {problem}", plan.key));
     let of_deployment = || deployed.and_then(|deployed| deployed.problem.clone());
     let of_revocation = || plan.revocation_problem.clone();
-    of_key.or_else(|| plan.last_error.clone()).or_else(of_revocation).or_else(of_deployment).or(of_listener)
+    of_key.or_else(of_revocation).or_else(|| plan.last_error.clone()).or_else(of_deployment).or(of_listener)
 }
 
 fn in_full(plan: &PlanView) -> String {
@@ -119,7 +119,7 @@ fn in_full(plan: &PlanView) -> String {
     }
     if plan.has_revocation {
         text += &format!(
-            "revocation  asked for, and not done yet; to keep the certificate: keyward cert revoke {} --cancel\n",
+            "revocation  asked for, and not done yet; to give it up: keyward cert revoke {} --cancel\n",
             plan.plan
         );
     }
@@ -265,6 +265,9 @@ impl Revoke {
         })?;
         match self.client.json {
             true => print_json(&plan),
+            false if plan.is_revoked => print(&format!(
+                "the authority may have revoked the certificate of plan {name} already, so it is replaced; to see the end: keyward cert status {name}\n"
+            )),
             false => print(&format!("the certificate of plan {name} is not revoked\n")),
         }
     }
@@ -293,9 +296,12 @@ impl Revoke {
         if self.client.json {
             return print_json(&plan);
         }
-        print(&format!(
-            "keyward-acme revokes the certificate of plan {name}, and renews it; to see the end: keyward cert status {name}\n"
-        ))
+        print(&match &plan.revocation_problem {
+            Some(problem) => format!("{problem}\n"),
+            None => format!(
+                "keyward-acme revokes the certificate of plan {name}, and renews it; to see the end: keyward cert status {name}\n"
+            ),
+        })
     }
 }
 

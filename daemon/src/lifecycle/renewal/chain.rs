@@ -19,6 +19,7 @@ use crate::keys::certificates::{Certificate, Chain};
 use crate::keys::{Key, Version, now};
 use crate::lifecycle::event::Actor;
 use crate::lifecycle::{Error, certificates, versions};
+use crate::renewal::Progress;
 use crate::renewal::progress::{Issued, Revocation};
 
 /// Checks the chain of a plan, and attaches it. The order has ended then. `is_preferred` is false
@@ -55,7 +56,19 @@ async fn carry_out(
     let number = before.progress.version.ok_or_else(|| RenewalError::NotOrdered(name.clone()))?;
     let key = key_of(daemon, &plan).await?;
     let leaf = chain.certificates.first().ok_or_else(|| RenewalError::NoCertificate(name.clone()))?;
-    if before.progress.newer_than.is_some_and(|refused| number <= refused) {
+    if before.progress.refused().is_some_and(|refused| number <= refused) {
+        // The authority has certified the compromised key once more.
+        let is_of_key = key.version(number).is_some_and(|version| version.spki == leaf.spki());
+        let is_compromised = before.progress.compromised.is_some_and(|compromised| number <= compromised);
+        let is_real =
+            || has_names(leaf, &plan) && anchors::check(&plan, is_public(daemon, &plan), chain).is_ok();
+        if is_of_key && is_compromised && is_real() {
+            let directory = authority(&daemon.config(), &plan).ok().map(|one| one.directory.clone());
+            daemon.renewals.update(name.as_str(), |progress| {
+                revoke_too(progress, leaf, directory.as_ref());
+                Ok::<_, RenewalError>(())
+            })?;
+        }
         return Err(RenewalError::RefusedKey { label: key.label.clone(), version: number }.into());
     }
     // A person, or the authority by its window, wants another one before its time. An authority
@@ -64,7 +77,12 @@ async fn carry_out(
     let is_asked_for = before.progress.asked_at.is_some();
     let has_roots = plan.chain_root.is_some() || is_public(daemon, &plan);
     let may_end_earlier = is_asked_for || has_roots || suggested.is_some_and(|at| at <= now());
-    check(&plan, &key, number, leaf, before.certificate.as_ref(), is_asked_for, may_end_earlier)?;
+    if before.certificate.as_ref().is_some_and(|present| present.fingerprint() == leaf.fingerprint()) {
+        return Err(RenewalError::NotNew { new: leaf.not_before(), old: leaf.not_before() }.into());
+    }
+    // A certificate that was revoked, or is for a compromised key, says nothing about the next one.
+    let present = before.certificate.as_ref().filter(|_| !before.is_revoked);
+    check(&plan, &key, number, leaf, present, is_asked_for, may_end_earlier)?;
     anchors::check(&plan, is_public(daemon, &plan), chain)?;
     if let Some(wanted) = plan.issuer.preferred_chain() {
         let last = chain.certificates.last().unwrap_or(leaf);
@@ -101,15 +119,13 @@ async fn carry_out(
         progress.is_replaced = false;
         // The work of before a wish does not fulfil the wish. The wish may have come since the
         // checks above, also that this key is compromised.
-        let is_refused = progress.newer_than.is_some_and(|refused| number <= refused);
+        let is_refused = progress.refused().is_some_and(|refused| number <= refused);
         progress.asked_at = match progress.has_new_wish() || is_refused {
             true => progress.asked_at.or(Some(now)),
             false => None,
         };
-        if let (true, Some(directory)) = (is_refused, &issued.directory) {
-            let certificate = URL_SAFE_NO_PAD.encode(leaf.der());
-            let directory = directory.clone();
-            progress.revoke(Revocation { reason: KEY_COMPROMISE, certificate, directory });
+        if progress.compromised.is_some_and(|compromised| number <= compromised) {
+            revoke_too(progress, leaf, issued.directory.as_ref());
         }
         progress.refused_version = None;
         progress.renewed_at = Some(now);
@@ -122,10 +138,18 @@ async fn carry_out(
         Ok::<_, RenewalError>(())
     })?;
     // Nobody has files: servers on rustls take the newest version with a certificate.
-    if key.current != number && !is_deployed {
+    if key.current < number && !is_deployed {
         versions::promote(daemon, actor, &plan.key, number).await?;
     }
     state::of(daemon, name).await
+}
+
+/// Asks for the revocation of a certificate for a compromised key that has just been issued.
+fn revoke_too(progress: &mut Progress, leaf: &Certificate, directory: Option<&String>) {
+    let Some(directory) = directory.cloned() else { return };
+    let certificate = URL_SAFE_NO_PAD.encode(leaf.der());
+    let not_after = leaf.not_after();
+    progress.revoke(Revocation { reason: KEY_COMPROMISE, certificate, directory, not_after, is_sent: false });
 }
 
 /// The placeholder of a plan, which is made once.
@@ -167,8 +191,8 @@ fn check(
     }
     // A certificate that has expired says nothing about the next one.
     if let Some(present) = present.filter(|present| present.not_after() > now) {
-        // One of before, or the present one, which may be revoked.
-        if leaf.fingerprint() == present.fingerprint() || not_before < present.not_before() {
+        // One of before.
+        if not_before < present.not_before() {
             return Err(RenewalError::NotNew { new: not_before, old: present.not_before() }.into());
         }
         if !may_end_earlier && not_after < present.not_after() {

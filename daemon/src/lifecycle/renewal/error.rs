@@ -50,9 +50,9 @@ pub(crate) enum RenewalError {
     )]
     RefusedKey { label: Label, version: u32 },
     #[error(
-        "the authority has the message that revokes the certificate of the plan {0}, or gets it now; see in a moment how that ended: keyward cert status {0}"
+        "no revocation of a certificate of the plan {0} waits; the authority has carried out the last one, or nobody asked for one: keyward cert status {0}"
     )]
-    BeingRevoked(Label),
+    NothingToKeep(Label),
     #[error(
         "the plan {plan} has {most} certificates whose revocation has not succeeded yet; to give these up: keyward cert revoke {plan} --cancel"
     )]

@@ -104,6 +104,7 @@ async fn built(
     let certificate;
     let replaces;
     let mac_key;
+    let mut revoked = None;
     let payload = match step {
         Step::Read => Payload::Read,
         Step::Answer => Payload::Answer,
@@ -134,11 +135,7 @@ async fn built(
             let unreadable = |_| RenewalError::NoCertificate(name.clone());
             certificate = URL_SAFE_NO_PAD.decode(&asked.certificate).map_err(unreadable)?;
             let reason = asked.reason;
-            // From now on, the authority may have done it.
-            daemon.renewals.update(name.as_str(), |progress| {
-                progress.revoking = Some((asked.clone(), now()));
-                Ok::<_, RenewalError>(())
-            })?;
+            revoked = Some(asked);
             Payload::Revoke(&certificate, reason)
         }
     };
@@ -156,6 +153,18 @@ async fn built(
     };
     let unreadable = || RenewalError::Encoding("the unit gave a signature that is none on P-256".into());
     let message = message.signed(&signed).ok_or_else(unreadable)?;
+    if let Some(revoked) = revoked {
+        // From now on, the authority may have done it.
+        daemon.renewals.update(name.as_str(), |progress| {
+            progress
+                .revocations
+                .iter_mut()
+                .filter(|asked| asked.is(&revoked))
+                .for_each(|asked| asked.is_sent = true);
+            progress.revoking = Some(revoked);
+            Ok::<_, RenewalError>(())
+        })?;
+    }
     if let Some(begun) = begun {
         begun.done(Act::SignAcme { plan: name, step: step.name(), url }, None).await?;
     }
@@ -225,7 +234,7 @@ async fn request(daemon: &Daemon, actor: Actor, name: &Label) -> Result<Vec<u8>,
     hold(daemon, actor, name)?;
     let key = key_of(daemon, &plan).await?;
     let progress = daemon.renewals.of(name.as_str());
-    let is_refused = |number: u32| progress.newer_than.is_some_and(|refused| number <= refused);
+    let is_refused = |number: u32| progress.refused().is_some_and(|refused| number <= refused);
     let known = progress.version.filter(|number| key.version(*number).is_some() && !is_refused(*number));
     let (key, number) = match known {
         Some(number) => (key, number),
@@ -259,7 +268,7 @@ fn wants_new_key(plan: &Plan, key: &Key, progress: &Progress) -> bool {
     let Some(current) = key.version(0) else { return false };
     let is_old =
         plan.new_key_after.is_some_and(|after| current.created.saturating_add(after.as_secs()) <= now());
-    let is_refused = progress.newer_than.is_some_and(|refused| key.current <= refused);
+    let is_refused = progress.refused().is_some_and(|refused| key.current <= refused);
     is_refused || (plan.renews_key || is_old) && !current.certificates.is_empty()
 }
 
@@ -267,7 +276,7 @@ fn wants_new_key(plan: &Plan, key: &Key, progress: &Progress) -> bool {
 /// of a version that was refused, also one that has a certificate.
 fn unused(key: &Key, progress: &Progress) -> Option<u32> {
     let is_unused = |version: &&Version| {
-        let may_be = match progress.newer_than.filter(|refused| key.current <= *refused) {
+        let may_be = match progress.refused().filter(|refused| key.current <= *refused) {
             Some(refused) => version.number > refused,
             None => version.certificates.is_empty(),
         };

@@ -114,8 +114,8 @@ async fn note(daemon: &Daemon, actor: Actor, name: &Label, report: Report) -> Re
             daemon.renewals.update(name.as_str(), |progress| {
                 // The authority has done what the message said, whatever a person asks since.
                 let done = progress.revoking.take();
-                let (done, _) = done.ok_or_else(|| RenewalError::NotRevoked(name.clone()))?;
-                progress.revocations.retain(|asked| *asked != done);
+                let done = done.ok_or_else(|| RenewalError::NotRevoked(name.clone()))?;
+                progress.revocations.retain(|asked| !asked.is(&done));
                 if let Ok(der) = URL_SAFE_NO_PAD.decode(&done.certificate) {
                     progress.note_revoked(fingerprint(&der));
                 }
@@ -124,8 +124,7 @@ async fn note(daemon: &Daemon, actor: Actor, name: &Label, report: Report) -> Re
                     progress.asked_at = Some(now);
                     (progress.failures, progress.next_try, progress.last_error) = (0, 0, None);
                 }
-                (progress.revocation_failures, progress.next_revocation) = (0, 0);
-                progress.revocation_error = None;
+                progress.forget_revocation_failures();
                 Ok::<_, RenewalError>(())
             })?;
         }
@@ -222,13 +221,11 @@ async fn note(daemon: &Daemon, actor: Actor, name: &Label, report: Report) -> Re
 /// Notes that the authority has not revoked a certificate. A revocation that has failed does not
 /// keep the others waiting.
 fn not_revoked(progress: &mut Progress, is_answered: bool) {
-    let tried = progress.revoking.as_ref().map(|(tried, _)| tried.clone());
-    if is_answered {
-        progress.revoking = None;
-    }
-    if let Some(at) = progress.revocations.iter().position(|asked| Some(asked) == tried.as_ref()) {
+    let Some(tried) = progress.revoking.take() else { return };
+    if let Some(at) = progress.revocations.iter().position(|asked| asked.is(&tried)) {
         let asked = progress.revocations.remove(at);
-        progress.revocations.push(asked);
+        // Without an answer, the authority may have done it.
+        progress.revocations.push(Revocation { is_sent: asked.is_sent && !is_answered, ..asked });
     }
 }
 
@@ -249,7 +246,7 @@ pub(crate) async fn renew_now(
     let is_worked_on = daemon.renewals.is_worked_on(name.as_str());
     let updated = daemon.renewals.update(name.as_str(), |progress| {
         if new_key {
-            let refused = progress.refused_version.max(progress.newer_than);
+            let refused = progress.refused_version.max(progress.refused());
             progress.newer_than = progress.version.max(refused).max(certified).max(current);
         }
         ask(progress, is_worked_on);
@@ -273,23 +270,29 @@ fn ask(progress: &mut Progress, is_worked_on: bool) {
     }
 }
 
-/// Gives up the revocations of certificates of a plan, because a person asks.
+/// Gives up the revocations of certificates of a plan, because a person asks. A certificate that
+/// the authority may have revoked already is replaced.
 ///
 /// # Errors
-/// There is no such plan, the agent has the message for the authority already, or the act cannot be
-/// recorded.
+/// There is no such plan, no revocation waits, or the act cannot be recorded.
 pub(crate) async fn keep(daemon: &Daemon, actor: Actor, name: &Label) -> Result<(), Error> {
     let plan = plan(&daemon.config(), name)?;
     let begun = begin(daemon, actor, Action::RenewCertificate, Some(&plan.key)).await?;
-    let now = now();
+    let state = begun.result(state::of(daemon, name).await).await?;
+    let present = state.certificate.map(|present| URL_SAFE_NO_PAD.encode(present.der()));
     let updated = daemon.renewals.update(name.as_str(), |progress| {
-        let sent = progress.revoking.as_ref();
-        let is_new = |at: &u64| at.saturating_add(REVOCATION_LIFE) > now;
-        if sent.is_some_and(|(_, at)| is_new(at)) {
-            return Err(RenewalError::BeingRevoked(name.clone()));
+        if progress.revocations.is_empty() {
+            return Err(RenewalError::NothingToKeep(name.clone()));
         }
-        progress.revocations.clear();
-        (progress.revocation_failures, progress.next_revocation, progress.revocation_error) = (0, 0, None);
+        for sent in core::mem::take(&mut progress.revocations).into_iter().filter(|asked| asked.is_sent) {
+            if let Ok(der) = URL_SAFE_NO_PAD.decode(&sent.certificate) {
+                progress.note_revoked(fingerprint(&der));
+            }
+            if present.as_ref() == Some(&sent.certificate) {
+                progress.asked_at = Some(now());
+            }
+        }
+        progress.forget_revocation_failures();
         Ok(())
     });
     begun.result(updated).await?;
@@ -309,16 +312,17 @@ pub(crate) async fn revoke(daemon: &Daemon, actor: Actor, name: &Label, reason: 
         // A certificate that a person has attached.
         None => authority(&daemon.config(), &state.plan)?.directory.clone(),
     };
+    let not_after = certificate.not_after();
     let certificate = URL_SAFE_NO_PAD.encode(certificate.der());
     let begun = begin(daemon, actor, Action::RevokeCertificate, Some(&state.plan.key)).await?;
     let is_worked_on = daemon.renewals.is_worked_on(name.as_str());
     let updated = daemon.renewals.update(name.as_str(), |progress| {
-        if !progress.revoke(Revocation { reason, certificate, directory }) {
+        if !progress.revoke(Revocation { reason, certificate, directory, not_after, is_sent: false }) {
             return Err(RenewalError::ManyRevocations { plan: name.clone(), most: MOST_REVOCATIONS });
         }
         // No authority certifies a key again that was revoked as compromised.
         if reason == KEY_COMPROMISE {
-            progress.newer_than = progress.version.max(progress.newer_than).max(state.version);
+            progress.compromised = progress.version.max(progress.compromised).max(state.version);
         }
         ask(progress, is_worked_on);
         // Another key does not wait until the authority has revoked the certificate of this one.
@@ -358,7 +362,10 @@ pub(crate) async fn deployed(
         tracing::error!(plan = name.as_str(), "the certificate is not in use: {problem}");
     }
     let current = before.key.as_ref().map(|key| key.current);
-    if let Some(number) = before.version.filter(|number| is_served && current != Some(*number)) {
+    // An older version comes back with former names of the plan, and does not become current again.
+    if let Some(number) =
+        before.version.filter(|number| is_served && current.is_some_and(|now| now < *number))
+    {
         versions::promote(daemon, actor, &before.plan.key, number).await?;
     }
     // Most looks see what was seen before, and need no disk.
@@ -380,8 +387,6 @@ pub(crate) async fn deployed(
     Ok(())
 }
 
-/// Seconds within which an authority has answered the message that revokes a certificate.
-const REVOCATION_LIFE: u64 = 60;
 /// Failures in a row after which the next attempt begins with another order.
 const GIVE_UP: u32 = 4;
 /// SHA-256 of a certificate, in hexadecimal digits.

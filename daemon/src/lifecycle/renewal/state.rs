@@ -30,6 +30,8 @@ pub(crate) struct PlanState {
     pub(crate) certificate: Option<Certificate>,
     /// Number of the version of the key with the certificate.
     pub(crate) version: Option<u32>,
+    /// True if that certificate is revoked, or is for a compromised key.
+    pub(crate) is_revoked: bool,
     /// When the plan is due, in seconds since 1970.
     pub(crate) due: u64,
 }
@@ -108,8 +110,9 @@ async fn of_plan(daemon: &Daemon, plan: Plan) -> Result<PlanState, Error> {
     let (version, certificate) = found.unzip();
     let present = certificate.as_ref().map(validity);
     // A certificate that was revoked comes back if the names of the plan are changed back.
-    let is_revoked =
-        certificate.as_ref().is_some_and(|present| progress.revoked.contains(&present.fingerprint()));
+    let is_compromised = progress.compromised.is_some_and(|refused| version.is_some_and(|of| of <= refused));
+    let is_revoked = is_compromised
+        || certificate.as_ref().is_some_and(|present| progress.revoked.contains(&present.fingerprint()));
     let id = certificate.as_ref().and_then(|certificate| id_of(certificate.der()));
     let window = progress.window.as_ref().filter(|window| Some(&window.certificate) == id.as_ref());
     let facts = Facts {
@@ -117,11 +120,11 @@ async fn of_plan(daemon: &Daemon, plan: Plan) -> Result<PlanState, Error> {
         suggested: window.and_then(|window| window.chosen),
         renewed_at: progress.renewed_at,
         next_try: progress.next_try,
-        asked_at: progress.asked_at.or(is_revoked.then_some(0)),
+        asked_at: progress.asked_at.or(is_revoked.then(|| progress.renewed_at.unwrap_or_default())),
         spread: spread(plan.name.as_str()),
     };
     let due = due(&facts);
-    Ok(PlanState { plan, key, progress, certificate, version, due })
+    Ok(PlanState { plan, key, progress, certificate, version, is_revoked, due })
 }
 
 /// The newest version of a key with a certificate for exactly the names of a plan.

@@ -248,13 +248,6 @@ fn an_order_of_an_older_attempt_does_not_fulfil_a_wish() {
     agent.cert(&["renew", "shop", "--now"]);
     agent.renew();
     assert_eq!(agent.plan()["state"], "valid", "one wish, one certificate");
-    // To keep a certificate is no wish for another one.
-    agent.cert(&["renew", "shop", "--now"]);
-    let csr = agent.order();
-    agent.cert(&["revoke", "shop", "--cancel"]);
-    assert_eq!(agent.send(&csr, 90, "-60").0, 200);
-    agent.report(json!("end"));
-    assert_eq!(agent.plan()["state"], "valid");
 }
 
 /// The authority revokes the certificates that people name, each with the reason that they name,
@@ -267,18 +260,11 @@ fn revocations_are_those_that_people_ask_for() {
     let revoke = |reason: &str| agent.cert(&["revoke", "shop", "--reason", reason, "--yes"]);
     revoke("superseded");
     assert_eq!(agent.revocation(), (first.clone(), 4));
-    // Too late: the agent has the message.
-    let (_, words) = fail(&mut agent.scene.daemon.keyward(&["cert", "revoke", "shop", "--cancel"]));
-    assert!(words.contains("has the message that revokes the certificate"), "{words}");
     // Another reason for the same certificate, before the end of that attempt.
     revoke("key-compromise");
     agent.report(json!("revoked"));
     assert_eq!(agent.plan()["has_revocation"], true, "with the other reason");
     agent.report(json!("end"));
-    assert_eq!(agent.revocation(), (first.clone(), 1));
-    // Nobody knows whether the authority got the message: it may be too late to give it up.
-    agent.not_revoked("network", None);
-    fail(&mut agent.scene.daemon.keyward(&["cert", "revoke", "shop", "--cancel"]));
     assert_eq!(agent.revocation(), (first.clone(), 1));
     agent.not_revoked("serverInternal", None);
     // The plan is renewed meanwhile, and the new certificate is to be revoked, too.
@@ -459,4 +445,86 @@ fn a_missing_server_leaves_the_others_alone() {
     let looked = plan["looked_at"].as_u64().unwrap();
     scene.wait("another look", |plan| plan["looked_at"].as_u64().unwrap() > looked + 5);
     assert_eq!(log(), before, "nginx was not told again");
+}
+
+/// A certificate that the authority may have revoked is not called valid, also if a person gives
+/// the revocation up.
+#[test]
+fn a_revocation_that_may_have_happened_is_not_given_up() {
+    let agent = ByHand::start("");
+    agent.renew();
+    let cancel = || succeed(&mut agent.scene.daemon.keyward(&["cert", "revoke", "shop", "--cancel"]));
+    let (_, words) = fail(&mut agent.scene.daemon.keyward(&["cert", "revoke", "shop", "--cancel"]));
+    assert!(words.contains("no revocation of a certificate of the plan shop waits"), "{words}");
+    let revoke = || agent.cert(&["revoke", "shop", "--reason", "superseded", "--yes"]);
+    // Nobody has the message.
+    revoke();
+    assert!(cancel().contains("is not revoked"));
+    // The authority has refused it.
+    revoke();
+    agent.revocation();
+    agent.not_revoked("unauthorized", None);
+    assert!(cancel().contains("is not revoked"));
+    assert_eq!(agent.plan()["state"], "valid");
+    // Nobody knows.
+    revoke();
+    agent.revocation();
+    agent.not_revoked("network", None);
+    assert!(cancel().contains("may have revoked the certificate of plan shop already"));
+    let plan = agent.plan();
+    assert_eq!((&plan["state"], &plan["is_revoked"]), (&json!("due"), &json!(true)));
+    agent.renew();
+    let plan = agent.plan();
+    assert_eq!((&plan["state"], &plan["is_revoked"]), (&json!("valid"), &json!(false)));
+}
+
+/// A compromised version of the key comes back with former names of the plan, and stays refused.
+#[test]
+fn a_compromised_version_stays_refused() {
+    let agent = ByHand::start(NEVER_SERVED);
+    let served = || {
+        let body = json!({ "certificate": agent.fingerprint(), "listeners": {}, "problem": null });
+        assert_eq!(agent.post("deployed", body.to_string().as_bytes()).0, 200);
+    };
+    let current = || {
+        let shown = succeed(&mut agent.scene.daemon.keyward(&["key", "show", "shop", "--json"]));
+        serde_json::from_str::<Value>(&shown).unwrap()["current"].as_u64().unwrap()
+    };
+    let first = agent.renew();
+    served();
+    // An order is under way when the key is called compromised: its certificate is revoked, too.
+    agent.cert(&["renew", "shop", "--now"]);
+    let csr = agent.order();
+    agent.cert(&["revoke", "shop", "--reason", "key-compromise", "--yes"]);
+    assert_eq!(agent.send(&csr, 90, "-60").0, 409);
+    agent.failed("chain");
+    for _ in 0..2 {
+        agent.revocation();
+        agent.report(json!("revoked"));
+        agent.report(json!("end"));
+    }
+    assert_eq!(agent.plan()["has_revocation"], false);
+    let second = agent.renew();
+    assert_ne!(second, first);
+    served();
+    assert_eq!(current(), 2);
+    let config = agent.scene.daemon.path("keyward.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    let names = |to: &str| {
+        fs::write(&config, text.replace("names = [\"shop.example\", \"www.shop.example\"]", to)).unwrap();
+        agent.scene.daemon.reload();
+    };
+    names("names = [\"shop.example\"]");
+    assert_eq!(agent.renew(), second);
+    served();
+    names("names = [\"shop.example\", \"www.shop.example\"]");
+    // The second version has no certificate for these names any more, and the first one has.
+    assert_eq!(
+        (agent.plan()["state"].clone(), agent.plan()["is_revoked"].clone()),
+        (json!("due"), json!(true))
+    );
+    served();
+    assert_eq!(current(), 2, "the compromised version is not current again");
+    assert_eq!(agent.renew(), second);
+    assert_eq!(agent.plan()["state"], "valid");
 }
