@@ -144,6 +144,8 @@ pub(crate) struct Progress {
     pub(crate) revocations: Vec<Revocation>,
     /// The revocation whose message the agent has.
     pub(crate) revoking: Option<Revocation>,
+    /// Label of the key that the numbers of versions here are about.
+    pub(crate) key: Option<String>,
     /// The newest version of the key that a person has called compromised. It gets no certificate
     /// any more.
     pub(crate) compromised: Option<u32>,
@@ -299,12 +301,24 @@ impl Progress {
         self.held.as_ref().is_some_and(|hold| hold.wishes < self.wishes)
     }
 
+    /// Takes the numbers of versions for those of this key. Numbers of another key count for
+    /// nothing.
+    pub(crate) fn take_key(&mut self, label: &str) {
+        if self.key.as_deref().is_some_and(|known| known != label) {
+            (self.compromised, self.newer_than, self.refused_version) = (None, None, None);
+            (self.order, self.version) = (None, None);
+        }
+        self.key = Some(label.to_owned());
+    }
+
     /// Notes that an agent begins to work on the plan.
     pub(crate) fn begin(&mut self, pid: i32, now: u64) {
         if self.worked_for < self.wishes {
             (self.order, self.version) = (None, None);
         }
         self.worked_for = self.wishes;
+        // Of a message of an attempt without an end, nobody knows what has become.
+        self.revoking = None;
         self.held = Some(Hold { pid, since: now, messages: 0, wishes: self.wishes });
     }
 
@@ -342,7 +356,11 @@ impl Progress {
     /// Asks for a revocation. Another reason for the same certificate replaces the one before.
     /// False if there are too many.
     pub(crate) fn revoke(&mut self, revocation: Revocation) -> bool {
-        self.revocations.retain(|asked| asked.certificate != revocation.certificate);
+        let is_same = |asked: &Revocation| asked.certificate == revocation.certificate;
+        // The authority may have carried out the one before.
+        let is_sent = self.revocations.iter().any(|asked| is_same(asked) && asked.is_sent);
+        self.revocations.retain(|asked| !is_same(asked));
+        let revocation = Revocation { is_sent, ..revocation };
         let has_room = self.revocations.len() < MOST_REVOCATIONS;
         if has_room {
             self.revocations.push(revocation);

@@ -161,7 +161,11 @@ async fn built(
                 .iter_mut()
                 .filter(|asked| asked.is(&revoked))
                 .for_each(|asked| asked.is_sent = true);
-            progress.revoking = Some(revoked);
+            // The same message with another nonce: the authority has refused the one before.
+            let is_again = progress.revoking.as_ref().is_some_and(|before| before.is(&revoked));
+            if !is_again {
+                progress.revoking = Some(revoked);
+            }
             Ok::<_, RenewalError>(())
         })?;
     }

@@ -224,8 +224,11 @@ fn not_revoked(progress: &mut Progress, is_answered: bool) {
     let Some(tried) = progress.revoking.take() else { return };
     if let Some(at) = progress.revocations.iter().position(|asked| asked.is(&tried)) {
         let asked = progress.revocations.remove(at);
-        // Without an answer, the authority may have done it.
-        progress.revocations.push(Revocation { is_sent: asked.is_sent && !is_answered, ..asked });
+        // Without an answer, the authority may have done it. A refusal is one of this message, and
+        // not of those before.
+        progress
+            .revocations
+            .push(Revocation { is_sent: asked.is_sent && (!is_answered || tried.is_sent), ..asked });
     }
 }
 
@@ -245,6 +248,7 @@ pub(crate) async fn renew_now(
     let (certified, current) = (state.version, state.key.map(|key| key.current));
     let is_worked_on = daemon.renewals.is_worked_on(name.as_str());
     let updated = daemon.renewals.update(name.as_str(), |progress| {
+        progress.take_key(plan.key.as_str());
         if new_key {
             let refused = progress.refused_version.max(progress.refused());
             progress.newer_than = progress.version.max(refused).max(certified).max(current);
@@ -290,6 +294,7 @@ pub(crate) async fn keep(daemon: &Daemon, actor: Actor, name: &Label) -> Result<
             }
             if present.as_ref() == Some(&sent.certificate) {
                 progress.asked_at = Some(now());
+                (progress.failures, progress.next_try, progress.last_error) = (0, 0, None);
             }
         }
         progress.forget_revocation_failures();
@@ -317,6 +322,7 @@ pub(crate) async fn revoke(daemon: &Daemon, actor: Actor, name: &Label, reason: 
     let begun = begin(daemon, actor, Action::RevokeCertificate, Some(&state.plan.key)).await?;
     let is_worked_on = daemon.renewals.is_worked_on(name.as_str());
     let updated = daemon.renewals.update(name.as_str(), |progress| {
+        progress.take_key(state.plan.key.as_str());
         if !progress.revoke(Revocation { reason, certificate, directory, not_after, is_sent: false }) {
             return Err(RenewalError::ManyRevocations { plan: name.clone(), most: MOST_REVOCATIONS });
         }

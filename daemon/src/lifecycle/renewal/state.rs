@@ -98,6 +98,7 @@ pub(crate) async fn of(daemon: &Daemon, name: &Label) -> Result<PlanState, Error
 async fn of_plan(daemon: &Daemon, plan: Plan) -> Result<PlanState, Error> {
     let key = daemon.keys.get(&plan.key).await?;
     let mut progress = daemon.renewals.of(plan.name.as_str());
+    progress.take_key(plan.key.as_str());
     // An order at the authority that the plan had before is of no use.
     let is_here = |order: &String| {
         let config = daemon.config();

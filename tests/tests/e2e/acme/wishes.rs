@@ -466,10 +466,13 @@ fn a_revocation_that_may_have_happened_is_not_given_up() {
     agent.not_revoked("unauthorized", None);
     assert!(cancel().contains("is not revoked"));
     assert_eq!(agent.plan()["state"], "valid");
-    // Nobody knows.
+    // Nobody knows, whatever the authority says to later messages, and whoever asks again.
     revoke();
     agent.revocation();
     agent.not_revoked("network", None);
+    agent.revocation();
+    agent.not_revoked("rateLimited", None);
+    revoke();
     assert!(cancel().contains("may have revoked the certificate of plan shop already"));
     let plan = agent.plan();
     assert_eq!((&plan["state"], &plan["is_revoked"]), (&json!("due"), &json!(true)));
@@ -527,4 +530,23 @@ fn a_compromised_version_stays_refused() {
     assert_eq!(current(), 2, "the compromised version is not current again");
     assert_eq!(agent.renew(), second);
     assert_eq!(agent.plan()["state"], "valid");
+}
+
+/// The numbers of versions are those of one key: another key of the plan begins anew.
+#[test]
+fn another_key_of_the_plan_is_not_compromised() {
+    let agent = ByHand::start("");
+    agent.renew();
+    for _ in 0..2 {
+        agent.cert(&["revoke", "shop", "--reason", "key-compromise", "--yes"]);
+        agent.revocation();
+        agent.report(json!("revoked"));
+        agent.report(json!("end"));
+        agent.renew();
+    }
+    agent.scene.change_plan("key = \"other\"\n");
+    agent.renew();
+    let plan = agent.plan();
+    assert_eq!((&plan["state"], &plan["certificate"]["version"]), (&json!("valid"), &json!(1)), "{plan}");
+    assert_eq!((&plan["has_revocation"], &plan["is_revoked"]), (&json!(false), &json!(false)));
 }
