@@ -1,5 +1,5 @@
-//! Certificates that renew themselves: when each is due ([`due`]), how far it is ([`progress`]),
-//! and the messages to its authority ([`jws`]).
+//! Certificates that renew themselves: when each is due ([`due`]), how far it is ([`progress`],
+//! kept by [`renewals`]), and the messages to its authority ([`jws`]).
 //!
 //! The daemon decides and signs. An agent without keys carries the messages to the authority
 //! (docs/certificates.md), and cannot choose anything in them but a nonce and a URL of the
@@ -8,5 +8,7 @@
 pub(crate) mod due;
 pub(crate) mod jws;
 pub(crate) mod progress;
+mod renewals;
 
-pub(crate) use progress::{Progress, Renewals};
+pub(crate) use progress::Progress;
+pub(crate) use renewals::Renewals;
