@@ -7,13 +7,13 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use keyward_plans::{Report, Shown};
 use keyward_proto::Label;
-use sha2::{Digest, Sha256};
 
 use super::state::spread;
 use super::{RenewalError, account_key, authority, check_url, hold, plan, public_key, state};
 use crate::backend::random;
 use crate::daemon::Daemon;
 use crate::ground::text::printable;
+use crate::keys::certificates::Certificate;
 use crate::keys::now;
 use crate::lifecycle::details::Act;
 use crate::lifecycle::event::{Action, Actor, begin};
@@ -43,7 +43,7 @@ async fn note(daemon: &Daemon, actor: Actor, name: &Label, report: Report) -> Re
     let config = daemon.config();
     let plan = plan(&config, name)?;
     match report {
-        Report::Begin => return hold::begin(daemon, actor, name),
+        Report::Begin => hold::begin(daemon, actor, name)?,
         _ => hold::hold(daemon, actor, name)?,
     }
     let checked = |url: String| -> Result<String, Error> {
@@ -116,14 +116,7 @@ async fn note(daemon: &Daemon, actor: Actor, name: &Label, report: Report) -> Re
                 let done = progress.revoking.take();
                 let done = done.ok_or_else(|| RenewalError::NotRevoked(name.clone()))?;
                 progress.revocations.retain(|asked| !asked.is(&done));
-                if let Ok(der) = URL_SAFE_NO_PAD.decode(&done.certificate) {
-                    progress.note_revoked(fingerprint(&der));
-                }
-                // One that was replaced already needs no renewal.
-                if present.as_ref() == Some(&done.certificate) {
-                    progress.asked_at = Some(now);
-                    (progress.failures, progress.next_try, progress.last_error) = (0, 0, None);
-                }
+                replace_revoked(progress, &done, present.as_deref());
                 progress.forget_revocation_failures();
                 Ok::<_, RenewalError>(())
             })?;
@@ -232,6 +225,19 @@ fn not_revoked(progress: &mut Progress, is_answered: bool) {
     }
 }
 
+/// Notes that a certificate is revoked, or may be. `present` is the certificate that the plan has:
+/// one that was replaced already needs no renewal.
+fn replace_revoked(progress: &mut Progress, revoked: &Revocation, present: Option<&str>) {
+    let der = URL_SAFE_NO_PAD.decode(&revoked.certificate).ok();
+    if let Some(certificate) = der.and_then(|der| Certificate::from_der(&der).ok()) {
+        progress.note_revoked(certificate.fingerprint());
+    }
+    if present == Some(&revoked.certificate) {
+        progress.asked_at = Some(now());
+        (progress.failures, progress.next_try, progress.last_error) = (0, 0, None);
+    }
+}
+
 /// Has a plan renewed now, because a person asks. `new_key` makes a new version of its key.
 ///
 /// # Errors
@@ -289,13 +295,7 @@ pub(crate) async fn keep(daemon: &Daemon, actor: Actor, name: &Label) -> Result<
             return Err(RenewalError::NothingToKeep(name.clone()));
         }
         for sent in core::mem::take(&mut progress.revocations).into_iter().filter(|asked| asked.is_sent) {
-            if let Ok(der) = URL_SAFE_NO_PAD.decode(&sent.certificate) {
-                progress.note_revoked(fingerprint(&der));
-            }
-            if present.as_ref() == Some(&sent.certificate) {
-                progress.asked_at = Some(now());
-                (progress.failures, progress.next_try, progress.last_error) = (0, 0, None);
-            }
+            replace_revoked(progress, &sent, present.as_deref());
         }
         progress.forget_revocation_failures();
         Ok(())
@@ -395,10 +395,5 @@ pub(crate) async fn deployed(
 
 /// Failures in a row after which the next attempt begins with another order.
 const GIVE_UP: u32 = 4;
-/// SHA-256 of a certificate, in hexadecimal digits.
-fn fingerprint(der: &[u8]) -> String {
-    Sha256::digest(der).iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 /// Reason of a revocation: the key is compromised (RFC 5280, 5.3.1).
 pub(super) const KEY_COMPROMISE: u8 = 1;
