@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use hyper::body::Bytes;
 use keyward_unit::{ImportError, KeyFile};
-use pem_rfc7468::LineEnding;
 use zeroize::Zeroizing;
 
 use super::create::Properties;
@@ -21,7 +20,7 @@ use crate::cli::output::{note, print_json, warn};
 use crate::cli::passphrase;
 use crate::ground::exit;
 use crate::ground::hardening;
-use crate::keys::certificates::{Certificate, Chain, InvalidChain};
+use crate::keys::certificates::{Chain, InvalidChain};
 
 #[derive(Args, Debug)]
 pub(in crate::cli) struct Import {
@@ -146,13 +145,8 @@ impl Import {
 
     /// Attaches the certificates, and returns the changed key.
     fn attach(&self, chain: &Chain) -> Result<KeyView, Failure> {
-        // The encoder fails only for lengths near the end of memory.
-        let pem = |certificate: &Certificate| {
-            pem_rfc7468::encode_string("CERTIFICATE", LineEnding::LF, certificate.der()).unwrap_or_default()
-        };
-        let pem: String = chain.certificates.iter().map(pem).collect();
         let attached = self.key.call("attach the certificates in the file to", |admin, label| {
-            admin.attach(label, Bytes::from(pem))?;
+            admin.attach(label, Bytes::from(chain.to_pem()))?;
             admin.show(label)
         });
         let key = attached.map_err(|failure| failure.while_trying("the key is imported, but"))?;

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use hyper::body::Bytes;
 use keyward_proto::{KeyType, Label, Reference, Use};
 use keyward_unit::{ImportError, KeyFile};
-use pem_rfc7468::LineEnding;
 use zeroize::Zeroizing;
 
 use crate::admin::api::KeyView;
@@ -169,7 +168,7 @@ impl PlannedKey {
             }
         };
         if let Some(chain) = self.chain.as_ref().filter(|_| is_new) {
-            admin.attach(label, Bytes::from(pem(chain)))?;
+            admin.attach(label, Bytes::from(chain.to_pem()))?;
         }
         let reference = view.reference(number).filter(|reference| reference.spki() == self.spki);
         let reference = reference.ok_or_else(|| {
@@ -321,13 +320,7 @@ pub(super) fn certificates_alone(path: &Path) -> Result<Option<String>, Failure>
     let chain = certificates(&bytes).map_err(|error| {
         Failure::new(exit::DATA, format_args!("cannot use the certificates in {}: {error}", path.display()))
     })?;
-    Ok(Some(pem(&chain)))
-}
-
-fn pem(chain: &Chain) -> String {
-    // The encoder fails only for lengths near the end of memory.
-    let one = |der: &[u8]| pem_rfc7468::encode_string("CERTIFICATE", LineEnding::LF, der).unwrap_or_default();
-    chain.certificates.iter().map(|certificate| one(certificate.der())).collect()
+    Ok(Some(chain.to_pem()))
 }
 
 const BEGIN_CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----";

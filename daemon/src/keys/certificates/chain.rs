@@ -1,5 +1,6 @@
 use keyward_proto::pem;
 use keyward_unit::unfolded;
+use pem_rfc7468::LineEnding;
 use rustls::pki_types::CertificateDer;
 use rustls::server::ParsedCertificate;
 use thiserror::Error;
@@ -123,6 +124,15 @@ impl Chain {
             certificates.push(others.remove(next));
         }
         Ok(Some(Self { certificates, repeated: self.repeated }))
+    }
+
+    /// The certificates in PEM.
+    pub fn to_pem(&self) -> String {
+        // The encoder fails only for lengths near the end of memory.
+        let one = |certificate: &Certificate| {
+            pem_rfc7468::encode_string("CERTIFICATE", LineEnding::LF, certificate.der()).unwrap_or_default()
+        };
+        self.certificates.iter().map(one).collect()
     }
 
     /// Checks that each certificate except the first has certified an earlier certificate, in the
