@@ -33,7 +33,7 @@ impl NginxConf {
 
     /// A configuration whose included files stand in the place of their directives.
     pub(crate) fn of_parts(directives: Vec<Directive>, blocks: Vec<Vec<String>>) -> Self {
-        // No include is left, as in a dump. The blocks are whole, so none stands outside of http.
+        // Unlike in a dump, each server stands in its block http.
         Self { directives, blocks, is_dump: false }
     }
 

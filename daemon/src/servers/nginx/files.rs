@@ -27,9 +27,9 @@ pub(crate) struct ConfigurationFile {
     pub(crate) text: String,
 }
 
-/// First file and prefix of a running nginx. `built` is the output of `nginx -V`, which names the
-/// defaults of the program.
-pub(crate) fn places(master: &Master, built: &str) -> (PathBuf, PathBuf) {
+/// First file of the configuration of a running nginx. `built` is the output of `nginx -V`, which
+/// names the defaults of the program.
+pub(crate) fn first_file(master: &Master, built: &str) -> PathBuf {
     let default = |name: &str| {
         let mut words = built.split_whitespace();
         words.find_map(|word| word.strip_prefix(name)?.strip_prefix('=')).map(str::to_owned)
@@ -39,7 +39,7 @@ pub(crate) fn places(master: &Master, built: &str) -> (PathBuf, PathBuf) {
     let prefix = option("-p").or_else(|| default("--prefix")).unwrap_or_else(|| "/usr/share/nginx".into());
     let prefix = shown.path(&prefix);
     let file = option("-c").or_else(|| default("--conf-path")).unwrap_or_else(|| "conf/nginx.conf".into());
-    (prefix.join(file), prefix)
+    prefix.join(file)
 }
 
 impl Configuration {

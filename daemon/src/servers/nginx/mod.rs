@@ -7,7 +7,7 @@ use std::process::Command;
 
 use super::processes::Master;
 pub(crate) use conf::{DUMP, Directive, NginxConf};
-pub(crate) use files::{Configuration, places};
+pub(crate) use files::{Configuration, first_file};
 
 /// The program of nginx with the configuration of a running one: its process shows its arguments
 /// as `nginx: master process /usr/sbin/nginx -c FILE`.

@@ -68,7 +68,7 @@ impl Nginx {
             }
         };
         let built = output(Command::new(&master.program).arg("-V"))?;
-        let (main, _) = nginx::places(&master, &built);
+        let main = nginx::first_file(&master, &built);
         // While nginx replaces its program, the workers may be those of the new master.
         let children = processes::children(&master);
         let of_new = children.iter().filter(|child| child.title.starts_with(MASTER));
