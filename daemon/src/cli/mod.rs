@@ -21,6 +21,7 @@ mod key;
 mod output;
 mod passphrase;
 mod private_network;
+mod program;
 mod protect;
 mod reload;
 mod remarks;

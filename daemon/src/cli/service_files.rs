@@ -6,6 +6,11 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+/// True if systemd is the init system that runs (sd_booted(3)).
+pub(super) fn has_systemd() -> bool {
+    Path::new("/run/systemd/system").is_dir()
+}
+
 /// A credential that the service passes to the daemon.
 pub(super) struct Credential {
     pub(super) name: String,

@@ -5,18 +5,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::process::Command;
 
 use keyward_proto::Reference;
 
+use super::Protect;
 use super::journal::{Journal, Phase, digest};
 use super::nginx::{self, Nginx};
 use super::plan::{Plan, Probe};
-use super::{Protect, has_systemd};
 use crate::admin::api::User;
 use crate::admin::client::AdminClient;
 use crate::cli::failure::Failure;
-use crate::cli::output;
+use crate::cli::{output, program, service_files};
 use crate::config::Config;
 use crate::ground::exit;
 use crate::servers::served;
@@ -90,9 +89,7 @@ fn steps(
     }
     nginx.check(options)?;
     options.done("nginx accepts the references");
-    if has_systemd() {
-        systemctl(&["daemon-reload"])?;
-    }
+    reload_systemd()?;
     journal.enter(Phase::Switching)?;
     nginx::forward(nginx)?;
     options.done("nginx uses the references");
@@ -208,9 +205,7 @@ fn undo_run(
     let was_done = journal.phase() == Some(Phase::Done);
     journal.enter(Phase::Undoing)?;
     journal.put_back()?;
-    if has_systemd() {
-        systemctl(&["daemon-reload"])?;
-    }
+    reload_systemd()?;
     if let Err(refusal) = nginx.check(options) {
         // Another part of the configuration may name a file of the run, such as a new site.
         if was_done {
@@ -397,12 +392,11 @@ fn compare(before: &Shown, after: &Shown) -> Result<(), Failure> {
     Err(Failure::new(exit::UNAVAILABLE, format_args!("the listener {} {how}, for {}", probe.at, probe.name)))
 }
 
-fn systemctl(words: &[&str]) -> Result<(), Failure> {
-    let failed =
-        |why: String| Failure::new(exit::UNAVAILABLE, format_args!("systemctl {}: {why}", words.join(" ")));
-    let ended = Command::new("systemctl").args(words).output().map_err(|error| failed(error.to_string()))?;
-    match ended.status.success() {
-        true => Ok(()),
-        false => Err(failed(String::from_utf8_lossy(&ended.stderr).trim().to_owned())),
+/// Has systemd read the drop-in of the service of nginx again.
+fn reload_systemd() -> Result<(), Failure> {
+    if !service_files::has_systemd() {
+        return Ok(());
     }
+    let reloaded = program::run("systemctl", &["daemon-reload"], b"");
+    reloaded.map(drop).map_err(|error| Failure::new(exit::UNAVAILABLE, error))
 }

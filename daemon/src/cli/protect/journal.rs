@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
+use super::key_file::{KeyFile, modified};
 use crate::cli::failure::Failure;
 use crate::ground::exit;
 use crate::ground::ownership::{self, Owners};
@@ -53,23 +54,6 @@ pub(super) struct Imported {
     pub(super) label: String,
     /// SHA-256 of the public key, in hexadecimal digits.
     pub(super) public_key: String,
-}
-
-/// A file with a private key, and facts by which it is known again.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub(super) struct KeyFile {
-    /// The path in the configuration.
-    pub(super) path: PathBuf,
-    /// The path to which links lead.
-    real: PathBuf,
-    /// Label of the key in the daemon.
-    pub(super) label: String,
-    device: u64,
-    inode: u64,
-    length: u64,
-    /// Time of the last change of the contents, in nanoseconds since 1970.
-    modified: u64,
-    is_removed: bool,
 }
 
 /// How far a run has come.
@@ -109,51 +93,6 @@ struct Before {
     gid: u32,
     /// Time of the last change of the contents, in nanoseconds since 1970.
     modified: u64,
-}
-
-impl KeyFile {
-    /// The facts about a file as it is now. Others must not be able to exchange the file.
-    ///
-    /// # Errors
-    /// [`Failure`] if the file cannot be examined, or if others can change it.
-    pub(super) fn of(path: &Path, label: &str) -> Result<Self, Failure> {
-        let real = path.canonicalize().map_err(|error| Failure::reading(path, &error))?;
-        let file = ownership::open(&real).map_err(|error| {
-            Failure::new(exit::NO_PERMISSION, format_args!("cannot use {}: {error}", path.display()))
-        })?;
-        let found = file.metadata().map_err(|error| Failure::reading(path, &error))?;
-        Ok(Self {
-            path: path.to_owned(),
-            real,
-            label: label.to_owned(),
-            device: found.dev(),
-            inode: found.ino(),
-            length: found.len(),
-            modified: modified(&found),
-            is_removed: false,
-        })
-    }
-
-    /// True if the file is the one whose key was imported.
-    pub(super) fn is_same(&self) -> bool {
-        Self::of(&self.path, &self.label).is_ok_and(|now| now == Self { is_removed: false, ..self.clone() })
-    }
-
-    /// Overwrites the file and removes it. Copies elsewhere, and old blocks of the disk, stay.
-    fn wipe(&self) -> io::Result<()> {
-        let mut file = ownership::open_to_write(&self.real).map_err(io::Error::other)?;
-        let found = file.metadata()?;
-        if (found.dev(), found.ino()) != (self.device, self.inode) {
-            return Err(io::Error::other("it is another file now"));
-        }
-        io::copy(&mut io::repeat(0).take(self.length), &mut file)?;
-        file.sync_all()?;
-        fs::remove_file(&self.real)?;
-        if self.path != self.real {
-            fs::remove_file(&self.path)?;
-        }
-        File::open(directory_of(&self.real))?.sync_all()
-    }
 }
 
 impl Journal {
@@ -486,11 +425,6 @@ impl Run {
         let text = text.map_err(|error| Failure::new(exit::SOFTWARE, error))?;
         written(&path, &text, 0o600, None).map_err(|error| cannot_write(&path, &error))
     }
-}
-
-fn modified(found: &fs::Metadata) -> u64 {
-    let since = found.modified().ok().and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
-    since.map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
 }
 
 fn is_same(path: &Path, before: &Before) -> bool {

@@ -7,11 +7,12 @@
 
 mod change;
 mod journal;
+mod key_file;
 mod keys;
 mod nginx;
 mod plan;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
@@ -147,9 +148,4 @@ impl Protect {
             eprintln!("ok  {step}");
         }
     }
-}
-
-/// True if systemd is the init system that runs (sd_booted(3)).
-fn has_systemd() -> bool {
-    Path::new("/run/systemd/system").is_dir()
 }

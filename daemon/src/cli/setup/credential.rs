@@ -6,8 +6,8 @@ use serde::Serialize;
 use zeroize::Zeroizing;
 
 use super::files;
-use super::program::{self, ProgramError};
 use crate::cli::failure::Failure;
+use crate::cli::program::{self, ProgramError};
 use crate::ground::exit;
 use crate::ground::text::quoted;
 

@@ -13,7 +13,6 @@ mod files;
 mod found;
 mod opens;
 mod place;
-mod program;
 mod report;
 mod secret;
 mod service;

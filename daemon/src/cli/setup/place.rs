@@ -6,6 +6,7 @@ use nix::unistd::{Group, Uid, User};
 
 use crate::cli::client::{RUNTIME_DIR, STATE_DIR};
 use crate::cli::failure::Failure;
+use crate::cli::service_files;
 use crate::ground::exit;
 use crate::ground::ownership::{self, Owners};
 use crate::ground::text::quoted;
@@ -44,8 +45,7 @@ impl Place {
             dir,
             state_dir: absolute(state_dir)?,
             runtime_dir: absolute(runtime_dir)?,
-            // sd_booted(3)
-            has_systemd: Path::new("/run/systemd/system").is_dir(),
+            has_systemd: service_files::has_systemd(),
         })
     }
 

@@ -2,10 +2,10 @@
 
 use super::choice::Way;
 use super::place::Place;
-use super::program;
 use crate::admin::api::{BackendView, StatusView};
 use crate::admin::client::AdminClient;
 use crate::cli::failure::Failure;
+use crate::cli::program;
 use crate::config::EMBEDDED;
 use crate::ground::exit;
 use crate::ground::opening::Opening;

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 ///
 /// # Errors
 /// [`ProgramError`] if the program cannot be run, fails, or prints more than [`MAX_OUTPUT`] bytes.
-pub(super) fn run(
+pub(in crate::cli) fn run(
     name: &'static str,
     arguments: &[&str],
     input: &[u8],
@@ -29,7 +29,10 @@ pub(super) fn run(
 ///
 /// # Errors
 /// [`ProgramError`] if the program cannot be run.
-pub(super) fn run_any(name: &'static str, arguments: &[&str]) -> Result<Zeroizing<Vec<u8>>, ProgramError> {
+pub(in crate::cli) fn run_any(
+    name: &'static str,
+    arguments: &[&str],
+) -> Result<Zeroizing<Vec<u8>>, ProgramError> {
     finished(name, arguments, b"").map(|(_, output, _)| output)
 }
 
@@ -84,7 +87,7 @@ fn last_line(stderr: Option<impl Read>) -> String {
 
 /// Reason why a program gave no output.
 #[derive(Debug, Error)]
-pub(super) enum ProgramError {
+pub(in crate::cli) enum ProgramError {
     #[error("{name} failed with {status}{}{last_line}", if last_line.is_empty() { "" } else { ": " })]
     Ended { name: &'static str, status: ExitStatus, last_line: String },
     #[error("{name} printed more than {MAX_OUTPUT} bytes")]
