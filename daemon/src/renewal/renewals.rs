@@ -1,6 +1,6 @@
-//! The file of the progress of all plans, beside the key store, so that a daemon or an agent that is
-//! killed goes on where it was. The file has no secret. Without it, plans begin anew. And what is
-//! known of agents and deployers since the start.
+//! The file of the progress of all plans, beside the key store, so that a daemon or an agent that
+//! is killed goes on where it was. The file has no secret. Without the file, plans begin anew. And
+//! the facts that are known of agents and deployers since the start.
 
 use core::sync::atomic::{self, AtomicI64, AtomicU64};
 use core::time::Duration;
@@ -102,8 +102,8 @@ pub(crate) struct Account {
 
 impl Renewals {
     /// Progress in the file of a state directory. A file that is missing or damaged counts as
-    /// empty: the accounts and certificates are found again. Of a file that is damaged in parts, the
-    /// other parts count. The damaged file is kept under another name.
+    /// empty: the accounts and certificates are found again. Of a file that is damaged in parts,
+    /// the other parts count. The damaged file is kept under another name.
     pub(crate) fn load(state_dir: &Path) -> Self {
         let file = state_dir.join(FILE);
         let mut damage = None;
