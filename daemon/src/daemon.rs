@@ -355,7 +355,10 @@ impl Daemon {
         let unusable = self.unusable_keys.load().as_ref().map(|problem| problem.to_string());
         let noted = [&self.next_start, &self.unit_state, &self.not_final, &self.secrets, &self.unit_files];
         let noted = noted.into_iter().filter_map(|problem| Some(problem.load_full()?.to_string()));
-        unusable.into_iter().chain(pending).chain(noted).chain(self.renewals.problem()).collect()
+        let is_without_plans = self.config().plans.is_empty();
+        let orphans = is_without_plans.then(|| self.renewals.orphans()).flatten();
+        let of_renewals = self.renewals.problem().into_iter().chain(orphans);
+        unusable.into_iter().chain(pending).chain(noted).chain(of_renewals).collect()
     }
 
     /// Puts a configuration in force. Notifies watching peers if the grants have changed.

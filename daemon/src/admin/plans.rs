@@ -24,7 +24,6 @@ use crate::keys::certificates::Chain;
 use crate::keys::{Standing, now};
 use crate::lifecycle::{self, renewal};
 use crate::observe::renewals::{PlanLook, WatchLook};
-use crate::renewal::Progress;
 use crate::renewal::jws::AccountKey;
 
 /// Every plan, for people.
@@ -324,7 +323,9 @@ async fn view(daemon: &Daemon, state: renewal::PlanState) -> Result<PlanView, Ad
     let (is_served, looked_at) = served(daemon, &state);
     let key_problem = key_problem(&state);
     let explanation = state.window().and_then(|window| window.explanation.clone());
-    let renewal::PlanState { plan, progress, due, is_revoked, .. } = state;
+    let is_revoked = state.is_revoked();
+    let revocation_problem = revocation_problem(daemon, &state);
+    let renewal::PlanState { plan, progress, due, revocations, .. } = state;
     let issuer_domain = acme.as_ref().map(|acme| {
         let host = config::origin(&acme.directory).unwrap_or_default().trim_start_matches("https://");
         issuer_domain(host).to_owned()
@@ -335,7 +336,6 @@ async fn view(daemon: &Daemon, state: renewal::PlanState) -> Result<PlanView, Ad
             if acme.as_ref().is_some_and(|acme| acme.challenge.is_dns()) { "dns-01" } else { "http-01" };
         format!("CAA 0 issue \"{domain}; accounturi={account}; validationmethods={kind}\"")
     });
-    let revocation_problem = revocation_problem(daemon, &plan, &progress);
     let last_error = progress.last_error.or(progress.revocation_error);
     let deployed = progress.deployed;
     Ok(PlanView {
@@ -363,7 +363,7 @@ async fn view(daemon: &Daemon, state: renewal::PlanState) -> Result<PlanView, Ad
         former_account: acme.as_ref().and_then(|acme| acme.former_account.clone()),
         account: acme.as_ref().and_then(|acme| acme.account.clone()),
         key_problem: key_problem.map(str::to_owned),
-        has_revocation: !progress.revocations.is_empty(),
+        has_revocation: !revocations.is_empty(),
         is_revoked,
         revocation_problem,
         files: needed_files(daemon, &plan),
@@ -429,14 +429,14 @@ fn revokes(daemon: &Daemon, state: &renewal::PlanState) -> Option<u8> {
 
 /// Why a revocation does not go on, if one does not: only the authority that has issued a
 /// certificate revokes it.
-fn revocation_problem(daemon: &Daemon, plan: &config::Plan, progress: &Progress) -> Option<String> {
-    let config = daemon.config();
+fn revocation_problem(daemon: &Daemon, state: &renewal::PlanState) -> Option<String> {
+    let (config, plan) = (daemon.config(), &state.plan);
     let here = match &plan.issuer {
         config::Issuer::Acme { authority, .. } => config.authorities.get(authority),
         config::Issuer::Command(_) => None,
     };
-    let is_here = |directory: &str| here.is_some_and(|here| here.directory == directory);
-    let other = progress.revocations.iter().find(|asked| !is_here(&asked.directory))?;
+    let other =
+        state.revocations.iter().find(|asked| !here.is_some_and(|here| asked.is_at(&here.directory)))?;
     Some(format!(
         "the revocation of a certificate waits for the authority at {}, which the plan does not have any more: name that authority in ca until the certificate is revoked, or give the revocation up: keyward cert revoke {} --cancel",
         other.directory, plan.name
@@ -518,7 +518,7 @@ fn words(daemon: &Daemon, state: &renewal::PlanState) -> &'static str {
         _ if key_problem(state).is_some() => "failing",
         Some(certificate) if certificate.not_after() <= now => "expired",
         _ if state.progress.failures + state.progress.revocation_failures > 0 => "failing",
-        _ if revocation_problem(daemon, &state.plan, &state.progress).is_some() => "failing",
+        _ if revocation_problem(daemon, state).is_some() => "failing",
         None => "none",
         Some(_) if state.due <= now => "due",
         Some(_) => "valid",

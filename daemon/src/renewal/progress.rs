@@ -1,4 +1,4 @@
-//! How far a plan is.
+//! How far a plan is. Facts about keys and certificates are elsewhere ([`super::known`]).
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -6,6 +6,9 @@ use std::net::SocketAddr;
 use keyward_plans::Shown;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+
+use super::known::{Known, Revocation, digest, version_of};
+use crate::keys::Key;
 
 /// Progress of a plan. Times are in seconds since 1970.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
@@ -19,8 +22,8 @@ pub(crate) struct Progress {
     pub(crate) orders: Vec<u64>,
     /// Times of the last messages that order the same again, with another nonce.
     pub(crate) nonces: Vec<u64>,
-    /// Version of the key that the order under way is for, once its request was signed.
-    pub(crate) version: Option<u32>,
+    /// Public key that the order under way is for, once its request was signed.
+    pub(crate) ordered_key: Option<String>,
     /// Time of the last success.
     pub(crate) renewed_at: Option<u64>,
     /// Failures since then.
@@ -39,24 +42,13 @@ pub(crate) struct Progress {
     /// Number of wishes when the last attempt began. Its order and its version of the key are of no
     /// use for a later wish.
     pub(crate) worked_for: u64,
-    /// The last certificates that an issuer gave, and where they came from, the last one last.
-    pub(crate) issued: Vec<Issued>,
-    /// SHA-256 of the certificates that an authority has revoked, the last one last.
-    pub(crate) revoked: Vec<String>,
-    /// The newest version of the key that the authority has refused.
-    pub(crate) refused_version: Option<u32>,
-    /// The next certificate is for a newer version of the key than this one, which the authority or
-    /// a person has refused. Counts until a newer version is current.
-    pub(crate) newer_than: Option<u32>,
-    /// Certificates that a person asked to revoke, the first one first.
-    pub(crate) revocations: Vec<Revocation>,
+    /// The newest public key that the authority has refused since the last success.
+    pub(crate) refused_key: Option<String>,
     /// The revocation whose message the agent has.
     pub(crate) revoking: Option<Revocation>,
-    /// Label of the key that the numbers of versions here are about.
-    pub(crate) key: Option<String>,
-    /// The newest version of the key that a person has called compromised. It gets no certificate
-    /// any more.
-    pub(crate) compromised: Option<u32>,
+    /// Numbers of versions in a file of before, until the public keys of these versions are known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) numbers: Option<Numbers>,
     /// Failures of revocations since the last success, and the time before which none is tried.
     pub(crate) revocation_failures: u32,
     pub(crate) next_revocation: u64,
@@ -82,41 +74,43 @@ pub(crate) struct Hold {
     pub(crate) wishes: u64,
 }
 
-/// A certificate that an issuer gave.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub(crate) struct Issued {
-    /// SHA-256 of the certificate, in hexadecimal digits.
-    pub(crate) certificate: String,
-    /// URL of the directory of its authority; `None` for a program.
-    pub(crate) directory: Option<String>,
+/// Numbers of versions of a key, as an earlier version noted them.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default)]
+pub(super) struct Numbers {
+    /// Label of the key; `None` for the key that the plan has.
+    key: Option<String>,
+    /// Version that the order under way is for.
+    version: Option<u32>,
+    /// The newest version that the authority has refused.
+    refused_version: Option<u32>,
+    /// See [`Known::newer_than`].
+    newer_than: Option<u32>,
+    /// The newest version that a person has called compromised.
+    compromised: Option<u32>,
 }
 
-/// A certificate to be revoked: another one may be there before the authority has done it.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub(crate) struct Revocation {
-    /// Reason (RFC 5280, 5.3.1).
-    pub(crate) reason: u8,
-    /// The certificate in DER, in base64url.
-    pub(crate) certificate: String,
-    /// URL of the directory of the authority that has issued the certificate.
-    pub(crate) directory: String,
-    /// End of the certificate, in seconds since 1970. Nobody revokes an expired one.
-    #[serde(default = "never")]
-    pub(crate) not_after: u64,
-    /// True if the agent got the message for the authority, which may have carried it out, and has
-    /// not refused it.
-    #[serde(default)]
-    pub(crate) is_sent: bool,
-}
-
-const fn never() -> u64 {
-    u64::MAX
-}
-
-impl Revocation {
-    /// True for the same certificate and reason.
-    pub(crate) fn is(&self, other: &Self) -> bool {
-        (&self.certificate, self.reason) == (&other.certificate, other.reason)
+impl Numbers {
+    /// Takes the numbers out of the fields of a plan. Adds the names of damaged ones to `lost`.
+    fn taken(fields: &mut Map<String, Value>, lost: &mut Vec<String>) -> Option<Self> {
+        let key = fields.remove("key").and_then(|key| Some(key.as_str()?.to_owned()));
+        let mut number = |name: &str| {
+            let value = fields.remove(name).filter(|value| !value.is_null())?;
+            let number = value.as_u64().and_then(|number| number.try_into().ok());
+            if number.is_none() {
+                lost.push(name.to_owned());
+            }
+            number
+        };
+        let numbers = Self {
+            version: number("version"),
+            refused_version: number("refused_version"),
+            newer_than: number("newer_than"),
+            compromised: number("compromised"),
+            key,
+        };
+        let is_empty = Self { key: numbers.key.clone(), ..Self::default() } == numbers;
+        (!is_empty).then_some(numbers)
     }
 }
 
@@ -157,25 +151,56 @@ pub(crate) struct Deployed {
 }
 
 impl Progress {
-    /// The fields of a damaged progress that can be understood, and the names of the others.
-    pub(super) fn salvaged(part: Value) -> (Self, Vec<String>) {
-        let Value::Object(fields) = part else { return (Self::default(), vec!["everything".into()]) };
-        let (mut kept, mut lost) = (Map::new(), Vec::new());
-        for (name, mut value) in fields {
-            if let (Some(asked), "revocations") = (value.as_array_mut(), name.as_str()) {
-                let before = asked.len();
-                asked.retain(|one| Revocation::deserialize(one).is_ok());
-                if asked.len() < before {
-                    lost.push("some revocations".into());
+    /// The fields of a progress that can be understood, and the names of the others.
+    pub(super) fn read(mut fields: Map<String, Value>) -> (Self, Vec<String>) {
+        let mut lost = Vec::new();
+        let numbers = Numbers::taken(&mut fields, &mut lost);
+        let mut progress = Self::deserialize(Value::Object(fields.clone())).unwrap_or_else(|_| {
+            let mut kept = Map::new();
+            for (name, value) in fields {
+                kept.insert(name.clone(), value);
+                if Self::deserialize(Value::Object(kept.clone())).is_err() {
+                    kept.remove(&name);
+                    lost.push(name);
                 }
             }
-            kept.insert(name.clone(), value);
-            if Self::deserialize(Value::Object(kept.clone())).is_err() {
-                kept.remove(&name);
-                lost.push(name);
-            }
+            Self::deserialize(Value::Object(kept)).unwrap_or_default()
+        });
+        progress.numbers = numbers.or(progress.numbers);
+        (progress, lost)
+    }
+
+    /// True if a file of before had numbers of versions, whose public keys are not noted yet.
+    pub(super) fn has_numbers(&self) -> bool {
+        self.numbers.is_some()
+    }
+
+    /// True if these are numbers of versions of a key. `is_of_plan` says whether the plan has this
+    /// key.
+    pub(super) fn has_numbers_of(&self, key: &Key, is_of_plan: bool) -> bool {
+        let numbers = self.numbers.as_ref();
+        numbers.is_some_and(|numbers| match &numbers.key {
+            Some(label) => label == key.label.as_str(),
+            None => is_of_plan,
+        })
+    }
+
+    /// Notes the public keys of the versions of a key whose numbers a file of before has. In the
+    /// place of a version that is gone, the one before counts.
+    pub(super) fn convert(&mut self, key: &Key, known: &mut Known, now: u64) {
+        let Some(numbers) = self.numbers.take() else { return };
+        let up_to = |number: u32| key.versions.iter().rev().find(|version| version.number <= number);
+        if let Some(version) = numbers.compromised.and_then(up_to) {
+            known.note_compromised(digest(&version.spki), now);
         }
-        (Self::deserialize(Value::Object(kept)).unwrap_or_default(), lost)
+        if let Some(version) = numbers.newer_than.and_then(up_to) {
+            known.want_newer_than(key, version.number, now);
+        }
+        if let Some(version) = numbers.refused_version.and_then(up_to) {
+            self.refused_key = Some(digest(&version.spki));
+        }
+        let ordered = numbers.version.and_then(|number| key.version(number));
+        self.ordered_key = ordered.map(|version| digest(&version.spki)).or(self.ordered_key.take());
     }
 
     /// The progress as it counts now. Times that lie farther in the future than this daemon ever
@@ -193,11 +218,6 @@ impl Progress {
         if !is_sane(self.next_revocation, MAX_WAIT) {
             self.next_revocation = 0;
         }
-        let before = self.revocations.len();
-        self.revocations.retain(|asked| asked.not_after > now);
-        if self.revocations.is_empty() && before > 0 {
-            self.forget_revocation_failures();
-        }
         if let Some(window) = self.window.as_mut().filter(|window| !is_sane(window.next_look, MAX_LOOK)) {
             window.next_look = 0;
         }
@@ -209,25 +229,41 @@ impl Progress {
         self.held.as_ref().is_some_and(|hold| hold.wishes < self.wishes)
     }
 
-    /// Takes the numbers of versions for those of this key. Numbers of another key count for
-    /// nothing.
-    pub(crate) fn take_key(&mut self, label: &str) {
-        if self.key.as_deref().is_some_and(|known| known != label) {
-            (self.compromised, self.newer_than, self.refused_version) = (None, None, None);
-            (self.order, self.version) = (None, None);
-        }
-        self.key = Some(label.to_owned());
+    /// Number of the version of a key that the order under way is for, once its request was signed.
+    pub(crate) fn ordered(&self, key: &Key) -> Option<u32> {
+        version_of(key, self.ordered_key.as_ref()?).map(|version| version.number)
+    }
+
+    /// Number of the newest version of a key that the authority has refused since the last success.
+    pub(crate) fn refused_version(&self, key: &Key) -> Option<u32> {
+        version_of(key, self.refused_key.as_ref()?).map(|version| version.number)
     }
 
     /// Notes that an agent begins to work on the plan.
-    pub(crate) fn begin(&mut self, pid: i32, now: u64) {
+    pub(crate) fn begin(&mut self, known: &mut Known, pid: i32, now: u64) {
         if self.worked_for < self.wishes {
-            (self.order, self.version) = (None, None);
+            (self.order, self.ordered_key) = (None, None);
         }
         self.worked_for = self.wishes;
         // Of a message of an attempt without an end, nobody knows what has become.
-        self.revoking = None;
+        if let Some(revoking) = self.revoking.take() {
+            known.lose_sight_of(&revoking);
+        }
         self.held = Some(Hold { pid, since: now, messages: 0, wishes: self.wishes });
+    }
+
+    /// Notes that the agent gets the message that revokes a certificate. From now on, the authority
+    /// may have done it. False if nobody wants the revocation any more: the agent gets no message.
+    pub(crate) fn send(&mut self, known: &mut Known, revocation: &Revocation) -> bool {
+        let Some(asked) = known.wanted(revocation) else { return false };
+        asked.is_sent = true;
+        // The same message with another nonce: the authority has refused the one before.
+        if !self.revoking.as_ref().is_some_and(|before| before.is(revocation))
+            && let Some(before) = self.revoking.replace(revocation.clone())
+        {
+            known.lose_sight_of(&before);
+        }
+        true
     }
 
     /// Notes that people ask for something: failures of before do not count.
@@ -240,45 +276,17 @@ impl Progress {
         (self.revocation_failures, self.next_revocation, self.revocation_error) = (0, 0, None);
     }
 
-    /// Versions of the key up to this one get no certificate.
-    pub(crate) fn refused(&self) -> Option<u32> {
-        self.newer_than.max(self.compromised)
-    }
-
-    /// Notes a certificate that an issuer gave.
-    pub(crate) fn note_issued(&mut self, issued: Issued) {
-        self.issued.retain(|known| known.certificate != issued.certificate);
-        self.issued.push(issued);
-        let surplus = self.issued.len().saturating_sub(MOST_NOTED);
-        self.issued.drain(..surplus);
-    }
-
-    /// Notes a certificate that an authority has revoked.
-    pub(crate) fn note_revoked(&mut self, fingerprint: String) {
-        self.revoked.retain(|known| *known != fingerprint);
-        self.revoked.push(fingerprint);
-        let surplus = self.revoked.len().saturating_sub(MOST_NOTED);
-        self.revoked.drain(..surplus);
-    }
-
-    /// Asks for a revocation. Another reason for the same certificate replaces the one before.
-    /// False if there are too many.
-    pub(crate) fn revoke(&mut self, revocation: Revocation) -> bool {
-        let is_same = |asked: &Revocation| asked.certificate == revocation.certificate;
-        // The authority may have carried out the one before.
-        let is_sent = self.revocations.iter().any(|asked| is_same(asked) && asked.is_sent);
-        self.revocations.retain(|asked| !is_same(asked));
-        let revocation = Revocation { is_sent, ..revocation };
-        let has_room = self.revocations.len() < MOST_REVOCATIONS;
-        if has_room {
-            self.revocations.push(revocation);
-        }
-        has_room
-    }
-
-    /// Notes that a version of the key is current: a refusal of an older one is of the past.
-    pub(crate) fn note_current(&mut self, number: u32) {
-        self.newer_than = self.newer_than.filter(|refused| number <= *refused);
+    /// True if nothing has happened for so long that the progress says nothing any more. The caller
+    /// knows that its clock is right.
+    pub(super) fn is_of_the_past(&self, now: u64) -> bool {
+        let last = self.orders.iter().copied().max();
+        let last = last.max(self.renewed_at).max(self.last_error.as_ref().map(|failed| failed.at));
+        let is_wanted = self.asked_at.is_some() || self.worked_for < self.wishes;
+        let is_worked_on = self.held.is_some() || self.order.is_some() || self.revoking.is_some();
+        last.is_some_and(|last| last.saturating_add(LONG) < now)
+            && !is_wanted
+            && !is_worked_on
+            && self.numbers.is_none()
     }
 }
 
@@ -295,7 +303,6 @@ const MAX_WAIT: u64 = 8 * 86_400;
 const MAX_LOOK: u64 = 2 * 86_400;
 /// Seconds by which a clock is set back in daily use.
 const SLACK: u64 = 60;
-/// Maximum number of revocations of a plan that the authorities have not carried out yet.
-pub(crate) const MOST_REVOCATIONS: usize = 16;
-/// Most certificates of a plan whose issuers, or whose revocations, are remembered.
-const MOST_NOTED: usize = 64;
+/// Seconds after the last event of a plan for which its progress is kept: longer than public
+/// certificates live.
+const LONG: u64 = 400 * 86_400;

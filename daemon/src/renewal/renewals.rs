@@ -2,28 +2,28 @@
 //! is killed goes on where it was. The file has no secret. Without the file, plans begin anew. And
 //! the facts that are known of agents and deployers since the start.
 
+use core::ops::Deref;
 use core::sync::atomic::{self, AtomicI64, AtomicU64};
 use core::time::Duration;
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use keyward_plans::Watched;
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
+use super::known::Known;
 use super::progress::{Hold, Progress};
+use super::stored::{Account, Stored};
 use crate::ground::replace::replace;
-use crate::keys::now;
+use crate::keys::{Key, now};
 
 /// The progress of all plans, and the accounts at authorities. Shared by reference between tasks.
 #[derive(Debug)]
 pub(crate) struct Renewals {
     file: PathBuf,
-    stored: Mutex<Stored>,
+    contents: Mutex<Contents>,
     /// The placeholder of each plan, by its name: version of the key, and certificate in DER.
     placeholders: Mutex<BTreeMap<String, (u32, Vec<u8>)>>,
     /// Time of the start.
@@ -42,103 +42,43 @@ pub(crate) struct Renewals {
     changes: AtomicU64,
     /// Why the file could not be written the last time, if it could not.
     problem: Mutex<Option<String>>,
-    /// The damage of the file at the start, if there was one.
+}
+
+/// Contents of the file.
+#[derive(Debug)]
+struct Contents {
+    stored: Arc<Stored>,
+    /// Why the file could not be read, if it could not: nothing is written then.
+    unreadable: Option<String>,
+    /// The damage of the file when it was read, if there was one.
     damage: Option<String>,
 }
 
-/// Form of the file.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(default)]
-struct Stored {
-    /// Account at each directory and of each key: the URL, a space, and the thumbprint.
-    accounts: BTreeMap<String, Account>,
-    /// Progress by the name of the plan.
-    plans: BTreeMap<String, Progress>,
-}
-
-/// Form of a file of which a part may be damaged.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Parts {
-    accounts: BTreeMap<String, Value>,
-    plans: BTreeMap<String, Value>,
-}
-
-impl Stored {
-    /// Reads a file. Returns the damage of a file that cannot be understood as a whole.
-    fn read(bytes: &[u8]) -> (Self, Option<String>) {
-        let whole = match serde_json::from_slice(bytes) {
-            Ok(stored) => return (stored, None),
-            Err(error) => error.to_string(),
-        };
-        let Ok(parts) = serde_json::from_slice::<Parts>(bytes) else {
-            return (Self::default(), Some(format!("{whole}; all plans begin anew")));
-        };
-        let (mut stored, mut lost) = (Self::default(), Vec::new());
-        for (name, part) in parts.accounts {
-            match serde_json::from_value(part) {
-                Ok(account) => drop(stored.accounts.insert(name, account)),
-                Err(_) => lost.push(format!("the account at {name}")),
+impl Contents {
+    fn open(file: &Path) -> Self {
+        match Stored::open(file) {
+            Ok((stored, damage)) => {
+                if let Some(damage) = &damage {
+                    tracing::error!("{damage}");
+                }
+                Self { stored: Arc::new(stored), unreadable: None, damage }
             }
+            Err(reason) => Self { stored: Arc::default(), unreadable: Some(reason), damage: None },
         }
-        for (name, part) in parts.plans {
-            let (progress, damaged) = Progress::salvaged(part);
-            lost.extend(damaged.into_iter().map(|field| format!("{field} of the plan {name}")));
-            stored.plans.insert(name, progress);
-        }
-        (stored, Some(format!("{whole}; lost are: {}", lost.join(", "))))
     }
 }
 
-/// An account at an authority.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub(crate) struct Account {
-    /// URL of the account (RFC 8555, 7.3); `None` if the authority does not know the account any
-    /// more.
-    pub(crate) url: Option<String>,
-    /// URL of the account before, and the time until which the daemon knew it.
-    pub(crate) former: Option<(String, u64)>,
-}
-
 impl Renewals {
-    /// Progress in the file of a state directory. A file that is missing or damaged counts as
-    /// empty: the accounts and certificates are found again. Of a file that is damaged in parts,
-    /// the other parts count. The damaged file is kept under another name.
+    /// Progress in the file of a state directory. See [`Stored::open`].
     pub(crate) fn load(state_dir: &Path) -> Self {
         let file = state_dir.join(FILE);
-        let mut damage = None;
-        let stored = match fs::read(&file).map(|bytes| Stored::read(&bytes)) {
-            Ok((stored, None)) => stored,
-            Ok((stored, Some(found))) => {
-                // The copy of an earlier damage stays.
-                let numbered = (1..).map(|number| file.with_extension(format!("json.damaged.{number}")));
-                let kept = [file.with_extension("json.damaged")]
-                    .into_iter()
-                    .chain(numbered)
-                    .find(|path| !path.exists());
-                let kept = kept.unwrap_or_else(|| file.with_extension("json.damaged"));
-                let text = format!(
-                    "the progress of renewals in {} was damaged: {found}; a copy is in {}; look at each plan (keyward cert status), and ask again for what is missing",
-                    file.display(),
-                    kept.display()
-                );
-                tracing::error!("{text}");
-                if let Err(error) = fs::copy(&file, &kept) {
-                    tracing::warn!("cannot keep the damaged file: {error}");
-                }
-                damage = Some(text);
-                stored
-            }
-            Err(error) => {
-                if error.kind() != io::ErrorKind::NotFound {
-                    tracing::warn!("cannot read the progress of renewals in {}: {error}", file.display());
-                }
-                Stored::default()
-            }
-        };
+        let contents = Contents::open(&file);
+        if let Some(reason) = &contents.unreadable {
+            tracing::error!("{reason}");
+        }
         Self {
             file,
-            stored: Mutex::new(stored),
+            contents: Mutex::new(contents),
             placeholders: Mutex::default(),
             started: Instant::now(),
             agents: Mutex::default(),
@@ -148,15 +88,34 @@ impl Renewals {
             watched: Mutex::default(),
             changes: AtomicU64::new(0),
             problem: Mutex::default(),
-            damage,
         }
     }
 
-    /// Why the file could not be written the last time, if it could not, or its damage at the
-    /// start.
+    /// Why the file cannot be read or could not be written the last time, or its damage when it was
+    /// read.
     pub(crate) fn problem(&self) -> Option<String> {
+        let (unreadable, damage) = {
+            let contents = self.contents();
+            (contents.unreadable.clone(), contents.damage.clone())
+        };
         let problem = self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        problem.or_else(|| self.damage.clone())
+        unreadable.or(problem).or(damage)
+    }
+
+    /// The problem that certificates are to be revoked, in a configuration without plans: no agent
+    /// has anything to do then.
+    pub(crate) fn orphans(&self) -> Option<String> {
+        self.known().revocations(now()).next().map(|asked| {
+            format!("the certificate of plan {} that a person asked to revoke is not revoked, and no plan is left by which keyward-acme does it; make a plan at the same authority, which does it, or which gives it up: keyward cert revoke PLAN --cancel", asked.plan)
+        })
+    }
+
+    /// Refuses what must not be done without the facts in the file.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub(crate) fn check(&self) -> io::Result<()> {
+        self.contents().unreadable.clone().map_or(Ok(()), |reason| Err(io::Error::other(reason)))
     }
 
     /// Number of changes since the start.
@@ -254,12 +213,37 @@ impl Renewals {
 
     /// Progress of a plan.
     pub(crate) fn of(&self, plan: &str) -> Progress {
-        self.with(|stored| stored.plans.get(plan).cloned().unwrap_or_default()).at(now())
+        self.look(plan, None).0
+    }
+
+    /// Progress of a plan, and the facts about keys and certificates. If a file of before has
+    /// numbers of versions of the key of the plan, public keys take their place.
+    pub(crate) fn look(&self, plan: &str, key: Option<&Key>) -> (Progress, Looked) {
+        let mut stored = Arc::clone(&self.contents().stored);
+        if let Some(key) = key.filter(|key| stored.has_numbers_of(plan, key)) {
+            let convert = |stored: &mut Stored| {
+                stored.convert(plan, key, now());
+                Ok::<_, io::Error>(())
+            };
+            // Another program may have written a record that is not verified. The problem of a disk
+            // is noted. Until either is gone, this look alone has the public keys.
+            match !key.unverified && self.change(convert).is_ok() {
+                true => stored = Arc::clone(&self.contents().stored),
+                false => Arc::make_mut(&mut stored).convert(plan, key, now()),
+            }
+        }
+        let progress = stored.plans.get(plan).cloned().unwrap_or_default().at(now());
+        (progress, Looked(stored))
+    }
+
+    /// Facts about keys and certificates.
+    pub(crate) fn known(&self) -> Looked {
+        Looked(Arc::clone(&self.contents().stored))
     }
 
     /// The account of a key at a directory.
     pub(crate) fn account(&self, directory: &str, thumbprint: &str) -> Option<Account> {
-        self.with(|stored| stored.accounts.get(&format!("{directory} {thumbprint}")).cloned())
+        self.contents().stored.accounts.get(&format!("{directory} {thumbprint}")).cloned()
     }
 
     /// Sets or forgets the account of a key at a directory. Returns the account before, if it was
@@ -285,19 +269,20 @@ impl Renewals {
         })
     }
 
-    /// Changes the progress of a plan. Waits for the disk.
+    /// Changes the progress of a plan, and the facts about keys and certificates. Waits for the
+    /// disk.
     ///
     /// # Errors
-    /// The error of `change`, or the file cannot be written; nothing is changed.
+    /// The error of `change`, or the file cannot be read or written; nothing is changed.
     pub(crate) fn update<T, E: From<io::Error>>(
         &self,
         plan: &str,
-        change: impl FnOnce(&mut Progress) -> Result<T, E>,
+        change: impl FnOnce(&mut Progress, &mut Known) -> Result<T, E>,
     ) -> Result<T, E> {
         self.change(|stored| {
             let progress = stored.plans.entry(plan.to_owned()).or_default();
             *progress = progress.clone().at(now());
-            change(progress)
+            change(progress, &mut stored.known)
         })
     }
 
@@ -305,8 +290,15 @@ impl Renewals {
         &self,
         change: impl FnOnce(&mut Stored) -> Result<T, E>,
     ) -> Result<T, E> {
-        let mut stored = self.stored.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut new = stored.clone();
+        let mut contents = self.contents();
+        if let Some(reason) = &contents.unreadable {
+            return Err(io::Error::other(reason.clone()).into());
+        }
+        let mut new = Stored::clone(&contents.stored);
+        // An authority has the same time.
+        if self.clock_ahead().is_some_and(|ahead| ahead.unsigned_abs() < DAY) {
+            new.trim(now());
+        }
         let done = change(&mut new)?;
         let written = replace(&self.file, &serde_json::to_vec(&new).map_err(io::Error::from)?, 0o600);
         let problem = written.as_ref().err().map(|error| {
@@ -314,13 +306,33 @@ impl Renewals {
         });
         *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = problem;
         written?;
-        *stored = new;
+        contents.stored = Arc::new(new);
         self.changes.fetch_add(1, atomic::Ordering::Release);
         Ok(done)
     }
 
-    fn with<T>(&self, f: impl FnOnce(&Stored) -> T) -> T {
-        f(&self.stored.lock().unwrap_or_else(PoisonError::into_inner))
+    /// The contents of the file. A file that could not be read is read again.
+    fn contents(&self) -> MutexGuard<'_, Contents> {
+        let mut contents = self.contents.lock().unwrap_or_else(PoisonError::into_inner);
+        if contents.unreadable.is_some() {
+            *contents = Contents::open(&self.file);
+            if contents.unreadable.is_none() {
+                self.changes.fetch_add(1, atomic::Ordering::Release);
+            }
+        }
+        contents
+    }
+}
+
+/// The facts about keys and certificates at a moment.
+#[derive(Clone, Debug)]
+pub(crate) struct Looked(Arc<Stored>);
+
+impl Deref for Looked {
+    type Target = Known;
+
+    fn deref(&self) -> &Known {
+        &self.0.known
     }
 }
 
@@ -328,6 +340,8 @@ impl Renewals {
 const AGENT_LIFE: Duration = Duration::from_secs(6);
 /// Most agents that are remembered.
 const MAX_AGENTS: usize = 64;
+/// Seconds of a day.
+const DAY: u64 = 86_400;
 /// A clock that nobody has compared.
 const UNKNOWN: i64 = i64::MIN;
 /// Name of the file in the state directory.
@@ -335,6 +349,11 @@ const FILE: &str = "renewals.json";
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::super::known::Revocation;
+    use super::super::known::tests::{key_of, revocation};
     use super::*;
 
     #[test]
@@ -343,7 +362,7 @@ mod tests {
         let renewals = Renewals::load(dir.path());
         let order = |text: &str| Some(text.to_owned());
         renewals
-            .update("shop", |progress| {
+            .update("shop", |progress, _| {
                 progress.order = order("https://ca/1");
                 Ok::<_, io::Error>(())
             })
@@ -352,7 +371,7 @@ mod tests {
         let set = |url| renewals.set_account("https://ca/directory", "t", url).unwrap();
         assert_eq!([set(url(1)), set(url(1)), set(None)], [None, None, None]);
         assert_eq!(set(url(2)), url(1), "the one before");
-        let failed = renewals.update("shop", |progress| {
+        let failed = renewals.update("shop", |progress, _| {
             progress.order = None;
             Err::<(), _>(io::Error::other("no"))
         });
@@ -365,18 +384,17 @@ mod tests {
         assert_eq!(again.of("other"), Progress::default());
         // A part that cannot be understood takes nothing from the others.
         let text = fs::read_to_string(dir.path().join(FILE)).unwrap();
-        let damaged = "\"plans\":{\"a\":{\"failures\":\"x\",\"newer_than\":3,\"unknown\":[]},";
+        let damaged = "\"plans\":{\"a\":{\"failures\":\"x\",\"wishes\":3,\"unknown\":[]},";
         let text = text.replacen("\"plans\":{", damaged, 1).replacen(
             "\"accounts\":{",
             "\"accounts\":{\"x y\":1,",
             1,
         );
         let (_, damage) = Stored::read(text.as_bytes());
-        let damage = damage.unwrap();
-        assert!(damage.ends_with("lost are: the account at x y, failures of the plan a"), "{damage}");
+        assert_eq!(damage.unwrap(), "lost are: the account at x y, failures of the plan a");
         fs::write(dir.path().join(FILE), text).unwrap();
         let partly = Renewals::load(dir.path());
-        let kept = Progress { newer_than: Some(3), ..Progress::default() };
+        let kept = Progress { wishes: 3, ..Progress::default() };
         assert_eq!((partly.of("shop"), partly.of("a")), (renewals.of("shop"), kept));
         assert!(partly.account("https://ca/directory", "t").is_some());
         assert!(dir.path().join("renewals.json.damaged").exists());
@@ -392,5 +410,92 @@ mod tests {
         let right = Progress { next_try: 0, renewed_at: None, orders: vec![now - 5], ..Progress::default() };
         assert_eq!(wrong.at(now), right, "of a clock that was a year ahead");
         assert_eq!(fs::read(dir.path().join("renewals.json.damaged.1")).unwrap(), b"damaged");
+    }
+
+    fn nothing(_: &mut Progress, _: &mut Known) -> io::Result<()> {
+        Ok(())
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_not_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join(FILE);
+        // Root may read any file, and no link that leads to itself.
+        symlink(FILE, &file).unwrap();
+        let renewals = Renewals::load(dir.path());
+        let problem = renewals.problem().unwrap();
+        assert!(problem.contains("cannot be read") && problem.contains("chown keyward"), "{problem}");
+        assert!(renewals.check().is_err() && renewals.update("shop", nothing).is_err());
+        assert!(renewals.set_account("https://ca/directory", "t", None).is_err());
+        assert!(file.is_symlink());
+        // The file is there again, without a start.
+        fs::remove_file(&file).unwrap();
+        fs::write(&file, "{\"plans\":{\"shop\":{\"wishes\":3}}}").unwrap();
+        assert_eq!(renewals.of("shop").wishes, 3);
+        assert_eq!(renewals.problem(), None);
+        renewals.update("shop", nothing).unwrap();
+        assert_eq!(Renewals::load(dir.path()).of("shop").wishes, 3);
+    }
+
+    #[test]
+    fn a_wrong_clock_takes_nothing_away() {
+        let (certificate, asked) = revocation(4);
+        let dir = tempfile::tempdir().unwrap();
+        let renewals = Renewals::load(dir.path());
+        // To this clock, the certificate expired years ago.
+        let past = Revocation { not_after: 5, ..asked };
+        let note = |_: &mut Progress, known: &mut Known| {
+            known.note_revoked(&past);
+            known.revoke(past.clone());
+            Ok::<_, io::Error>(())
+        };
+        renewals.update("shop", note).unwrap();
+        for ahead in [None, Some(365 * 86_400), Some(-365 * 86_400)] {
+            ahead.into_iter().for_each(|ahead| renewals.note_clock(ahead));
+            renewals.update("shop", nothing).unwrap();
+            let known = Renewals::load(dir.path()).known();
+            assert!(known.is_revoked(&certificate));
+            assert_eq!((known.revocations(0).count(), known.revocations(now()).count()), (1, 0), "{ahead:?}");
+        }
+        // An authority has the same time.
+        renewals.note_clock(5);
+        renewals.update("shop", nothing).unwrap();
+        assert_eq!(renewals.known().revocations(0).count(), 0);
+    }
+
+    #[test]
+    fn public_keys_take_the_place_of_numbers_also_without_a_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join(FILE);
+        fs::write(&file, "{\"plans\":{\"shop\":{\"compromised\":1}}}").unwrap();
+        let renewals = Renewals::load(dir.path());
+        let key = key_of("shop", &[1, 2]);
+        // Nothing can be written in the place of a directory.
+        fs::remove_file(&file).unwrap();
+        fs::create_dir(&file).unwrap();
+        assert_eq!(renewals.look("shop", Some(&key)).1.compromised(&key), Some(1));
+        assert!(renewals.problem().is_some());
+        assert_eq!(renewals.known().compromised(&key), None);
+        fs::remove_dir(&file).unwrap();
+        let unverified = Key { unverified: true, ..key.clone() };
+        assert_eq!(renewals.look("shop", Some(&unverified)).1.compromised(&key), Some(1));
+        assert_eq!(renewals.known().compromised(&key), None);
+        assert_eq!(renewals.look("shop", Some(&key)).1.compromised(&key), Some(1));
+        assert_eq!(Renewals::load(dir.path()).known().compromised(&key), Some(1));
+        assert_eq!(renewals.problem(), None);
+    }
+
+    #[test]
+    fn a_message_that_nobody_wants_any_more_is_not_sent() {
+        let (certificate, asked) = revocation(4);
+        let (mut progress, mut known) = (Progress::default(), Known::default());
+        // A person has given it up while the message was signed.
+        assert!(!progress.send(&mut known, &asked) && progress.revoking.is_none());
+        known.revoke(Revocation { reason: 1, ..asked.clone() });
+        assert!(progress.send(&mut known, &asked), "another reason");
+        known.give_up(&asked);
+        assert!(known.is_revoked(&certificate));
+        progress.begin(&mut known, 1, 5);
+        assert!(progress.revoking.is_none());
     }
 }

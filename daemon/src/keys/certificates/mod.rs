@@ -131,7 +131,7 @@ fn text_of(name: &GeneralName) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::process::Command;
 
     use proptest::prelude::*;
@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     /// A certificate that signs itself.
-    pub(super) fn made(subject: &str, names: &str) -> String {
+    pub(crate) fn made(subject: &str, names: &str) -> String {
         let mut openssl = Command::new("openssl");
         openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]);
         openssl.args(["-days", "3", "-keyout", "/dev/null", "-subj", subject]);

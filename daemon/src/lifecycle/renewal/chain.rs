@@ -1,7 +1,5 @@
 //! The chain that an issuer gave: checked, and attached to its version. And the files of a plan.
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use der::Decode;
 use der::asn1::ObjectIdentifier;
 use keyward_proto::{Label, Reference};
@@ -10,7 +8,7 @@ use x509_cert::ext::pkix::ExtendedKeyUsage;
 use x509_cert::name::{Name, RelativeDistinguishedName};
 
 use super::hold::hold;
-use super::report::KEY_COMPROMISE;
+use super::revoke::{KEY_COMPROMISE, want_revoked};
 use super::state::{self, has_names};
 use super::{RenewalError, anchors, authority, key_of, placeholder, plan};
 use crate::config::{Authority, Identifier, Issuer, Plan};
@@ -19,8 +17,7 @@ use crate::keys::certificates::{Certificate, Chain};
 use crate::keys::{Key, Version, now};
 use crate::lifecycle::event::Actor;
 use crate::lifecycle::{Error, certificates, versions};
-use crate::renewal::Progress;
-use crate::renewal::progress::{Issued, Revocation};
+use crate::renewal::Known;
 
 /// Checks the chain of a plan, and attaches it. The order has ended then. `is_preferred` is false
 /// for an authority that does not have the chain that the owner prefers.
@@ -53,20 +50,19 @@ async fn carry_out(
     hold(daemon, actor, name)?;
     let before = state::of(daemon, name).await?;
     refuse_unwanted(&before)?;
-    let number = before.progress.version.ok_or_else(|| RenewalError::NotOrdered(name.clone()))?;
+    let number = before.ordered.ok_or_else(|| RenewalError::NotOrdered(name.clone()))?;
     let key = key_of(daemon, &plan).await?;
     let leaf = chain.certificates.first().ok_or_else(|| RenewalError::NoCertificate(name.clone()))?;
-    if before.progress.refused().is_some_and(|refused| number <= refused) {
+    let directory = authority(&daemon.config(), &plan).ok().map(|authority| authority.directory.clone());
+    if before.known.refused(&key).is_some_and(|refused| number <= refused) {
         // The authority has certified the compromised key once more.
         let is_of_key = key.version(number).is_some_and(|version| version.spki == leaf.spki());
-        let is_compromised = before.progress.compromised.is_some_and(|compromised| number <= compromised);
+        let is_compromised = before.known.compromised(&key).is_some_and(|newest| number <= newest);
         let is_real =
             || has_names(leaf, &plan) && anchors::check(&plan, is_public(daemon, &plan), chain).is_ok();
         if is_of_key && is_compromised && is_real() {
-            let directory = authority(&daemon.config(), &plan).ok().map(|one| one.directory.clone());
-            daemon.renewals.update(name.as_str(), |progress| {
-                revoke_too(progress, leaf, directory.as_ref());
-                Ok::<_, RenewalError>(())
+            daemon.renewals.update(name.as_str(), |_, known| {
+                revoke_too(daemon, &plan, known, leaf, directory.as_ref())
             })?;
         }
         return Err(RenewalError::RefusedKey { label: key.label.clone(), version: number }.into());
@@ -81,7 +77,7 @@ async fn carry_out(
         return Err(RenewalError::NotNew { new: leaf.not_before(), old: leaf.not_before() }.into());
     }
     // A certificate that was revoked, or is for a compromised key, says nothing about the next one.
-    let present = before.certificate.as_ref().filter(|_| !before.is_revoked);
+    let present = before.certificate.as_ref().filter(|_| !before.is_revoked());
     check(&plan, &key, number, leaf, present, is_asked_for, may_end_earlier)?;
     anchors::check(&plan, is_public(daemon, &plan), chain)?;
     if let Some(wanted) = plan.issuer.preferred_chain() {
@@ -107,33 +103,33 @@ async fn carry_out(
             }
         }
     }
+    // The certificate that the version had is gone then.
+    let replaced = key.version(number).and_then(|version| version.certificates.first());
+    let replaced = replaced.and_then(|der| Some(Certificate::from_der(der).ok()?.fingerprint()));
     certificates::attach(daemon, actor, &plan.key, chain).await?;
     let now = now();
     let is_deployed = plan.is_deployed();
-    let directory = authority(&daemon.config(), &plan).ok().map(|authority| authority.directory.clone());
-    let issued = Issued { certificate: leaf.fingerprint(), directory };
-    daemon.renewals.update(name.as_str(), |progress| {
+    daemon.renewals.update(name.as_str(), |progress, known| {
         // The agent holds the plan until it says that the attempt has ended.
         (progress.order, progress.last_error) = (None, None);
         (progress.failures, progress.next_try) = (0, 0);
         progress.is_replaced = false;
         // The work of before a wish does not fulfil the wish. The wish may have come since the
         // checks above, also that this key is compromised.
-        let is_refused = progress.refused().is_some_and(|refused| number <= refused);
+        let is_refused = known.refused(&key).is_some_and(|refused| number <= refused);
         progress.asked_at = match progress.has_new_wish() || is_refused {
             true => progress.asked_at.or(Some(now)),
             false => None,
         };
-        if progress.compromised.is_some_and(|compromised| number <= compromised) {
-            revoke_too(progress, leaf, issued.directory.as_ref());
-        }
-        progress.refused_version = None;
+        progress.refused_key = None;
         progress.renewed_at = Some(now);
-        progress.note_issued(issued);
+        known.note_issued(leaf, directory.clone(), replaced.as_deref());
         // The next request is for the current version, or for a new one.
         if !is_deployed || key.current == number {
-            progress.version = None;
-            progress.note_current(number);
+            progress.ordered_key = None;
+        }
+        if known.compromised(&key).is_some_and(|compromised| number <= compromised) {
+            revoke_too(daemon, &plan, known, leaf, directory.as_ref())?;
         }
         Ok::<_, RenewalError>(())
     })?;
@@ -145,11 +141,19 @@ async fn carry_out(
 }
 
 /// Asks for the revocation of a certificate for a compromised key that has just been issued.
-fn revoke_too(progress: &mut Progress, leaf: &Certificate, directory: Option<&String>) {
-    let Some(directory) = directory.cloned() else { return };
-    let certificate = URL_SAFE_NO_PAD.encode(leaf.der());
-    let not_after = leaf.not_after();
-    progress.revoke(Revocation { reason: KEY_COMPROMISE, certificate, directory, not_after, is_sent: false });
+///
+/// # Errors
+/// There are too many already.
+fn revoke_too(
+    daemon: &Daemon,
+    plan: &Plan,
+    known: &mut Known,
+    leaf: &Certificate,
+    directory: Option<&String>,
+) -> Result<(), RenewalError> {
+    // A program revokes nothing, and what is revoked need not be revoked again.
+    let Some(directory) = directory.filter(|_| !known.is_revoked(leaf)) else { return Ok(()) };
+    want_revoked(&daemon.config(), plan, known, leaf, directory.clone(), KEY_COMPROMISE)
 }
 
 /// The placeholder of a plan, which is made once.
@@ -267,6 +271,7 @@ pub(crate) struct Files {
 /// # Errors
 /// [`Error`] says why there is no key, or why the key signs no placeholder.
 pub(crate) async fn files(daemon: &Daemon, name: &Label) -> Result<Files, Error> {
+    daemon.renewals.check().map_err(RenewalError::from)?;
     let plan = plan(&daemon.config(), name)?;
     let state = state::of(daemon, name).await?;
     let key = key_of(daemon, &plan).await?;

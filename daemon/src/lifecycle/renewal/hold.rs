@@ -32,10 +32,8 @@ pub(super) fn begin(daemon: &Daemon, actor: Actor, name: &Label) -> Result<(), E
     if other.is_some_and(|hold| daemon.renewals.is_there(name.as_str(), &hold)) {
         return Err(RenewalError::Ordered(name.clone()).into());
     }
-    let plan = super::plan(&daemon.config(), name)?;
-    daemon.renewals.update(name.as_str(), |progress| {
-        progress.take_key(plan.key.as_str());
-        progress.begin(pid, now());
+    daemon.renewals.update(name.as_str(), |progress, known| {
+        progress.begin(known, pid, now());
         Ok::<_, RenewalError>(())
     })?;
     daemon.renewals.take(name.as_str());

@@ -21,8 +21,8 @@ use crate::lifecycle::details::Act;
 use crate::lifecycle::event::{Action, Actor, begin};
 use crate::lifecycle::request::{sign, sign_request};
 use crate::lifecycle::{Error, versions};
-use crate::renewal::Progress;
 use crate::renewal::jws::{Payload, Unsigned};
+use crate::renewal::known::digest;
 
 /// Kind of a message.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
@@ -154,20 +154,17 @@ async fn built(
     let unreadable = || RenewalError::Encoding("the unit gave a signature that is none on P-256".into());
     let message = message.signed(&signed).ok_or_else(unreadable)?;
     if let Some(revoked) = revoked {
-        // From now on, the authority may have done it.
-        daemon.renewals.update(name.as_str(), |progress| {
-            progress
-                .revocations
-                .iter_mut()
-                .filter(|asked| asked.is(&revoked))
-                .for_each(|asked| asked.is_sent = true);
-            // The same message with another nonce: the authority has refused the one before.
-            let is_again = progress.revoking.as_ref().is_some_and(|before| before.is(&revoked));
-            if !is_again {
-                progress.revoking = Some(revoked);
+        let sent = daemon.renewals.update(name.as_str(), |progress, known| {
+            // A person may have given it up while the message was signed.
+            match progress.send(known, &revoked) {
+                true => Ok(()),
+                false => Err(RenewalError::NotRevoked(name.clone())),
             }
-            Ok::<_, RenewalError>(())
-        })?;
+        });
+        match &begun {
+            Some(begun) => begun.result(sent).await?,
+            None => sent?,
+        }
     }
     if let Some(begun) = begun {
         begun.done(Act::SignAcme { plan: name, step: step.name(), url }, None).await?;
@@ -182,7 +179,7 @@ fn count_order(daemon: &Daemon, plan: &Plan, state: &state::PlanState) -> Result
         return Err(RenewalError::Ordered(name.clone()).into());
     }
     state.refuse_early()?;
-    daemon.renewals.update(name.as_str(), |progress| {
+    daemon.renewals.update(name.as_str(), |progress, _| {
         let hold = progress.held.as_mut().ok_or_else(|| RenewalError::Ordered(name.clone()))?;
         hold.messages += 1;
         progress.nonces.retain(|at| at.saturating_add(DAY) > now);
@@ -237,12 +234,12 @@ async fn request(daemon: &Daemon, actor: Actor, name: &Label) -> Result<Vec<u8>,
     let plan = plan(&daemon.config(), name)?;
     hold(daemon, actor, name)?;
     let key = key_of(daemon, &plan).await?;
-    let progress = daemon.renewals.of(name.as_str());
-    let is_refused = |number: u32| progress.refused().is_some_and(|refused| number <= refused);
-    let known = progress.version.filter(|number| key.version(*number).is_some() && !is_refused(*number));
-    let (key, number) = match known {
+    let (progress, known) = daemon.renewals.look(name.as_str(), Some(&key));
+    let refused = known.refused(&key);
+    let ordered = progress.ordered(&key).filter(|number| refused.is_none_or(|refused| *number > refused));
+    let (key, number) = match ordered {
         Some(number) => (key, number),
-        None if wants_new_key(&plan, &key, &progress) => match unused(&key, &progress) {
+        None if wants_new_key(&plan, &key, refused) => match unused(&key, refused) {
             Some(number) => (key, number),
             None => versions::prepare(daemon, actor, &plan.key).await?,
         },
@@ -253,9 +250,10 @@ async fn request(daemon: &Daemon, actor: Actor, name: &Label) -> Result<Vec<u8>,
             (key, number)
         }
     };
-    if known != Some(number) {
-        daemon.renewals.update(name.as_str(), |progress| {
-            progress.version = Some(number);
+    if ordered != Some(number) {
+        let wanted = key.version(number).map(|version| digest(&version.spki));
+        daemon.renewals.update(name.as_str(), |progress, _| {
+            progress.ordered_key = wanted;
             Ok::<_, RenewalError>(())
         })?;
     }
@@ -268,19 +266,19 @@ async fn request(daemon: &Daemon, actor: Actor, name: &Label) -> Result<Vec<u8>,
 }
 
 /// True if the next certificate of a plan is for a new version of its key.
-fn wants_new_key(plan: &Plan, key: &Key, progress: &Progress) -> bool {
+fn wants_new_key(plan: &Plan, key: &Key, refused: Option<u32>) -> bool {
     let Some(current) = key.version(0) else { return false };
     let is_old =
         plan.new_key_after.is_some_and(|after| current.created.saturating_add(after.as_secs()) <= now());
-    let is_refused = progress.refused().is_some_and(|refused| key.current <= refused);
+    let is_refused = refused.is_some_and(|refused| key.current <= refused);
     is_refused || (plan.renews_key || is_old) && !current.certificates.is_empty()
 }
 
 /// A version that was made for an order that has failed, and has no certificate yet; in the place
 /// of a version that was refused, also one that has a certificate.
-fn unused(key: &Key, progress: &Progress) -> Option<u32> {
+fn unused(key: &Key, refused: Option<u32>) -> Option<u32> {
     let is_unused = |version: &&Version| {
-        let may_be = match progress.refused().filter(|refused| key.current <= *refused) {
+        let may_be = match refused.filter(|refused| key.current <= *refused) {
             Some(refused) => version.number > refused,
             None => version.certificates.is_empty(),
         };

@@ -9,12 +9,14 @@ mod hold;
 mod message;
 mod placeholder;
 mod report;
+mod revoke;
 mod state;
 
 pub(crate) use chain::{accept, files};
 pub(crate) use error::RenewalError;
 pub(crate) use message::{message, request_for_program};
-pub(crate) use report::{deployed, keep, renew_now, report, revoke};
+pub(crate) use report::{deployed, renew_now, report};
+pub(crate) use revoke::{keep, revoke};
 pub(crate) use state::{PlanState, all, of};
 
 use std::sync::Arc;

@@ -8,19 +8,20 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use keyward_plans::{Report, Shown};
 use keyward_proto::Label;
 
+use super::revoke::replace_revoked;
 use super::state::spread;
 use super::{RenewalError, account_key, authority, check_url, hold, plan, public_key, state};
 use crate::backend::random;
 use crate::daemon::Daemon;
 use crate::ground::text::printable;
-use crate::keys::certificates::Certificate;
 use crate::keys::now;
 use crate::lifecycle::details::Act;
 use crate::lifecycle::event::{Action, Actor, begin};
 use crate::lifecycle::{Error, versions};
 use crate::renewal::Progress;
 use crate::renewal::due::{self, Failure};
-use crate::renewal::progress::{Deployed, Failed, MOST_REVOCATIONS, Revocation, Window};
+use crate::renewal::known::digest;
+use crate::renewal::progress::{Deployed, Failed, Window};
 
 /// Notes a report of the agent. Only URLs of the authority are kept. Returns the order that is
 /// under way.
@@ -52,7 +53,7 @@ async fn note(daemon: &Daemon, actor: Actor, name: &Label, report: Report) -> Re
     };
     let now = now();
     let update = |change: &mut dyn FnMut(&mut Progress)| {
-        daemon.renewals.update(name.as_str(), |progress| {
+        daemon.renewals.update(name.as_str(), |progress, _| {
             change(progress);
             Ok::<_, RenewalError>(())
         })
@@ -62,11 +63,12 @@ async fn note(daemon: &Daemon, actor: Actor, name: &Label, report: Report) -> Re
         Report::NotRevoked { kind, detail, retry_after, is_answered } => {
             let (kind, detail) = (printable(&kind), printable(&detail));
             let failure = Failure::of(&kind, retry_after);
-            update(&mut |progress| {
-                not_revoked(progress, is_answered);
+            daemon.renewals.update(name.as_str(), |progress, known| {
+                let tried = progress.revoking.take();
+                let is_wanted = tried.is_none_or(|tried| known.note_failed(&tried, is_answered));
                 // An attempt that is older than the wish of a person says nothing about the wish.
-                if progress.has_new_wish() {
-                    return;
+                if progress.has_new_wish() || !is_wanted {
+                    return Ok(());
                 }
                 progress.revocation_failures = progress.revocation_failures.saturating_add(1);
                 let spread = spread(name.as_str()).wrapping_add(random());
@@ -74,6 +76,7 @@ async fn note(daemon: &Daemon, actor: Actor, name: &Label, report: Report) -> Re
                     due::next_try(now, failure, progress.revocation_failures, None, spread);
                 progress.revocation_error =
                     Some(Failed { at: now, kind: kind.clone(), detail: detail.clone() });
+                Ok::<_, RenewalError>(())
             })?;
             daemon.metrics.renewals.failure(plan.issuer.name(), &kind);
             tracing::warn!(plan = name.as_str(), kind, "a certificate was not revoked: {detail}");
@@ -96,12 +99,15 @@ async fn note(daemon: &Daemon, actor: Actor, name: &Label, report: Report) -> Re
         }
         Report::Order(url) => {
             let url = url.map(checked).transpose()?;
-            update(&mut |progress| {
-                if url.is_none() && progress.order.is_some() {
-                    progress.version = None;
+            let state = state::of(daemon, name).await?;
+            daemon.renewals.update(name.as_str(), |progress, _| {
+                // Another order, or none, or the first one for another key of the plan.
+                if url.is_none() && progress.order.is_some() || state.ordered.is_none() {
+                    progress.ordered_key = None;
                 }
                 progress.order.clone_from(&url);
                 progress.held.iter_mut().for_each(|hold| hold.messages = 0);
+                Ok::<_, RenewalError>(())
             })?;
         }
         Report::Replaced => update(&mut |progress| {
@@ -111,11 +117,11 @@ async fn note(daemon: &Daemon, actor: Actor, name: &Label, report: Report) -> Re
         Report::Revoked => {
             let present = state::of(daemon, name).await?;
             let present = present.certificate.map(|present| URL_SAFE_NO_PAD.encode(present.der()));
-            daemon.renewals.update(name.as_str(), |progress| {
+            daemon.renewals.update(name.as_str(), |progress, known| {
                 // The authority has done what the message said, whatever a person asks since.
                 let done = progress.revoking.take();
                 let done = done.ok_or_else(|| RenewalError::NotRevoked(name.clone()))?;
-                progress.revocations.retain(|asked| !asked.is(&done));
+                known.end(&done);
                 replace_revoked(progress, &done, present.as_deref());
                 progress.forget_revocation_failures();
                 Ok::<_, RenewalError>(())
@@ -157,29 +163,34 @@ async fn note(daemon: &Daemon, actor: Actor, name: &Label, report: Report) -> Re
             })?;
         }
         Report::Failed { kind, detail, retry_after } => {
-            let lifetime = state::of(daemon, name).await?.lifetime();
+            let state = state::of(daemon, name).await?;
+            let (lifetime, key) = (state.lifetime(), state.key);
             let (kind, detail) = (printable(&kind), printable(&detail));
             let failure = Failure::of(&kind, retry_after);
-            let current = daemon.keys.get(&plan.key).await?.map(|key| key.current);
-            let mut is_late = false;
-            update(&mut |progress| {
-                is_late = progress.has_new_wish();
+            let is_late = daemon.renewals.update(name.as_str(), |progress, known| {
+                let is_late = progress.has_new_wish();
                 progress.held = None;
                 if is_late {
                     // The attempt is older than the wish of a person, for which there is another
                     // one.
                     progress.next_try = 0;
-                    return;
+                    return Ok(true);
                 }
                 let mut failure = failure;
                 // The next certificate is for another key. An authority that refuses that one too
                 // is not given key after key.
-                if kind == "badPublicKey" {
-                    current.into_iter().for_each(|number| progress.note_current(number));
-                    progress.refused_version = progress.refused_version.max(progress.version);
-                    match progress.newer_than {
-                        None => progress.newer_than = progress.version.take(),
-                        Some(_) => failure = Failure::NeedsPerson,
+                if let Some(key) = key.as_ref().filter(|_| kind == "badPublicKey") {
+                    let ordered = progress.ordered(key);
+                    if ordered > progress.refused_version(key) {
+                        progress.refused_key.clone_from(&progress.ordered_key);
+                    }
+                    match (known.newer_than(key), ordered) {
+                        (None, Some(number)) => {
+                            known.want_newer_than(key, number, now);
+                            progress.ordered_key = None;
+                        }
+                        (None, None) => {}
+                        (Some(_), _) => failure = Failure::NeedsPerson,
                     }
                 }
                 // Failures of the unit and of the authority are counted apart.
@@ -193,11 +204,12 @@ async fn note(daemon: &Daemon, actor: Actor, name: &Label, report: Report) -> Re
                 progress.failures = progress.failures.saturating_add(1);
                 // The order may be the reason.
                 if progress.failures >= GIVE_UP && failure != Failure::Here {
-                    (progress.order, progress.version) = (None, None);
+                    (progress.order, progress.ordered_key) = (None, None);
                 }
                 let spread = spread(name.as_str()).wrapping_add(random());
                 progress.next_try = due::next_try(now, failure, progress.failures, lifetime, spread);
                 progress.last_error = Some(Failed { at: now, kind: kind.clone(), detail: detail.clone() });
+                Ok::<_, RenewalError>(false)
             })?;
             if is_late {
                 tracing::info!(plan = name.as_str(), kind, "an earlier attempt has failed: {detail}");
@@ -209,33 +221,6 @@ async fn note(daemon: &Daemon, actor: Actor, name: &Label, report: Report) -> Re
         }
     }
     Ok(())
-}
-
-/// Notes that the authority has not revoked a certificate. A revocation that has failed does not
-/// keep the others waiting.
-fn not_revoked(progress: &mut Progress, is_answered: bool) {
-    let Some(tried) = progress.revoking.take() else { return };
-    if let Some(at) = progress.revocations.iter().position(|asked| asked.is(&tried)) {
-        let asked = progress.revocations.remove(at);
-        // Without an answer, the authority may have done it. A refusal is one of this message, and
-        // not of those before.
-        progress
-            .revocations
-            .push(Revocation { is_sent: asked.is_sent && (!is_answered || tried.is_sent), ..asked });
-    }
-}
-
-/// Notes that a certificate is revoked, or may be. `present` is the certificate that the plan has:
-/// one that was replaced already needs no renewal.
-fn replace_revoked(progress: &mut Progress, revoked: &Revocation, present: Option<&str>) {
-    let der = URL_SAFE_NO_PAD.decode(&revoked.certificate).ok();
-    if let Some(certificate) = der.and_then(|der| Certificate::from_der(&der).ok()) {
-        progress.note_revoked(certificate.fingerprint());
-    }
-    if present == Some(&revoked.certificate) {
-        progress.asked_at = Some(now());
-        (progress.failures, progress.next_try, progress.last_error) = (0, 0, None);
-    }
 }
 
 /// Has a plan renewed now, because a person asks. `new_key` makes a new version of its key.
@@ -251,13 +236,12 @@ pub(crate) async fn renew_now(
     let plan = plan(&daemon.config(), name)?;
     let begun = begin(daemon, actor, Action::RenewCertificate, Some(&plan.key)).await?;
     let state = begun.result(state::of(daemon, name).await).await?;
-    let (certified, current) = (state.version, state.key.map(|key| key.current));
     let is_worked_on = daemon.renewals.is_worked_on(name.as_str());
-    let updated = daemon.renewals.update(name.as_str(), |progress| {
-        progress.take_key(plan.key.as_str());
-        if new_key {
-            let refused = progress.refused_version.max(progress.refused());
-            progress.newer_than = progress.version.max(refused).max(certified).max(current);
+    let updated = daemon.renewals.update(name.as_str(), |progress, known| {
+        if let Some(key) = state.key.as_ref().filter(|_| new_key) {
+            let refused = progress.refused_version(key).max(known.refused(key));
+            let newest = progress.ordered(key).max(refused).max(state.version).max(Some(key.current));
+            newest.into_iter().for_each(|newest| known.want_newer_than(key, newest, now()));
         }
         ask(progress, is_worked_on);
         progress.asked_at = Some(now());
@@ -268,78 +252,16 @@ pub(crate) async fn renew_now(
 }
 
 /// Notes that a person asks: failures of before do not count, and there is one more order.
-fn ask(progress: &mut Progress, is_worked_on: bool) {
+pub(super) fn ask(progress: &mut Progress, is_worked_on: bool) {
     progress.wishes += 1;
     progress.forget_failures();
     // An order that nobody works on may be of no use any more.
     if !is_worked_on {
-        (progress.order, progress.version) = (None, None);
+        (progress.order, progress.ordered_key) = (None, None);
     }
     if !progress.orders.is_empty() {
         progress.orders.remove(0);
     }
-}
-
-/// Gives up the revocations of certificates of a plan, because a person asks. A certificate that
-/// the authority may have revoked already is replaced.
-///
-/// # Errors
-/// There is no such plan, no revocation waits, or the act cannot be recorded.
-pub(crate) async fn keep(daemon: &Daemon, actor: Actor, name: &Label) -> Result<(), Error> {
-    let plan = plan(&daemon.config(), name)?;
-    let begun = begin(daemon, actor, Action::RenewCertificate, Some(&plan.key)).await?;
-    let state = begun.result(state::of(daemon, name).await).await?;
-    let present = state.certificate.map(|present| URL_SAFE_NO_PAD.encode(present.der()));
-    let updated = daemon.renewals.update(name.as_str(), |progress| {
-        if progress.revocations.is_empty() {
-            return Err(RenewalError::NothingToKeep(name.clone()));
-        }
-        for sent in core::mem::take(&mut progress.revocations).into_iter().filter(|asked| asked.is_sent) {
-            replace_revoked(progress, &sent, present.as_deref());
-        }
-        progress.forget_revocation_failures();
-        Ok(())
-    });
-    begun.result(updated).await?;
-    begun.done(Act::RenewCertificate(name), None).await
-}
-
-/// Has the certificate of a plan revoked, and renewed after that, because a person asks.
-///
-/// # Errors
-/// There is no certificate, or the act cannot be recorded.
-pub(crate) async fn revoke(daemon: &Daemon, actor: Actor, name: &Label, reason: u8) -> Result<(), Error> {
-    let state = state::of(daemon, name).await?;
-    let certificate = state.certificate.as_ref().ok_or_else(|| RenewalError::NoCertificate(name.clone()))?;
-    let issued = state.progress.issued.iter().rfind(|issued| issued.certificate == certificate.fingerprint());
-    let directory = match issued {
-        Some(issued) => issued.directory.clone().ok_or_else(|| RenewalError::NotAcme(name.clone()))?,
-        // A certificate that a person has attached.
-        None => authority(&daemon.config(), &state.plan)?.directory.clone(),
-    };
-    let not_after = certificate.not_after();
-    let certificate = URL_SAFE_NO_PAD.encode(certificate.der());
-    let begun = begin(daemon, actor, Action::RevokeCertificate, Some(&state.plan.key)).await?;
-    let is_worked_on = daemon.renewals.is_worked_on(name.as_str());
-    let updated = daemon.renewals.update(name.as_str(), |progress| {
-        progress.take_key(state.plan.key.as_str());
-        if !progress.revoke(Revocation { reason, certificate, directory, not_after, is_sent: false }) {
-            return Err(RenewalError::ManyRevocations { plan: name.clone(), most: MOST_REVOCATIONS });
-        }
-        // No authority certifies a key again that was revoked as compromised.
-        if reason == KEY_COMPROMISE {
-            progress.compromised = progress.version.max(progress.compromised).max(state.version);
-        }
-        ask(progress, is_worked_on);
-        // Another key does not wait until the authority has revoked the certificate of this one.
-        // The renewal for any other reason comes after the revocation.
-        if reason == KEY_COMPROMISE {
-            progress.asked_at = Some(now());
-        }
-        Ok(())
-    });
-    begun.result(updated).await?;
-    begun.done(Act::RevokeCertificate { plan: name, reason }, None).await
 }
 
 /// Notes the result of a deployment. If every listener shows the certificate of a version that is
@@ -375,17 +297,15 @@ pub(crate) async fn deployed(
         versions::promote(daemon, actor, &before.plan.key, number).await?;
     }
     // Most looks see what was seen before, and need no disk.
-    if before.progress.deployed.as_ref() == Some(&deployed) && before.progress.version.is_none() {
+    if before.progress.deployed.as_ref() == Some(&deployed) && before.ordered.is_none() {
         return Ok(());
     }
+    let served = before.certificate.as_ref().filter(|_| is_served).map(|one| digest(one.spki()));
     let is_worked_on = daemon.renewals.is_worked_on(name.as_str());
-    daemon.renewals.update(name.as_str(), |progress| {
-        if is_served {
-            before.version.into_iter().for_each(|number| progress.note_current(number));
-        }
+    daemon.renewals.update(name.as_str(), |progress, _| {
         // An agent may be at work on another one.
-        if is_served && progress.order.is_none() && !is_worked_on && progress.version == before.version {
-            progress.version = None;
+        if served.is_some() && progress.order.is_none() && !is_worked_on && progress.ordered_key == served {
+            progress.ordered_key = None;
         }
         progress.deployed = Some(deployed);
         Ok::<_, RenewalError>(())
@@ -395,5 +315,3 @@ pub(crate) async fn deployed(
 
 /// Failures in a row after which the next attempt begins with another order.
 const GIVE_UP: u32 = 4;
-/// Reason of a revocation: the key is compromised (RFC 5280, 5.3.1).
-pub(super) const KEY_COMPROMISE: u8 = 1;

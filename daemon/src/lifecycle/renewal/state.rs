@@ -12,14 +12,15 @@ use x509_cert::Certificate as X509;
 use x509_cert::ext::pkix::AuthorityKeyIdentifier;
 
 use super::{RenewalError, plan};
-use crate::config::{Authority, Identifier, Plan, origin};
+use crate::config::{Authority, Config, Identifier, Plan, origin};
 use crate::daemon::Daemon;
 use crate::keys::certificates::Certificate;
 use crate::keys::{Key, Version, now};
 use crate::lifecycle::Error;
-use crate::renewal::Progress;
 use crate::renewal::due::{Facts, Validity, due};
-use crate::renewal::progress::{Revocation, Window};
+use crate::renewal::known::Revocation;
+use crate::renewal::progress::Window;
+use crate::renewal::{Looked, Progress};
 
 /// State of a plan.
 pub(crate) struct PlanState {
@@ -30,8 +31,18 @@ pub(crate) struct PlanState {
     pub(crate) certificate: Option<Certificate>,
     /// Number of the version of the key with the certificate.
     pub(crate) version: Option<u32>,
-    /// True if that certificate is revoked, or is for a compromised key.
-    pub(crate) is_revoked: bool,
+    /// Number of the version of the key that the order under way is for, once its request was
+    /// signed.
+    pub(super) ordered: Option<u32>,
+    /// Facts about keys and certificates.
+    pub(super) known: Looked,
+    /// Certificates to be revoked that are the concern of this plan, the first one first.
+    pub(crate) revocations: Vec<Revocation>,
+    /// True if an authority has revoked the certificate, or may have.
+    may_be_revoked: bool,
+    /// True if the certificate is for a version of the key that a person has called compromised, or
+    /// for an older one.
+    is_compromised: bool,
     /// When the plan is due, in seconds since 1970.
     pub(crate) due: u64,
 }
@@ -45,7 +56,12 @@ impl PlanState {
 
     /// The certificate to be revoked first, of those that this authority has issued.
     pub(crate) fn revocation(&self, authority: &Authority) -> Option<&Revocation> {
-        self.progress.revocations.iter().find(|asked| asked.directory == authority.directory)
+        self.revocations.iter().find(|asked| asked.is_at(&authority.directory))
+    }
+
+    /// True if the certificate is revoked, or may be, or is for a compromised key.
+    pub(crate) fn is_revoked(&self) -> bool {
+        self.may_be_revoked || self.is_compromised
     }
 
     /// Refuses a step of a plan that is not due.
@@ -97,23 +113,31 @@ pub(crate) async fn of(daemon: &Daemon, name: &Label) -> Result<PlanState, Error
 
 async fn of_plan(daemon: &Daemon, plan: Plan) -> Result<PlanState, Error> {
     let key = daemon.keys.get(&plan.key).await?;
-    let mut progress = daemon.renewals.of(plan.name.as_str());
-    progress.take_key(plan.key.as_str());
-    // An order at the authority that the plan had before is of no use.
+    let (mut progress, known) = daemon.renewals.look(plan.name.as_str(), key.as_deref());
+    let config = daemon.config();
+    let ordered = key.as_ref().and_then(|key| progress.ordered(key));
+    // An order at the authority that the plan had before, or for the key that it had before, is of
+    // no use now. It is of use again if that is changed back.
     let is_here = |order: &String| {
-        let config = daemon.config();
         super::authority(&config, &plan).is_ok_and(|authority| origin(order) == Some(authority.origin()))
     };
-    if progress.order.as_ref().is_some_and(|order| !is_here(order)) {
-        (progress.order, progress.version) = (None, None);
+    let is_of_key = ordered.is_some() || progress.ordered_key.is_none();
+    progress.order = progress.order.filter(|order| is_of_key && is_here(order));
+    let now = now();
+    let is_own = |asked: &&Revocation| keeper(&config, asked).is_some_and(|keeper| keeper.name == plan.name);
+    let revocations: Vec<_> = known.revocations(now).filter(is_own).cloned().collect();
+    // What has failed is not wanted any more.
+    if revocations.is_empty() {
+        progress.forget_revocation_failures();
     }
     let found = key.as_ref().and_then(|key| newest(key, &plan));
     let (version, certificate) = found.unzip();
     let present = certificate.as_ref().map(validity);
     // A certificate that was revoked comes back if the names of the plan are changed back.
-    let is_compromised = progress.compromised.is_some_and(|refused| version.is_some_and(|of| of <= refused));
-    let is_revoked = is_compromised
-        || certificate.as_ref().is_some_and(|present| progress.revoked.contains(&present.fingerprint()));
+    let compromised = key.as_ref().and_then(|key| known.compromised(key));
+    let is_compromised = compromised.is_some_and(|newest| version.is_some_and(|of| of <= newest));
+    let may_be_revoked = certificate.as_ref().is_some_and(|present| known.is_revoked(present));
+    let is_revoked = is_compromised || may_be_revoked;
     let id = certificate.as_ref().and_then(|certificate| id_of(certificate.der()));
     let window = progress.window.as_ref().filter(|window| Some(&window.certificate) == id.as_ref());
     let facts = Facts {
@@ -125,7 +149,32 @@ async fn of_plan(daemon: &Daemon, plan: Plan) -> Result<PlanState, Error> {
         spread: spread(plan.name.as_str()),
     };
     let due = due(&facts);
-    Ok(PlanState { plan, key, progress, certificate, version, is_revoked, due })
+    Ok(PlanState {
+        plan,
+        key,
+        progress,
+        certificate,
+        version,
+        ordered,
+        known,
+        revocations,
+        may_be_revoked,
+        is_compromised,
+        due,
+    })
+}
+
+/// The plan that has a certificate revoked: the one that had the certificate. If that one is gone,
+/// another one at the same authority does it, first of all one with the same key. If there is none,
+/// the first plan says that nobody does it.
+pub(super) fn keeper<'c>(config: &'c Config, asked: &Revocation) -> Option<&'c Plan> {
+    let is_here = |plan: &&Plan| {
+        super::authority(config, plan).is_ok_and(|authority| asked.is_at(&authority.directory))
+    };
+    let plans = || config.plans.iter();
+    let own = plans().find(|plan| plan.name.as_str() == asked.plan);
+    let with_key = || plans().filter(is_here).find(|plan| plan.key.as_str() == asked.key);
+    own.or_else(with_key).or_else(|| plans().find(is_here)).or_else(|| plans().next())
 }
 
 /// The newest version of a key with a certificate for exactly the names of a plan.

@@ -71,22 +71,27 @@ fn two_agents_make_one_order() {
     }
 }
 
+/// Variables of a program whose clock is as far from the right time as a file says.
+pub(super) fn of_clock(file: &Path) -> [(&'static str, PathBuf); 4] {
+    assert!(Path::new(FAKETIME).exists(), "the package faketime is missing");
+    [
+        ("LD_PRELOAD", FAKETIME.into()),
+        ("FAKETIME_TIMESTAMP_FILE", file.to_owned()),
+        ("FAKETIME_NO_CACHE", "1".into()),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1".into()),
+    ]
+}
+
 /// The clock of the host is a year ahead, or a year behind. Later it is right.
 #[test]
 fn a_clock_that_is_wrong_is_said_and_forgotten() {
-    assert!(Path::new(FAKETIME).exists(), "the package faketime is missing");
     for days in ["+365d", "-365d"] {
         let mut scene = Scene::prepare(Daemon::prepare(""), Settings::default());
         let clock = scene.daemon.path("clock");
         let hook = scene.daemon.path("dns-hook");
         scene.pebble.dns_hook(&hook);
         fs::write(&clock, format!("{days}\n")).unwrap();
-        let variables = [
-            ("LD_PRELOAD", FAKETIME.into()),
-            ("FAKETIME_TIMESTAMP_FILE", clock.clone()),
-            ("FAKETIME_NO_CACHE", "1".into()),
-            ("FAKETIME_DONT_FAKE_MONOTONIC", "1".into()),
-        ];
+        let variables = of_clock(&clock);
         for (name, value) in &variables {
             scene.daemon.set_variable(name, value.clone());
         }

@@ -36,7 +36,12 @@ struct Scene {
 impl Scene {
     /// Starts a daemon and an authority. `plan` has more lines for the plan.
     fn start(settings: Settings, plan: impl FnOnce(&Daemon, &Pebble) -> String) -> Self {
-        let mut scene = Self::prepare(Daemon::prepare(""), settings);
+        Self::start_on(Daemon::prepare(""), settings, plan)
+    }
+
+    /// Starts a daemon that was prepared, and an authority.
+    fn start_on(daemon: Daemon, settings: Settings, plan: impl FnOnce(&Daemon, &Pebble) -> String) -> Self {
+        let mut scene = Self::prepare(daemon, settings);
         let lines = plan(&scene.daemon, &scene.pebble);
         scene.configure(&scene.pebble.section(), &lines);
         scene.daemon.resume();

@@ -8,9 +8,11 @@ use keyward_tests::tool::fail;
 
 use super::*;
 
-/// An agent by hand for the plan `shop`, with an authority of its own.
+/// An agent by hand for a plan, with an authority of its own.
 struct ByHand {
     scene: Scene,
+    /// Name of the plan.
+    name: std::cell::Cell<&'static str>,
     home: PathBuf,
     pki: Pki,
     /// Where the authority has its resources.
@@ -20,14 +22,20 @@ struct ByHand {
 }
 
 impl ByHand {
-    /// Starts a daemon with a plan that has an account. `plan` has more lines for the plan.
+    /// Starts a daemon with a plan `shop` that has an account. `plan` has more lines for the plan.
     fn start(plan: &str) -> Self {
-        let scene = Scene::start(Settings::default(), |_, _| format!("ca = \"pebble\"\n{plan}"));
+        Self::start_on(Daemon::prepare(""), plan)
+    }
+
+    /// The same with a daemon that was prepared.
+    fn start_on(daemon: Daemon, plan: &str) -> Self {
+        let scene = Scene::start_on(daemon, Settings::default(), |_, _| format!("ca = \"pebble\"\n{plan}"));
         let home = scene.daemon.path("authority");
         fs::create_dir(&home).unwrap();
         let pki = Pki::new(&home);
         let origin = scene.pebble.section().split('"').nth(1).unwrap().rsplit_once('/').unwrap().0.to_owned();
-        let new = Self { here: format!("{origin}/order/1"), scene, home, pki, issued: 0.into() };
+        let here = format!("{origin}/order/1");
+        let new = Self { here, scene, name: "shop".into(), home, pki, issued: 0.into() };
         new.message("new-account");
         new.report(json!({ "account": format!("{origin}/account/1") }));
         new.report(json!("end"));
@@ -35,7 +43,41 @@ impl ByHand {
     }
 
     fn post(&self, path: &str, body: &[u8]) -> (u16, Value) {
-        self.scene.post(&format!("/v1/plans/shop/{path}"), body)
+        self.scene.post(&format!("/v1/plans/{}/{path}", self.name.get()), body)
+    }
+
+    /// Replaces some text of the configuration.
+    fn change(&self, from: &str, to: &str) {
+        let config = self.scene.daemon.path("keyward.toml");
+        let text = fs::read_to_string(&config).unwrap();
+        assert!(text.contains(from), "{from} in {text}");
+        fs::write(&config, text.replace(from, to)).unwrap();
+        self.scene.daemon.reload();
+    }
+
+    /// Gives the plan another name.
+    fn rename(&self, to: &'static str) {
+        self.change(&format!("name = {:?}\n", self.name.get()), &format!("name = {to:?}\n"));
+        self.name.set(to);
+    }
+
+    /// The deployer has seen the certificate of the plan at each listener.
+    fn served(&self) {
+        let body = json!({ "certificate": self.fingerprint(), "listeners": {}, "problem": null });
+        assert_eq!(self.post("deployed", body.to_string().as_bytes()).0, 200);
+    }
+
+    /// Ends an attempt in which the authority has revoked a certificate.
+    fn revoked(&self) {
+        self.report(json!("revoked"));
+        self.report(json!("end"));
+    }
+
+    /// The doubts of the daemon about the certificate: whether it is revoked, may be or is for a
+    /// compromised key, and whether a revocation waits.
+    fn doubts(&self) -> (bool, bool) {
+        let plan = self.plan();
+        (plan["is_revoked"].as_bool().unwrap(), plan["has_revocation"].as_bool().unwrap())
     }
 
     fn report(&self, report: Value) {
@@ -231,8 +273,7 @@ fn an_order_of_an_older_attempt_does_not_fulfil_a_wish() {
     agent.cert(&["revoke", "shop", "--reason", "key-compromise", "--yes"]);
     agent.failed("network");
     agent.revocation();
-    agent.report(json!("revoked"));
-    agent.report(json!("end"));
+    agent.revoked();
     let csr = agent.order();
     assert_ne!(agent.key_of(&csr), first, "the compromised key");
     // While this attempt is under way, a person wants another key again.
@@ -473,7 +514,10 @@ fn a_revocation_that_may_have_happened_is_not_given_up() {
     agent.revocation();
     agent.not_revoked("rateLimited", None);
     revoke();
+    agent.revocation();
     assert!(cancel().contains("may have revoked the certificate of plan shop already"));
+    // What becomes of a revocation that nobody wants is no failure.
+    agent.not_revoked("network", None);
     let plan = agent.plan();
     assert_eq!((&plan["state"], &plan["is_revoked"]), (&json!("due"), &json!(true)));
     agent.renew();
@@ -485,10 +529,7 @@ fn a_revocation_that_may_have_happened_is_not_given_up() {
 #[test]
 fn a_compromised_version_stays_refused() {
     let agent = ByHand::start(NEVER_SERVED);
-    let served = || {
-        let body = json!({ "certificate": agent.fingerprint(), "listeners": {}, "problem": null });
-        assert_eq!(agent.post("deployed", body.to_string().as_bytes()).0, 200);
-    };
+    let served = || agent.served();
     let current = || {
         let shown = succeed(&mut agent.scene.daemon.keyward(&["key", "show", "shop", "--json"]));
         serde_json::from_str::<Value>(&shown).unwrap()["current"].as_u64().unwrap()
@@ -549,4 +590,145 @@ fn another_key_of_the_plan_is_not_compromised() {
     let plan = agent.plan();
     assert_eq!((&plan["state"], &plan["certificate"]["version"]), (&json!("valid"), &json!(1)), "{plan}");
     assert_eq!((&plan["has_revocation"], &plan["is_revoked"]), (&json!(false), &json!(false)));
+    // The key before comes back, is compromised, and comes back once more.
+    agent.change("key = \"other\"\n", "");
+    assert_eq!((agent.plan()["certificate"]["version"].clone(), agent.doubts()), (json!(3), (false, false)));
+    agent.cert(&["revoke", "shop", "--reason", "key-compromise", "--yes"]);
+    agent.revocation();
+    agent.not_revoked("unauthorized", None);
+    agent.scene.change_plan("key = \"other\"\n");
+    agent.renew();
+    agent.change("key = \"other\"\n", "");
+    assert_eq!(agent.doubts(), (true, true));
+    agent.renew();
+    assert_eq!(agent.plan()["certificate"]["version"], 4);
+    // The same label, and nothing else of the key.
+    agent.scene.daemon.destroy("shop");
+    agent.renew();
+    let plan = agent.plan();
+    assert_eq!((&plan["certificate"]["version"], &plan["is_revoked"]), (&json!(1), &json!(false)), "{plan}");
+}
+
+/// A plan that gets another name knows which keys are compromised, and which certificates are
+/// revoked or to be revoked. So does a plan that comes back.
+#[test]
+fn a_renamed_plan_forgets_nothing() {
+    let agent = ByHand::start("key = \"shop\"\n");
+    let first = agent.renew();
+    agent.cert(&["revoke", "shop", "--reason", "key-compromise", "--yes"]);
+    let asked = agent.revocation();
+    agent.not_revoked("network", None);
+    agent.rename("store");
+    assert_eq!((agent.plan()["state"].clone(), agent.doubts()), (json!("due"), (true, true)));
+    let second = agent.renew();
+    assert_ne!(second, first);
+    assert_eq!((agent.revocation(), agent.doubts()), (asked, (false, true)));
+    agent.revoked();
+    assert_eq!(agent.doubts(), (false, false));
+    // A revoked certificate, and no plan at all for a while.
+    agent.cert(&["revoke", "store", "--reason", "superseded", "--yes"]);
+    let asked = agent.revocation();
+    agent.not_revoked("network", None);
+    let config = agent.scene.daemon.path("keyward.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.split_once("[[certificate]]").unwrap().0).unwrap();
+    agent.scene.daemon.reload();
+    let problems = agent.scene.daemon.status()["problems"].to_string();
+    assert!(problems.contains("the certificate of plan store that a person asked to revoke"), "{problems}");
+    fs::write(&config, text).unwrap();
+    agent.rename("shop");
+    assert_eq!(agent.revocation(), asked);
+    agent.revoked();
+    assert_eq!((agent.plan()["state"].clone(), agent.doubts()), (json!("due"), (true, false)));
+    agent.rename("third");
+    assert_eq!((agent.plan()["state"].clone(), agent.doubts()), (json!("due"), (true, false)));
+    assert_eq!(agent.renew(), second);
+    assert_eq!(agent.plan()["state"], "valid");
+}
+
+/// A clock that is wrong for a while, and a file of the progress that cannot be read for a while,
+/// take nothing away.
+#[test]
+fn nothing_is_lost_to_a_wrong_clock_or_an_unreadable_file() {
+    let mut agent = ByHand::start("");
+    agent.renew();
+    agent.cert(&["revoke", "shop", "--reason", "superseded", "--yes"]);
+    let asked = agent.revocation();
+    agent.not_revoked("network", None);
+    let clock = agent.scene.daemon.path("clock");
+    fs::write(&clock, "+200d\n").unwrap();
+    agent.scene.daemon.stop();
+    for (name, value) in interrupted::of_clock(&clock) {
+        agent.scene.daemon.set_variable(name, value);
+    }
+    agent.scene.daemon.resume();
+    agent.begin();
+    agent.report(json!("end"));
+    assert_eq!((agent.plan()["state"].clone(), agent.doubts()), (json!("expired"), (false, false)));
+    fs::write(&clock, "+0d\n").unwrap();
+    assert_eq!((agent.revocation(), agent.doubts()), (asked.clone(), (false, true)));
+    agent.report(json!("end"));
+
+    // Root may read every file, and no link that leads to itself.
+    agent.scene.daemon.stop();
+    let [file, aside] = ["renewals.json", "aside"].map(|name| agent.scene.daemon.path("state").join(name));
+    fs::rename(&file, &aside).unwrap();
+    std::os::unix::fs::symlink("renewals.json", &file).unwrap();
+    agent.scene.daemon.resume();
+    let problems = agent.scene.daemon.status()["problems"].to_string();
+    assert!(problems.contains("the progress of renewals in") && problems.contains("chown"), "{problems}");
+    assert_eq!(agent.post("report", b"\"begin\"").0, 507);
+    assert_eq!(agent.scene.daemon.get("/v1/plans/shop/files").0, 507);
+    fs::rename(&aside, &file).unwrap();
+    assert_eq!((agent.revocation(), agent.doubts()), (asked, (false, true)));
+    assert_eq!(agent.scene.daemon.status()["problems"].to_string(), "[]");
+}
+
+/// The file of an earlier version had numbers of versions below the name of a plan.
+#[test]
+fn numbers_of_an_earlier_version_become_public_keys() {
+    let mut agent = ByHand::start("");
+    let first = agent.renew();
+    agent.scene.daemon.stop();
+    let file = agent.scene.daemon.path("state/renewals.json");
+    let mut text: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    let plan = &mut text["plans"]["shop"];
+    (plan["key"], plan["compromised"], plan["newer_than"]) = ("shop".into(), 1.into(), Value::Null);
+    fs::write(&file, text.to_string()).unwrap();
+    agent.scene.daemon.resume();
+    assert_eq!((agent.plan()["state"].clone(), agent.doubts()), (json!("due"), (true, false)));
+    let text: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    assert_eq!(text["compromised"].as_object().unwrap().len(), 1, "{text}");
+    assert_eq!(text["plans"]["shop"]["compromised"], Value::Null);
+    agent.scene.change_plan("key = \"shop\"\n");
+    agent.rename("store");
+    assert_eq!(agent.doubts(), (true, false));
+    assert_ne!(agent.renew(), first);
+}
+
+/// A person gives a revocation up while its message is signed. Either no message goes out, or the
+/// certificate counts as revoked.
+#[test]
+fn a_message_that_is_signed_too_late_is_not_given_out() {
+    let daemon = Daemon::prepare_slow("300ms");
+    let config = daemon.path("keyward.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, format!("default-backend = \"hsm\"\n{text}")).unwrap();
+    let agent = ByHand::start_on(daemon, "");
+    agent.renew();
+    agent.cert(&["revoke", "shop", "--reason", "superseded", "--yes"]);
+    agent.begin();
+    let body = json!({ "step": "revoke", "url": agent.here, "nonce": "abc" }).to_string();
+    let scene = &agent.scene;
+    let (status, answer) = std::thread::scope(|scope| {
+        let message = scope.spawn(|| scene.post("/v1/plans/shop/message", body.as_bytes()));
+        wait_for("the call at the unit", || {
+            (scene.daemon.metric("keyward_unit_in_flight", &[]) > 0.0).then_some(())
+        });
+        let (status, answer) = scene.post("/v1/plans/shop/revoke", b"{}");
+        assert_eq!(status, 200, "{answer}");
+        message.join().unwrap()
+    });
+    assert_eq!(agent.doubts(), (status == 200, false), "{status} {answer}");
+    agent.report(json!("end"));
 }

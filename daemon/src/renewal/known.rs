@@ -1,0 +1,522 @@
+//! Facts about keys and certificates. No plan owns them: a plan may get another key, other names or
+//! another name, and may get the former ones back.
+
+use std::collections::BTreeMap;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+
+use crate::keys::certificates::Certificate;
+use crate::keys::{Key, Version};
+
+/// Facts about keys and certificates. Public keys are known by [`digest`], certificates by their
+/// fingerprint (SHA-256 in hexadecimal digits). Times are in seconds since 1970.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub(crate) struct Known {
+    /// Public keys that a person has called compromised, and when. A version of a key gets no
+    /// certificate any more if the version is one of these, or is older than one of these.
+    compromised: BTreeMap<String, u64>,
+    /// Public keys that the authority or a person has refused, and when. The next certificate of a
+    /// key is for a newer version than the one here. Counts until a newer version is current.
+    newer_than: BTreeMap<String, u64>,
+    /// Certificates that an authority has revoked, or may have, and their ends.
+    revoked: BTreeMap<String, u64>,
+    /// Issuers of certificates.
+    issued: BTreeMap<String, Issued>,
+    /// Certificates that a person asked to revoke, the first one first. A certificate is here once.
+    revocations: Vec<Revocation>,
+}
+
+/// Issuer of a certificate.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) struct Issued {
+    /// URL of the directory of the authority; `None` for a program.
+    pub(crate) directory: Option<String>,
+    /// End of the certificate.
+    #[serde(default = "never")]
+    pub(crate) not_after: u64,
+}
+
+/// A certificate to be revoked: another one may be there before the authority has done it.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) struct Revocation {
+    /// Reason (RFC 5280, 5.3.1).
+    pub(crate) reason: u8,
+    /// The certificate in DER, in base64url.
+    pub(crate) certificate: String,
+    /// URL of the directory of the authority that has issued the certificate; empty if nobody knows
+    /// any more, so that each authority is asked.
+    pub(crate) directory: String,
+    /// End of the certificate. Nobody revokes an expired one.
+    #[serde(default = "never")]
+    pub(crate) not_after: u64,
+    /// True if the agent got the message for the authority, which may have carried it out, and has
+    /// not refused it.
+    #[serde(default)]
+    pub(crate) is_sent: bool,
+    /// Name of the plan that had the certificate.
+    #[serde(default)]
+    pub(crate) plan: String,
+    /// Label of the key of that plan; empty if nobody knows.
+    #[serde(default)]
+    pub(crate) key: String,
+}
+
+const fn never() -> u64 {
+    u64::MAX
+}
+
+/// SHA-256 of a public key (SubjectPublicKeyInfo in DER), in hexadecimal digits.
+pub(crate) fn digest(spki: &[u8]) -> String {
+    base16ct::lower::encode_string(&Sha256::digest(spki))
+}
+
+/// The version of a key with a public key.
+pub(crate) fn version_of<'k>(key: &'k Key, digest: &str) -> Option<&'k Version> {
+    key.versions.iter().rev().find(|version| self::digest(&version.spki) == digest)
+}
+
+impl Revocation {
+    /// True for the same certificate and reason.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        (&self.certificate, self.reason) == (&other.certificate, other.reason)
+    }
+
+    /// True if the authority with this directory can carry it out.
+    pub(crate) fn is_at(&self, directory: &str) -> bool {
+        self.directory.is_empty() || self.directory == directory
+    }
+
+    fn read_certificate(&self) -> Option<Certificate> {
+        let der = URL_SAFE_NO_PAD.decode(&self.certificate).ok()?;
+        Certificate::from_der(&der).ok()
+    }
+
+    /// The revocation in a part of a file, and whether nothing of it is damaged. While the
+    /// certificate can be read, the rest is guessed so that the certificate is not called valid:
+    /// the authority may have revoked it.
+    fn salvaged(part: &Value) -> Option<(Self, bool)> {
+        if let Ok(mut whole) = Self::deserialize(part) {
+            // An earlier version did not note the end.
+            if whole.not_after == never() {
+                whole.not_after = whole.read_certificate().map_or_else(never, |one| one.not_after());
+            }
+            return Some((whole, true));
+        }
+        let text = |field: &str| part.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let reason = part.get("reason").and_then(Value::as_u64).and_then(|reason| reason.try_into().ok());
+        let mut guess = Self {
+            reason: reason.unwrap_or_default(),
+            certificate: text("certificate"),
+            directory: text("directory"),
+            not_after: 0,
+            is_sent: true,
+            plan: text("plan"),
+            key: text("key"),
+        };
+        guess.not_after = guess.read_certificate()?.not_after();
+        Some((guess, false))
+    }
+}
+
+impl Known {
+    /// The newest version of a key that a person has called compromised. It gets no certificate any
+    /// more, and neither do older versions.
+    pub(crate) fn compromised(&self, key: &Key) -> Option<u32> {
+        newest_in(&self.compromised, key)
+    }
+
+    /// True if a person has called this very public key compromised.
+    #[cfg(test)]
+    pub(crate) fn is_compromised(&self, digest: &str) -> bool {
+        self.compromised.contains_key(digest)
+    }
+
+    /// The next certificate is for a newer version of a key than this one, which the authority or a
+    /// person has refused.
+    pub(crate) fn newer_than(&self, key: &Key) -> Option<u32> {
+        newest_in(&self.newer_than, key).filter(|refused| key.current <= *refused)
+    }
+
+    /// Versions of a key up to this one get no certificate.
+    pub(crate) fn refused(&self, key: &Key) -> Option<u32> {
+        self.newer_than(key).max(self.compromised(key))
+    }
+
+    /// True if an authority has revoked a certificate, or may have.
+    pub(crate) fn is_revoked(&self, certificate: &Certificate) -> bool {
+        self.revoked.contains_key(&certificate.fingerprint())
+    }
+
+    /// Issuer of a certificate, if it is known.
+    pub(crate) fn issuer(&self, certificate: &Certificate) -> Option<&Issued> {
+        self.issued.get(&certificate.fingerprint())
+    }
+
+    /// Certificates that a person asked to revoke, without the ones that have expired. A clock that
+    /// is wrong hides them, and takes none away.
+    pub(crate) fn revocations(&self, now: u64) -> impl Iterator<Item = &Revocation> {
+        self.revocations.iter().filter(move |asked| asked.not_after > now)
+    }
+
+    /// Notes that a person has called a public key compromised.
+    pub(crate) fn note_compromised(&mut self, digest: String, now: u64) {
+        self.compromised.entry(digest).or_insert(now);
+    }
+
+    /// Notes that the next certificate of a key is for a newer version than this one.
+    pub(crate) fn want_newer_than(&mut self, key: &Key, number: u32, now: u64) {
+        let number = self.newer_than(key).unwrap_or_default().max(number);
+        let Some(version) = key.version(number) else { return };
+        // One of a key is enough.
+        self.newer_than.retain(|refused, _| version_of(key, refused).is_none());
+        self.newer_than.insert(digest(&version.spki), now);
+    }
+
+    /// Notes a certificate that an issuer gave, and which is in the place of another one.
+    pub(crate) fn note_issued(
+        &mut self,
+        certificate: &Certificate,
+        directory: Option<String>,
+        replaced: Option<&str>,
+    ) {
+        replaced.map(|replaced| self.issued.remove(replaced));
+        let not_after = certificate.not_after();
+        self.issued.insert(certificate.fingerprint(), Issued { directory, not_after });
+    }
+
+    /// Notes that an authority has revoked a certificate, or may have.
+    pub(crate) fn note_revoked(&mut self, revocation: &Revocation) {
+        if let Some(certificate) = revocation.read_certificate() {
+            self.revoked.insert(certificate.fingerprint(), certificate.not_after());
+        }
+    }
+
+    /// True if another revocation or compromised key can be noted.
+    pub(crate) fn has_room(&self) -> bool {
+        self.compromised.len().max(self.revoked.len() + self.revocations.len()) < MOST_KNOWN
+    }
+
+    /// Asks for a revocation. Another reason for the same certificate replaces the one before.
+    pub(crate) fn revoke(&mut self, mut revocation: Revocation) {
+        let is_same = |asked: &Revocation| asked.certificate == revocation.certificate;
+        // The authority may have carried out the one before.
+        revocation.is_sent = self.revocations.iter().any(|asked| is_same(asked) && asked.is_sent);
+        self.revocations.retain(|asked| !is_same(asked));
+        self.revocations.push(revocation);
+    }
+
+    /// The revocation of the same certificate that a person still wants, whatever its reason.
+    pub(crate) fn wanted(&mut self, revocation: &Revocation) -> Option<&mut Revocation> {
+        self.revocations.iter_mut().find(|asked| asked.certificate == revocation.certificate)
+    }
+
+    /// Notes that the authority has carried out a revocation. Another reason for the same
+    /// certificate is still wanted.
+    pub(crate) fn end(&mut self, revocation: &Revocation) {
+        self.revocations.retain(|asked| !asked.is(revocation));
+        self.note_revoked(revocation);
+    }
+
+    /// Gives up the revocation of a certificate. A certificate that the authority may have revoked
+    /// counts as revoked.
+    pub(crate) fn give_up(&mut self, revocation: &Revocation) {
+        let Some(at) = self.revocations.iter().position(|asked| asked.certificate == revocation.certificate)
+        else {
+            return;
+        };
+        let given_up = self.revocations.remove(at);
+        if given_up.is_sent {
+            self.note_revoked(&given_up);
+        }
+    }
+
+    /// Notes that nobody knows what has become of a message that the agent has. If nobody wants the
+    /// revocation any more, the certificate counts as revoked.
+    pub(crate) fn lose_sight_of(&mut self, revocation: &Revocation) {
+        match self.wanted(revocation) {
+            Some(asked) => asked.is_sent = true,
+            None => self.note_revoked(revocation),
+        }
+    }
+
+    /// Notes that the authority has not carried out a revocation. One that has failed does not keep
+    /// the others waiting. False if nobody wants it any more.
+    pub(crate) fn note_failed(&mut self, tried: &Revocation, is_answered: bool) -> bool {
+        let Some(at) = self.revocations.iter().position(|asked| asked.certificate == tried.certificate)
+        else {
+            if !is_answered {
+                self.note_revoked(tried);
+            }
+            return false;
+        };
+        let asked = self.revocations.remove(at);
+        // Without an answer, the authority may have done it. A refusal is one of this message, and
+        // not of the messages before.
+        let is_sent = asked.is_sent && (!is_answered || tried.is_sent);
+        self.revocations.push(Revocation { is_sent, ..asked });
+        true
+    }
+
+    /// Forgets certificates that expired long ago. The caller knows that its clock is right.
+    pub(super) fn trim(&mut self, now: u64) {
+        let is_of_use = |not_after: u64| not_after.saturating_add(LONG) > now;
+        self.revoked.retain(|_, not_after| is_of_use(*not_after));
+        self.issued.retain(|_, issued| is_of_use(issued.not_after));
+        self.revocations.retain(|asked| is_of_use(asked.not_after));
+    }
+
+    /// Takes the facts out of the fields of a file, one by one, so that a damaged one takes nothing
+    /// from the others. Adds the damage to `lost`.
+    pub(super) fn read(&mut self, fields: &mut Map<String, Value>, lost: &mut Vec<String>) {
+        // The end of a certificate that is not known never comes.
+        for (name, times, unknown) in [
+            ("compromised", &mut self.compromised, 0),
+            ("newer_than", &mut self.newer_than, 0),
+            ("revoked", &mut self.revoked, never()),
+        ] {
+            for (of, time) in elements(fields.remove(name), name, lost) {
+                if !time.is_u64() {
+                    lost.push(format!("the time of {of} in {name}"));
+                }
+                times.insert(of, time.as_u64().unwrap_or(unknown));
+            }
+        }
+        for (of, part) in elements(fields.remove("issued"), "issued", lost) {
+            match Issued::deserialize(part) {
+                Ok(issued) => drop(self.issued.insert(of, issued)),
+                Err(_) => lost.push(format!("the issuer of the certificate {of}")),
+            }
+        }
+        match fields.remove("revocations") {
+            Some(Value::Array(asked)) => self.read_revocations(&asked, ("", ""), "revocations", lost),
+            Some(_) => lost.push("revocations".into()),
+            None => {}
+        }
+    }
+
+    /// Takes the facts out of the fields of a plan in a file of before, where they had their place.
+    pub(super) fn read_of_plan(
+        &mut self,
+        plan: &str,
+        fields: &mut Map<String, Value>,
+        lost: &mut Vec<String>,
+    ) {
+        /// A certificate that an issuer gave, in a file of before.
+        #[derive(Deserialize)]
+        struct Former {
+            certificate: String,
+            directory: Option<String>,
+        }
+
+        let mut list = |name: &str, lost: &mut Vec<String>| match fields.remove(name) {
+            Some(Value::Array(elements)) => elements,
+            None => Vec::new(),
+            Some(_) => {
+                lost.push(format!("{name} of the plan {plan}"));
+                Vec::new()
+            }
+        };
+        for element in list("revoked", lost) {
+            match element.as_str() {
+                Some(fingerprint) => drop(self.revoked.insert(fingerprint.to_owned(), never())),
+                None => lost.push(format!("some of revoked of the plan {plan}")),
+            }
+        }
+        for element in list("issued", lost) {
+            match Former::deserialize(element) {
+                Ok(Former { certificate, directory }) => {
+                    self.issued.insert(certificate, Issued { directory, not_after: never() });
+                }
+                Err(_) => lost.push(format!("some of issued of the plan {plan}")),
+            }
+        }
+        let asked = list("revocations", lost);
+        let key = fields.get("key").and_then(Value::as_str).unwrap_or_default();
+        self.read_revocations(&asked, (plan, key), &format!("revocations of the plan {plan}"), lost);
+    }
+
+    fn read_revocations(
+        &mut self,
+        asked: &[Value],
+        (plan, key): (&str, &str),
+        field: &str,
+        lost: &mut Vec<String>,
+    ) {
+        for part in asked {
+            let Some((mut revocation, is_whole)) = Revocation::salvaged(part) else {
+                lost.push(format!("some {field}"));
+                continue;
+            };
+            if !is_whole {
+                lost.push(format!("parts of some {field}"));
+            }
+            if revocation.plan.is_empty() {
+                (revocation.plan, revocation.key) = (plan.to_owned(), key.to_owned());
+            }
+            let known = revocation.read_certificate();
+            let known = known.and_then(|certificate| self.issuer(&certificate)?.directory.clone());
+            if let Some(directory) = known.filter(|_| revocation.directory.is_empty()) {
+                revocation.directory = directory;
+            }
+            let is_sent = revocation.is_sent;
+            self.revoke(revocation);
+            if let Some(asked) = self.revocations.last_mut() {
+                asked.is_sent |= is_sent;
+            }
+        }
+    }
+}
+
+/// The newest version of a key whose public key is in a set.
+fn newest_in(set: &BTreeMap<String, u64>, key: &Key) -> Option<u32> {
+    if set.is_empty() {
+        return None;
+    }
+    let newest = key.versions.iter().rev().find(|version| set.contains_key(&digest(&version.spki)));
+    newest.map(|version| version.number)
+}
+
+fn elements(field: Option<Value>, name: &str, lost: &mut Vec<String>) -> Map<String, Value> {
+    match field {
+        Some(Value::Object(elements)) => elements,
+        None => Map::new(),
+        Some(_) => {
+            lost.push(name.to_owned());
+            Map::new()
+        }
+    }
+}
+
+/// Seconds after the end of a certificate for which the facts about it are kept: 30 days.
+const LONG: u64 = 30 * 86_400;
+/// Most compromised keys, and most certificates that are revoked or to be revoked. A person asks
+/// for each of them, so the limit is far away.
+const MOST_KNOWN: usize = 10_000;
+/// Maximum number of revocations of a plan that the authorities have not carried out yet.
+pub(crate) const MOST_REVOCATIONS: usize = 16;
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::keys::certificates::Chain;
+    use crate::keys::certificates::tests::made;
+    use crate::keys::tests::key;
+
+    /// A key with versions of these public keys, the last one current.
+    pub(in crate::renewal) fn key_of(label: &str, publics: &[u8]) -> Key {
+        let mut key = key(label);
+        let first = key.versions.remove(0);
+        key.versions.extend((1..).zip(publics).map(|(number, public)| Version {
+            number,
+            spki: vec![*public],
+            ..first.clone()
+        }));
+        key.current = key.versions.len() as u32;
+        key
+    }
+
+    /// A revocation of a new certificate.
+    pub(in crate::renewal) fn revocation(reason: u8) -> (Certificate, Revocation) {
+        let pem = made("/CN=shop", "DNS:shop.example");
+        let certificate = Chain::read(pem.as_bytes()).unwrap().certificates.remove(0);
+        let revocation = Revocation {
+            reason,
+            certificate: URL_SAFE_NO_PAD.encode(certificate.der()),
+            directory: "https://ca/dir".into(),
+            not_after: certificate.not_after(),
+            is_sent: false,
+            plan: "shop".into(),
+            key: "shop".into(),
+        };
+        (certificate, revocation)
+    }
+
+    #[test]
+    fn a_public_key_is_compromised_wherever_it_is() {
+        let mut known = Known::default();
+        let shop = key_of("shop", &[1, 2, 3]);
+        known.note_compromised(digest(&[2]), 5);
+        known.want_newer_than(&key_of("other", &[7, 8]), 2, 5);
+        assert_eq!(
+            (known.compromised(&shop), known.refused(&shop)),
+            (Some(2), Some(2)),
+            "and the older ones"
+        );
+        assert_eq!(known.compromised(&key_of("renamed", &[2])), Some(1));
+        assert_eq!(known.refused(&key_of("shop", &[5])), None, "a key that was made anew");
+        // One that is not current yet was refused.
+        let mut two = key_of("shop", &[3, 4]);
+        two.current = 1;
+        known.want_newer_than(&two, 1, 5);
+        assert_eq!(known.newer_than(&two), Some(1));
+        known.want_newer_than(&two, 2, 5);
+        assert_eq!(known.newer_than(&two), Some(2));
+        assert_eq!(known.newer_than.len(), 2, "one of each key");
+        let mut three = key_of("shop", &[3, 4, 5]);
+        assert_eq!(known.newer_than(&three), None, "a newer one is current");
+        three.current = 2;
+        assert_eq!(known.newer_than(&three), Some(2));
+    }
+
+    #[test]
+    fn a_revocation_that_may_have_happened_is_not_forgotten() {
+        let (certificate, asked) = revocation(4);
+        let mut known = Known::default();
+        // Nobody has the message.
+        known.revoke(asked.clone());
+        known.give_up(&asked);
+        assert!(!known.is_revoked(&certificate) && known.wanted(&asked).is_none());
+        // The message has another reason than the person wants by now.
+        known.revoke(asked.clone());
+        known.wanted(&asked).unwrap().is_sent = true;
+        known.revoke(Revocation { reason: 1, ..asked.clone() });
+        let mut refused = known.clone();
+        assert!(refused.note_failed(&asked, true) && !refused.wanted(&asked).unwrap().is_sent);
+        assert!(known.note_failed(&asked, false) && known.wanted(&asked).unwrap().is_sent);
+        let mut done = known.clone();
+        done.end(&asked);
+        assert!(done.is_revoked(&certificate) && done.wanted(&asked).unwrap().reason == 1);
+        known.give_up(&asked);
+        assert!(known.is_revoked(&certificate) && known.wanted(&asked).is_none());
+        // Whatever becomes of a message of which nobody knows.
+        for lose in [
+            |known: &mut Known, asked: &Revocation| known.lose_sight_of(asked),
+            |known: &mut Known, asked: &Revocation| {
+                assert!(!known.note_failed(asked, false));
+            },
+        ] {
+            let mut known = Known::default();
+            lose(&mut known, &asked);
+            assert!(known.is_revoked(&certificate));
+        }
+    }
+
+    #[test]
+    fn only_certificates_that_expired_long_ago_are_forgotten() {
+        let (certificate, asked) = revocation(4);
+        let mut known = Known::default();
+        known.revoke(asked.clone());
+        known.note_revoked(&asked);
+        known.note_issued(&certificate, None, None);
+        known.note_compromised(digest(&[1]), 1);
+        for number in 0..100 {
+            known.revoked.insert(number.to_string(), asked.not_after);
+        }
+        let whole = known.clone();
+        // The certificate has expired, or the clock is wrong.
+        known.trim(asked.not_after + LONG - 1);
+        assert_eq!(known, whole);
+        assert_eq!(known.revocations(asked.not_after).count(), 0);
+        assert_eq!(known.revocations(asked.not_after - 1).count(), 1);
+        known.trim(asked.not_after + LONG);
+        assert!(known.is_compromised(&digest(&[1])));
+        known.compromised.clear();
+        assert_eq!(known, Known::default());
+        known.revoked = (0..MOST_KNOWN).map(|number| (number.to_string(), u64::MAX)).collect();
+        assert!(!known.has_room());
+    }
+}

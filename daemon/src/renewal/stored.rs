@@ -1,0 +1,271 @@
+//! Form of the file of the progress: it is read part by part, so that a damaged part takes nothing
+//! from the others, and so are the files of earlier versions.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::known::Known;
+use super::progress::Progress;
+use crate::keys::Key;
+
+/// Form of the file.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub(super) struct Stored {
+    /// Account at each directory and of each key: the URL, a space, and the thumbprint.
+    pub(super) accounts: BTreeMap<String, Account>,
+    #[serde(flatten)]
+    pub(super) known: Known,
+    /// Progress by the name of the plan. A plan that is gone may come back.
+    pub(super) plans: BTreeMap<String, Progress>,
+    /// True if a file of before had numbers of versions, and a public key is still to be noted.
+    #[serde(skip)]
+    has_numbers: bool,
+}
+
+/// An account at an authority.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) struct Account {
+    /// URL of the account (RFC 8555, 7.3); `None` if the authority does not know the account any
+    /// more.
+    pub(crate) url: Option<String>,
+    /// URL of the account before, and the time until which the daemon knew it.
+    pub(crate) former: Option<(String, u64)>,
+}
+
+impl Stored {
+    /// Reads the file. A file that is missing counts as empty: the accounts and certificates are
+    /// found again. Of a damaged file, the parts that can be understood count, and a copy is kept
+    /// under another name. Returns the damage, too.
+    ///
+    /// # Errors
+    /// The file, or its copy, cannot be read or written: nothing may be written in its place.
+    pub(super) fn open(file: &Path) -> Result<(Self, Option<String>), String> {
+        let failed = |error: io::Error| {
+            format!(
+                "the progress of renewals in {} cannot be read: {error}; no certificate is renewed or revoked until it can; give the file to the user of the daemon: chown keyward {}",
+                file.display(),
+                file.display()
+            )
+        };
+        let bytes = match fs::read(file) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((Self::default(), None)),
+            Err(error) => return Err(failed(error)),
+        };
+        let (stored, damage) = Self::read(&bytes);
+        let Some(damage) = damage else { return Ok((stored, None)) };
+        let copy = free_name(file);
+        fs::copy(file, &copy).map_err(|error| {
+            format!(
+                "the progress of renewals in {} is damaged: {damage}; no certificate is renewed or revoked, because a copy cannot be kept in {}: {error}",
+                file.display(),
+                copy.display()
+            )
+        })?;
+        let damage = format!(
+            "the progress of renewals in {} was damaged: {damage}; a copy is in {}; look at each plan (keyward cert status), and ask again for what is missing",
+            file.display(),
+            copy.display()
+        );
+        Ok((stored, Some(damage)))
+    }
+
+    /// Reads the bytes of a file. Returns the damage, too.
+    pub(super) fn read(bytes: &[u8]) -> (Self, Option<String>) {
+        let mut fields = match serde_json::from_slice(bytes) {
+            Ok(Value::Object(fields)) => fields,
+            Ok(_) => return (Self::default(), Some("it is no JSON object; all plans begin anew".into())),
+            Err(error) => return (Self::default(), Some(format!("{error}; all plans begin anew"))),
+        };
+        let (mut stored, mut lost) = (Self::default(), Vec::new());
+        stored.known.read(&mut fields, &mut lost);
+        for (name, part) in parts(&mut fields, "accounts", &mut lost) {
+            match serde_json::from_value(part) {
+                Ok(account) => drop(stored.accounts.insert(name, account)),
+                Err(_) => lost.push(format!("the account at {name}")),
+            }
+        }
+        for (name, part) in parts(&mut fields, "plans", &mut lost) {
+            let Value::Object(mut fields) = part else {
+                lost.push(format!("everything of the plan {name}"));
+                continue;
+            };
+            stored.known.read_of_plan(&name, &mut fields, &mut lost);
+            let (progress, damaged) = Progress::read(fields);
+            lost.extend(damaged.into_iter().map(|field| format!("{field} of the plan {name}")));
+            stored.has_numbers |= progress.has_numbers();
+            stored.plans.insert(name, progress);
+        }
+        let damage = (!lost.is_empty()).then(|| format!("lost are: {}", lost.join(", ")));
+        (stored, damage)
+    }
+
+    /// True if a file of before has numbers of versions of a key, of which the public keys are not
+    /// noted yet. `plan` is a plan with this key.
+    pub(super) fn has_numbers_of(&self, plan: &str, key: &Key) -> bool {
+        self.has_numbers
+            && self.plans.iter().any(|(name, progress)| progress.has_numbers_of(key, name == plan))
+    }
+
+    /// Notes the public keys in the place of the numbers of versions of a key.
+    pub(super) fn convert(&mut self, plan: &str, key: &Key, now: u64) {
+        for (name, progress) in &mut self.plans {
+            if progress.has_numbers_of(key, name == plan) {
+                progress.convert(key, &mut self.known, now);
+            }
+        }
+        self.has_numbers = self.plans.values().any(Progress::has_numbers);
+    }
+
+    /// Forgets certificates that expired long ago, and plans to which nothing has happened for
+    /// long. The caller knows that its clock is right.
+    pub(super) fn trim(&mut self, now: u64) {
+        self.known.trim(now);
+        self.plans.retain(|_, progress| !progress.is_of_the_past(now));
+    }
+}
+
+/// A name for the copy of a damaged file. The copy of an earlier damage stays.
+fn free_name(file: &Path) -> PathBuf {
+    let numbered = (1..).map(|number| file.with_extension(format!("json.damaged.{number}")));
+    let mut names = [file.with_extension("json.damaged")].into_iter().chain(numbered);
+    names.find(|path| !path.exists()).unwrap_or_else(|| file.with_extension("json.damaged"))
+}
+
+fn parts(fields: &mut Map<String, Value>, name: &str, lost: &mut Vec<String>) -> Map<String, Value> {
+    match fields.remove(name) {
+        Some(Value::Object(parts)) => parts,
+        None => Map::new(),
+        Some(_) => {
+            lost.push(name.to_owned());
+            Map::new()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::known::tests::{key_of, revocation};
+    use super::super::known::{Revocation, digest};
+    use super::*;
+
+    /// Reads a file, which is not damaged, and must read the same after it was written again.
+    fn read(file: &Value) -> Stored {
+        let (stored, damage) = Stored::read(file.to_string().as_bytes());
+        assert_eq!(damage, None);
+        let again = Stored::read(&serde_json::to_vec(&stored).unwrap());
+        assert_eq!(again, (stored.clone(), None));
+        stored
+    }
+
+    #[test]
+    fn a_file_of_before_is_converted() {
+        let (certificate, asked) = revocation(1);
+        let mut former = serde_json::to_value(&asked).unwrap();
+        for new in ["plan", "key", "not_after"] {
+            former.as_object_mut().unwrap().remove(new);
+        }
+        let (revoked, issued) = (certificate.fingerprint(), "ab".repeat(32));
+        let mut stored = read(&json!({ "accounts": {}, "plans": {
+            "shop": {
+                "order": "https://ca/1", "version": 3, "key": "shop", "compromised": 1, "newer_than": 2,
+                "refused_version": 2, "revoked": [revoked], "revocations": [former], "wishes": 4,
+                "issued": [{ "certificate": issued, "directory": "https://ca/dir" }], "renewed_at": 7,
+            },
+            "gone": { "key": "other", "compromised": 5 },
+            "early": { "compromised": 1 },
+        }}));
+        assert!(stored.known.is_revoked(&certificate));
+        assert_eq!(stored.known.revocations(0).collect::<Vec<_>>(), [&asked]);
+        let text = serde_json::to_string(&stored.known).unwrap();
+        assert!(text.contains(&issued), "{text}");
+        let shop = &stored.plans["shop"];
+        assert_eq!((shop.order.as_deref(), shop.renewed_at, shop.wishes), (Some("https://ca/1"), Some(7), 4));
+
+        // The numbers stay until their key is there, with whatever plan.
+        let mut shop = key_of("shop", &[1, 2, 3]);
+        shop.current = 1;
+        let other = key_of("other", &[7, 8]);
+        assert!(!stored.has_numbers_of("shop", &key_of("third", &[9])));
+        assert!(stored.has_numbers_of("shop", &shop) && stored.has_numbers_of("x", &other));
+        stored.convert("shop", &shop, 9);
+        let progress = &stored.plans["shop"];
+        assert_eq!((progress.ordered(&shop), progress.refused_version(&shop)), (Some(3), Some(2)));
+        assert_eq!((stored.known.compromised(&shop), stored.known.newer_than(&shop)), (Some(1), Some(2)));
+        assert!(!stored.has_numbers_of("shop", &shop) && stored.has_numbers_of("x", &other));
+        // The fifth version is gone.
+        stored.convert("x", &other, 9);
+        assert_eq!(stored.known.compromised(&other), Some(2));
+        // Without a label, the numbers are those of the key of the plan.
+        let early = key_of("early", &[6]);
+        assert!(!stored.has_numbers_of("x", &early));
+        stored.convert("early", &early, 9);
+        assert_eq!(stored.known.compromised(&early), Some(1));
+        assert!(!stored.has_numbers);
+        assert_eq!(read(&serde_json::to_value(&stored).unwrap()), stored);
+    }
+
+    #[test]
+    fn a_damaged_element_takes_nothing_from_the_others() {
+        let (certificate, asked) = revocation(4);
+        let (second, other) = revocation(1);
+        let damaged = |asked: &Revocation| {
+            let mut damaged = serde_json::to_value(asked).unwrap();
+            (damaged["reason"], damaged["is_sent"], damaged["directory"]) =
+                (json!("x"), json!(5), json!(null));
+            damaged
+        };
+        let compromised = digest(&[1]);
+        let file = json!({
+            "compromised": { compromised.as_str(): "x" },
+            "newer_than": 5,
+            "revoked": { "aa": null, "bb": 7 },
+            "issued": { "cc": 1, second.fingerprint(): { "directory": "https://ca/other" } },
+            "revocations": [damaged(&other), { "certificate": "x" }],
+            "plans": {
+                "shop": { "revoked": [1, "dd"], "revocations": [damaged(&asked), 1], "failures": "x", "wishes": 3 },
+                "x": 1,
+            },
+            "accounts": [],
+        });
+        let (stored, damage) = Stored::read(file.to_string().as_bytes());
+        assert_eq!(
+            damage.unwrap(),
+            format!(
+                "lost are: the time of {compromised} in compromised, newer_than, the time of aa in revoked, the issuer of the certificate cc, parts of some revocations, some revocations, accounts, some of revoked of the plan shop, parts of some revocations of the plan shop, some revocations of the plan shop, failures of the plan shop, everything of the plan x"
+            )
+        );
+        assert!(stored.known.is_compromised(&compromised));
+        let text = serde_json::to_string(&stored.known).unwrap();
+        assert!(["aa", "bb", "dd"].iter().all(|of| text.contains(&format!("\"{of}\":"))), "{text}");
+        // The authority may have revoked them.
+        let kept: Vec<_> = stored.known.revocations(0).cloned().collect();
+        assert!(kept.iter().all(|one| one.is_sent && one.reason == 0), "{kept:?}");
+        assert_eq!((&kept[0].certificate, &kept[1].certificate), (&other.certificate, &asked.certificate));
+        assert_eq!(kept[0].directory, "https://ca/other", "from its issuer");
+        assert!(kept[1].is_at("https://any/dir") && kept[1].plan == "shop");
+        assert_eq!(kept[1].not_after, certificate.not_after());
+        assert_eq!(stored.plans["shop"].wishes, 3);
+    }
+
+    #[test]
+    fn a_plan_to_which_nothing_has_happened_for_long_is_forgotten() {
+        let plan = |more: &str| format!("{{\"renewed_at\":7{more}}}");
+        let wanted = [",\"asked_at\":7", ",\"wishes\":1", ",\"order\":\"x\"", ",\"compromised\":1"];
+        let plans = wanted.iter().map(|more| format!("\"{}\":{}", more.len(), plan(more)));
+        let plans = [format!("\"past\":{}", plan(""))].into_iter().chain(plans).collect::<Vec<_>>().join(",");
+        let (mut stored, damage) = Stored::read(format!("{{\"plans\":{{{plans}}}}}").as_bytes());
+        assert_eq!((damage, stored.plans.len()), (None, 5));
+        stored.trim(300 * 86_400);
+        assert_eq!(stored.plans.len(), 5);
+        stored.trim(401 * 86_400);
+        assert!(stored.plans.len() == 4 && !stored.plans.contains_key("past"));
+    }
+}
