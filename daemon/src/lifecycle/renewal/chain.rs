@@ -161,7 +161,7 @@ async fn placeholder(daemon: &Daemon, plan: &Plan, key: &Key, version: &Version)
     let (name, number) = (plan.name.as_str(), version.number);
     let known = daemon.renewals.placeholder(name, number).filter(|der| {
         Certificate::from_der(der)
-            .is_ok_and(|certificate| certificate.not_after() > now() && has_names(&certificate, plan))
+            .is_ok_and(|one| one.not_after() > now() && has_names(&one, plan) && one.spki() == version.spki)
     });
     if let Some(known) = known {
         return Ok(known);
