@@ -144,6 +144,9 @@ pub(crate) struct Window {
 pub(crate) struct Deployed {
     /// SHA-256 of the certificate in the files, in hexadecimal digits.
     pub(crate) certificate: String,
+    /// Label of its key, if it is known.
+    #[serde(default)]
+    pub(crate) key: Option<String>,
     /// The certificate at each listener.
     pub(crate) listeners: BTreeMap<SocketAddr, Shown>,
     /// Why the files are not in use, if they are not.

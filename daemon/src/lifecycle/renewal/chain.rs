@@ -1,5 +1,7 @@
 //! The chain that an issuer gave: checked, and attached to its version. And the files of a plan.
 
+use std::sync::Arc;
+
 use der::Decode;
 use der::asn1::ObjectIdentifier;
 use keyward_proto::{Label, Reference};
@@ -14,7 +16,7 @@ use super::{RenewalError, anchors, authority, key_of, placeholder, plan};
 use crate::config::{Authority, Identifier, Issuer, Plan};
 use crate::daemon::Daemon;
 use crate::keys::certificates::{Certificate, Chain};
-use crate::keys::{Key, Version, now};
+use crate::keys::{Key, Standing, Version, now};
 use crate::lifecycle::event::Actor;
 use crate::lifecycle::{Error, certificates, versions};
 use crate::renewal::Known;
@@ -266,7 +268,8 @@ pub(crate) struct Files {
 }
 
 /// The files of a plan: with the newest certificate for its names, or with a placeholder that the
-/// daemon has made.
+/// daemon has made. A certificate that is revoked or for a compromised key does not take the place
+/// of another one that servers have.
 ///
 /// # Errors
 /// [`Error`] says why there is no key, or why the key signs no placeholder.
@@ -274,9 +277,12 @@ pub(crate) async fn files(daemon: &Daemon, name: &Label) -> Result<Files, Error>
     daemon.renewals.check().map_err(RenewalError::from)?;
     let plan = plan(&daemon.config(), name)?;
     let state = state::of(daemon, name).await?;
-    let key = key_of(daemon, &plan).await?;
-    let version = state.version.and_then(|number| key.version(number)).or_else(|| key.version(0));
-    let version = version.ok_or_else(|| RenewalError::NoCertificate(name.clone()))?;
+    let deployed = if state.is_revoked() { deployed(daemon, &state).await? } else { None };
+    let (key, number) = match deployed {
+        Some(deployed) => deployed,
+        None => (key_of(daemon, &plan).await?, state.version.unwrap_or_default()),
+    };
+    let version = key.version(number).ok_or_else(|| RenewalError::NoCertificate(name.clone()))?;
     let is_placeholder = state.certificate.is_none();
     let ders = match is_placeholder {
         true => vec![placeholder(daemon, &plan, &key, version).await?],
@@ -287,8 +293,25 @@ pub(crate) async fn files(daemon: &Daemon, name: &Label) -> Result<Files, Error>
     let block = |der: &Vec<u8>| pem_rfc7468::encode_string("CERTIFICATE", pem_rfc7468::LineEnding::LF, der);
     let chain = ders.iter().map(block).collect::<Result<String, _>>();
     let chain = chain.map_err(|error| RenewalError::Encoding(error.to_string()))?;
-    let reference = Reference::new(plan.key.clone(), version.number, version.spki.clone());
+    let reference = Reference::new(key.label.clone(), version.number, version.spki.clone());
     let reference = reference.map_err(|error| RenewalError::Encoding(error.to_string()))?.to_pem();
     let (certificate, not_after) = (leaf.fingerprint(), leaf.not_after());
     Ok(Files { chain, reference, certificate, not_after, is_placeholder })
+}
+
+/// The key and its version whose certificate is in the files of the servers of a plan, if nothing
+/// is wrong with that certificate. It may be for another key or other names than the plan has now.
+async fn deployed(daemon: &Daemon, state: &state::PlanState) -> Result<Option<(Arc<Key>, u32)>, Error> {
+    let Some(deployed) = &state.progress.deployed else { return Ok(None) };
+    let label = deployed.key.as_ref().and_then(|label| label.parse().ok());
+    let key = daemon.keys.get(label.as_ref().unwrap_or(&state.plan.key)).await?;
+    let Some(key) = key.filter(|key| key.standing(now()) == Standing::Active) else { return Ok(None) };
+    let compromised = state.known.compromised(&key);
+    let version = state::with_certificate(&key, &deployed.certificate).filter(|(version, certificate)| {
+        compromised.is_none_or(|newest| version.number > newest)
+            && certificate.not_after() > now()
+            && !state.known.is_revoked(certificate)
+    });
+    let number = version.map(|(version, _)| version.number);
+    Ok(number.map(|number| (key, number)))
 }

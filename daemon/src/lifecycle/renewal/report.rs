@@ -281,7 +281,15 @@ pub(crate) async fn deployed(
     let checked = |shown: Shown| Shown { problem: shown.problem.as_deref().map(printable), ..shown };
     let listeners = listeners.into_iter().map(|(at, shown)| (at, checked(shown))).collect();
     let problem = problem.as_deref().map(printable);
-    let deployed = Deployed { certificate, listeners, problem };
+    // The files may be those for a key that the plan had before.
+    let is_of_key =
+        before.key.as_ref().is_some_and(|key| state::with_certificate(key, &certificate).is_some());
+    let former = before.progress.deployed.as_ref().filter(|one| one.certificate == certificate);
+    let key = match is_of_key {
+        true => Some(before.plan.key.to_string()),
+        false => former.and_then(|one| one.key.clone()),
+    };
+    let deployed = Deployed { certificate, key, listeners, problem };
     let is_served = deployed.is_served()
         && before.certificate.as_ref().is_some_and(|one| one.fingerprint() == deployed.certificate);
     daemon.renewals.note_look(name.as_str());

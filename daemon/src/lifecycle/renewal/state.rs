@@ -185,6 +185,12 @@ fn newest(key: &Key, plan: &Plan) -> Option<(u32, Certificate)> {
     })
 }
 
+/// The version of a key whose certificate has a fingerprint, and the certificate.
+pub(super) fn with_certificate<'k>(key: &'k Key, fingerprint: &str) -> Option<(&'k Version, Certificate)> {
+    let certified = key.versions.iter().rev().filter_map(|version| Some((version, of_version(version)?)));
+    certified.into_iter().find(|(_, certificate)| certificate.fingerprint() == fingerprint)
+}
+
 fn of_version(version: &Version) -> Option<Certificate> {
     Certificate::from_der(version.certificates.first()?).ok()
 }

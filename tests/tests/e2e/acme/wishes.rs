@@ -61,6 +61,13 @@ impl ByHand {
         self.name.set(to);
     }
 
+    /// The files of the plan.
+    fn files(&self) -> Value {
+        let (status, body) = self.scene.daemon.get(&format!("/v1/plans/{}/files", self.name.get()));
+        assert_eq!(status, 200, "{body}");
+        serde_json::from_str(&body).unwrap()
+    }
+
     /// The deployer has seen the certificate of the plan at each listener.
     fn served(&self) {
         let body = json!({ "certificate": self.fingerprint(), "listeners": {}, "problem": null });
@@ -530,6 +537,7 @@ fn a_revocation_that_may_have_happened_is_not_given_up() {
 fn a_compromised_version_stays_refused() {
     let agent = ByHand::start(NEVER_SERVED);
     let served = || agent.served();
+    let files = || agent.files()["certificate"].as_str().unwrap().to_owned();
     let current = || {
         let shown = succeed(&mut agent.scene.daemon.keyward(&["key", "show", "shop", "--json"]));
         serde_json::from_str::<Value>(&shown).unwrap()["current"].as_u64().unwrap()
@@ -561,16 +569,18 @@ fn a_compromised_version_stays_refused() {
     names("names = [\"shop.example\"]");
     assert_eq!(agent.renew(), second);
     served();
+    let others = agent.fingerprint();
     names("names = [\"shop.example\", \"www.shop.example\"]");
     // The second version has no certificate for these names any more, and the first one has.
     assert_eq!(
         (agent.plan()["state"].clone(), agent.plan()["is_revoked"].clone()),
         (json!("due"), json!(true))
     );
+    assert_eq!(files(), others, "servers keep a certificate that is not revoked");
     served();
     assert_eq!(current(), 2, "the compromised version is not current again");
     assert_eq!(agent.renew(), second);
-    assert_eq!(agent.plan()["state"], "valid");
+    assert_eq!((&agent.plan()["state"], files()), (&json!("valid"), agent.fingerprint()));
 }
 
 /// The numbers of versions are those of one key: another key of the plan begins anew.
@@ -598,9 +608,13 @@ fn another_key_of_the_plan_is_not_compromised() {
     agent.not_revoked("unauthorized", None);
     agent.scene.change_plan("key = \"other\"\n");
     agent.renew();
+    let files = agent.files();
+    agent.served();
     agent.change("key = \"other\"\n", "");
     assert_eq!(agent.doubts(), (true, true));
+    assert_eq!(agent.files(), files, "servers keep the other key while its certificate is better");
     agent.renew();
+    assert_eq!(agent.files()["certificate"], agent.fingerprint());
     assert_eq!(agent.plan()["certificate"]["version"], 4);
     // The same label, and nothing else of the key.
     agent.scene.daemon.destroy("shop");
