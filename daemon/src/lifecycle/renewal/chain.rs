@@ -111,7 +111,7 @@ async fn carry_out(
     certificates::attach(daemon, actor, &plan.key, chain).await?;
     let now = now();
     let is_deployed = plan.is_deployed();
-    daemon.renewals.update(name.as_str(), |progress, known| {
+    let is_refused = daemon.renewals.update(name.as_str(), |progress, known| {
         // The agent holds the plan until it says that the attempt has ended.
         (progress.order, progress.last_error) = (None, None);
         (progress.failures, progress.next_try) = (0, 0);
@@ -133,10 +133,10 @@ async fn carry_out(
         if known.compromised(&key).is_some_and(|compromised| number <= compromised) {
             revoke_too(daemon, &plan, known, leaf, directory.as_ref())?;
         }
-        Ok::<_, RenewalError>(())
+        Ok::<_, RenewalError>(is_refused)
     })?;
     // Nobody has files: servers on rustls take the newest version with a certificate.
-    if key.current < number && !is_deployed {
+    if key.current < number && !is_deployed && !is_refused {
         versions::promote(daemon, actor, &plan.key, number).await?;
     }
     state::of(daemon, name).await

@@ -299,8 +299,9 @@ pub(crate) async fn deployed(
     }
     let current = before.key.as_ref().map(|key| key.current);
     // An older version comes back with former names of the plan, and does not become current again.
-    if let Some(number) =
-        before.version.filter(|number| is_served && current.is_some_and(|now| now < *number))
+    // A certificate that is revoked or for a compromised key makes no version current.
+    let is_good = is_served && !before.is_revoked();
+    if let Some(number) = before.version.filter(|number| is_good && current.is_some_and(|now| now < *number))
     {
         versions::promote(daemon, actor, &before.plan.key, number).await?;
     }

@@ -581,6 +581,17 @@ fn a_compromised_version_stays_refused() {
     assert_eq!(current(), 2, "the compromised version is not current again");
     assert_eq!(agent.renew(), second);
     assert_eq!((&agent.plan()["state"], files()), (&json!("valid"), agent.fingerprint()));
+    // A version that is compromised before every server has it does not become current.
+    agent.cert(&["renew", "shop", "--now", "--new-key"]);
+    agent.renew();
+    agent.cert(&["revoke", "shop", "--reason", "key-compromise", "--yes"]);
+    served();
+    assert_eq!(current(), 2, "nor is the compromised version that is newer");
+    agent.revocation();
+    agent.revoked();
+    agent.renew();
+    served();
+    assert_eq!(current(), 4);
 }
 
 /// The numbers of versions are those of one key: another key of the plan begins anew.
