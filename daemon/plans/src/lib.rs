@@ -303,6 +303,13 @@ pub struct PlanView {
     /// key.
     #[serde(default)]
     pub is_revoked: bool,
+    /// True if an authority has revoked the certificate that the plan has, or may have.
+    #[serde(default)]
+    pub may_be_revoked: bool,
+    /// True if the certificate that the plan has is for a version of the key that a person has
+    /// called compromised, or for an older one.
+    #[serde(default)]
+    pub is_compromised: bool,
     /// Why a revocation does not go on, if one does not.
     #[serde(default)]
     pub revocation_problem: Option<String>,

@@ -325,7 +325,7 @@ async fn view(daemon: &Daemon, state: renewal::PlanState) -> Result<PlanView, Ad
     let explanation = state.window().and_then(|window| window.explanation.clone());
     let is_revoked = state.is_revoked();
     let revocation_problem = revocation_problem(daemon, &state);
-    let renewal::PlanState { plan, progress, due, revocations, .. } = state;
+    let renewal::PlanState { plan, progress, due, revocations, may_be_revoked, is_compromised, .. } = state;
     let issuer_domain = acme.as_ref().map(|acme| {
         let host = config::origin(&acme.directory).unwrap_or_default().trim_start_matches("https://");
         issuer_domain(host).to_owned()
@@ -365,6 +365,8 @@ async fn view(daemon: &Daemon, state: renewal::PlanState) -> Result<PlanView, Ad
         key_problem: key_problem.map(str::to_owned),
         has_revocation: !revocations.is_empty(),
         is_revoked,
+        may_be_revoked,
+        is_compromised,
         revocation_problem,
         files: needed_files(daemon, &plan),
         programs: programs(&plan),

@@ -265,10 +265,7 @@ impl Revoke {
         })?;
         match self.client.json {
             true => print_json(&plan),
-            false if plan.is_revoked => print(&format!(
-                "the authority may have revoked the certificate of plan {name} already, so it is replaced; to see the end: keyward cert status {name}\n"
-            )),
-            false => print(&format!("the certificate of plan {name} is not revoked\n")),
+            false => print(&kept_words(name, &plan)),
         }
     }
 
@@ -303,6 +300,24 @@ impl Revoke {
             ),
         })
     }
+}
+
+/// Words for the certificate of a plan whose revocation was given up. A compromised key stays
+/// compromised.
+fn kept_words(name: &Label, plan: &PlanView) -> String {
+    let mut text = match plan.may_be_revoked {
+        true => format!(
+            "the authority may have revoked the certificate of plan {name} already, so it is replaced; to see the end: keyward cert status {name}\n"
+        ),
+        false => format!("the certificate of plan {name} is not revoked\n"),
+    };
+    if let Some(one) = plan.certificate.as_ref().filter(|_| plan.is_compromised) {
+        text += &format!(
+            "version {} of key {} stays compromised: the next certificate is for a new version, and this one gets none any more\n",
+            one.version, plan.key
+        );
+    }
+    text
 }
 
 #[derive(Args, Debug)]

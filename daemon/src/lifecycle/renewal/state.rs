@@ -39,10 +39,10 @@ pub(crate) struct PlanState {
     /// Certificates to be revoked that are the concern of this plan, the first one first.
     pub(crate) revocations: Vec<Revocation>,
     /// True if an authority has revoked the certificate, or may have.
-    may_be_revoked: bool,
+    pub(crate) may_be_revoked: bool,
     /// True if the certificate is for a version of the key that a person has called compromised, or
     /// for an older one.
-    is_compromised: bool,
+    pub(crate) is_compromised: bool,
     /// When the plan is due, in seconds since 1970.
     pub(crate) due: u64,
 }

@@ -530,6 +530,13 @@ fn a_revocation_that_may_have_happened_is_not_given_up() {
     agent.renew();
     let plan = agent.plan();
     assert_eq!((&plan["state"], &plan["is_revoked"]), (&json!("valid"), &json!(false)));
+    // A key that was called compromised stays so.
+    agent.cert(&["revoke", "shop", "--reason", "key-compromise", "--yes"]);
+    let words = cancel();
+    assert!(words.contains("is not revoked") && !words.contains("may have revoked"), "{words}");
+    assert!(words.contains("version 1 of key shop stays compromised"), "{words}");
+    agent.renew();
+    assert_eq!(agent.plan()["certificate"]["version"], 2);
 }
 
 /// A compromised version of the key comes back with former names of the plan, and stays refused.
