@@ -130,7 +130,6 @@ impl Known {
     }
 
     /// True if a person has called this very public key compromised.
-    #[cfg(test)]
     pub(crate) fn is_compromised(&self, digest: &str) -> bool {
         self.compromised.contains_key(digest)
     }

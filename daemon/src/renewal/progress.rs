@@ -242,10 +242,24 @@ impl Progress {
         version_of(key, self.refused_key.as_ref()?).map(|version| version.number)
     }
 
+    /// Forgets the order under way, which is of no use any more. An order for a compromised key
+    /// goes on: the authority may have issued its certificate, which is then revoked.
+    pub(crate) fn drop_order(&mut self, known: &Known) {
+        if self.order_for_compromised(known).is_none() {
+            (self.order, self.ordered_key) = (None, None);
+        }
+    }
+
+    /// The order under way, if it is for a compromised key.
+    pub(crate) fn order_for_compromised(&self, known: &Known) -> Option<&str> {
+        let key = self.ordered_key.as_ref().filter(|key| known.is_compromised(key));
+        self.order.as_deref().filter(|_| key.is_some())
+    }
+
     /// Notes that an agent begins to work on the plan.
     pub(crate) fn begin(&mut self, known: &mut Known, pid: i32, now: u64) {
         if self.worked_for < self.wishes {
-            (self.order, self.ordered_key) = (None, None);
+            self.drop_order(known);
         }
         self.worked_for = self.wishes;
         // Of a message of an attempt without an end, nobody knows what has become.

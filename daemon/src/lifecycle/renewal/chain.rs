@@ -20,6 +20,7 @@ use crate::keys::{Key, Standing, Version, now};
 use crate::lifecycle::event::Actor;
 use crate::lifecycle::{Error, certificates, versions};
 use crate::renewal::Known;
+use crate::renewal::known::{digest, version_of};
 
 /// Checks the chain of a plan, and attaches it. The order has ended then. `is_preferred` is false
 /// for an authority that does not have the chain that the owner prefers.
@@ -51,22 +52,30 @@ async fn carry_out(
     let plan = plan(&daemon.config(), name)?;
     hold(daemon, actor, name)?;
     let before = state::of(daemon, name).await?;
-    refuse_unwanted(&before)?;
-    let number = before.ordered.ok_or_else(|| RenewalError::NotOrdered(name.clone()))?;
     let key = key_of(daemon, &plan).await?;
     let leaf = chain.certificates.first().ok_or_else(|| RenewalError::NoCertificate(name.clone()))?;
     let directory = authority(&daemon.config(), &plan).ok().map(|authority| authority.directory.clone());
-    if before.known.refused(&key).is_some_and(|refused| number <= refused) {
-        // The authority has certified the compromised key once more.
-        let is_of_key = key.version(number).is_some_and(|version| version.spki == leaf.spki());
-        let is_compromised = before.known.compromised(&key).is_some_and(|newest| number <= newest);
-        let is_real =
-            || has_names(leaf, &plan) && anchors::check(&plan, is_public(daemon, &plan), chain).is_ok();
-        if is_of_key && is_compromised && is_real() {
-            daemon.renewals.update(name.as_str(), |_, known| {
-                revoke_too(daemon, &plan, known, leaf, directory.as_ref())
+    let compromised = before.known.compromised(&key);
+    let certified = version_of(&key, &digest(leaf.spki())).map(|version| version.number);
+    if let Some(certified) = certified.filter(|number| compromised.is_some_and(|newest| *number <= newest)) {
+        // The authority has certified the compromised key once more, for this order or for one of
+        // before.
+        if leaf.not_after() > now() && anchors::check(&plan, is_public(daemon, &plan), chain).is_ok() {
+            daemon.renewals.update(name.as_str(), |progress, known| {
+                revoke_too(daemon, &plan, known, leaf, directory.as_ref())?;
+                if progress.order.is_some() && progress.ordered(&key) == Some(certified) {
+                    // The order has ended, and the next one does not wait.
+                    (progress.order, progress.ordered_key) = (None, None);
+                    progress.wishes += 1;
+                }
+                Ok::<_, RenewalError>(())
             })?;
         }
+        return Err(RenewalError::RefusedKey { label: key.label.clone(), version: certified }.into());
+    }
+    refuse_unwanted(&before)?;
+    let number = before.ordered.ok_or_else(|| RenewalError::NotOrdered(name.clone()))?;
+    if before.known.refused(&key).is_some_and(|refused| number <= refused) {
         return Err(RenewalError::RefusedKey { label: key.label.clone(), version: number }.into());
     }
     // A person, or the authority by its window, wants another one before its time. An authority

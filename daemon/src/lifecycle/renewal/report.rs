@@ -18,10 +18,10 @@ use crate::keys::now;
 use crate::lifecycle::details::Act;
 use crate::lifecycle::event::{Action, Actor, begin};
 use crate::lifecycle::{Error, versions};
-use crate::renewal::Progress;
 use crate::renewal::due::{self, Failure};
 use crate::renewal::known::digest;
 use crate::renewal::progress::{Deployed, Failed, Window};
+use crate::renewal::{Known, Progress};
 
 /// Notes a report of the agent. Only URLs of the authority are kept. Returns the order that is
 /// under way.
@@ -100,7 +100,15 @@ async fn note(daemon: &Daemon, actor: Actor, name: &Label, report: Report) -> Re
         Report::Order(url) => {
             let url = url.map(checked).transpose()?;
             let state = state::of(daemon, name).await?;
-            daemon.renewals.update(name.as_str(), |progress, _| {
+            daemon.renewals.update(name.as_str(), |progress, known| {
+                if let Some(order) = progress.order_for_compromised(known).filter(|_| url.is_none()) {
+                    let plan = name.as_str();
+                    tracing::warn!(
+                        plan,
+                        order,
+                        "an order for a compromised key is given up; if the authority has issued a certificate, it must revoke that"
+                    );
+                }
                 // Another order, or none, or the first one for another key of the plan.
                 if url.is_none() && progress.order.is_some() || state.ordered.is_none() {
                     progress.ordered_key = None;
@@ -202,13 +210,19 @@ async fn note(daemon: &Daemon, actor: Actor, name: &Label, report: Report) -> Re
                     progress.failures = 0;
                 }
                 progress.failures = progress.failures.saturating_add(1);
+                let mut detail = detail.clone();
                 // The order may be the reason.
                 if progress.failures >= GIVE_UP && failure != Failure::Here {
+                    if let Some(order) = progress.order_for_compromised(known) {
+                        detail += &format!(
+                            " (the order {order} was for a compromised key, and is given up: ask the authority whether it has issued a certificate, and to revoke it)"
+                        );
+                    }
                     (progress.order, progress.ordered_key) = (None, None);
                 }
                 let spread = spread(name.as_str()).wrapping_add(random());
                 progress.next_try = due::next_try(now, failure, progress.failures, lifetime, spread);
-                progress.last_error = Some(Failed { at: now, kind: kind.clone(), detail: detail.clone() });
+                progress.last_error = Some(Failed { at: now, kind: kind.clone(), detail });
                 Ok::<_, RenewalError>(false)
             })?;
             if is_late {
@@ -243,7 +257,7 @@ pub(crate) async fn renew_now(
             let newest = progress.ordered(key).max(refused).max(state.version).max(Some(key.current));
             newest.into_iter().for_each(|newest| known.want_newer_than(key, newest, now()));
         }
-        ask(progress, is_worked_on);
+        ask(progress, known, is_worked_on);
         progress.asked_at = Some(now());
         Ok::<_, RenewalError>(())
     });
@@ -252,12 +266,12 @@ pub(crate) async fn renew_now(
 }
 
 /// Notes that a person asks: failures of before do not count, and there is one more order.
-pub(super) fn ask(progress: &mut Progress, is_worked_on: bool) {
+pub(super) fn ask(progress: &mut Progress, known: &Known, is_worked_on: bool) {
     progress.wishes += 1;
     progress.forget_failures();
     // An order that nobody works on may be of no use any more.
     if !is_worked_on {
-        (progress.order, progress.ordered_key) = (None, None);
+        progress.drop_order(known);
     }
     if !progress.orders.is_empty() {
         progress.orders.remove(0);

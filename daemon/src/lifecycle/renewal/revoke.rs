@@ -41,7 +41,7 @@ pub(crate) async fn revoke(daemon: &Daemon, actor: Actor, name: &Label, reason: 
             let is_of_key = state.key.as_ref().is_some_and(|key| progress.ordered(key).is_some());
             ordered.filter(|_| is_of_key).into_iter().for_each(|key| known.note_compromised(key, now()));
         }
-        ask(progress, is_worked_on);
+        ask(progress, known, is_worked_on);
         // Another key does not wait until the authority has revoked the certificate of this one.
         // The renewal for any other reason comes after the revocation.
         if reason == KEY_COMPROMISE {

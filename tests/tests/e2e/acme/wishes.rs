@@ -274,13 +274,25 @@ fn an_order_of_an_older_attempt_does_not_fulfil_a_wish() {
     let agent = ByHand::start(NEVER_SERVED);
     let first = agent.renew();
     agent.cert(&["renew", "shop", "--now"]);
-    agent.order();
+    let csr = agent.order();
     agent.failed("network");
     assert_eq!(agent.begin(), agent.here.as_str(), "it goes on");
     agent.cert(&["revoke", "shop", "--reason", "key-compromise", "--yes"]);
     agent.failed("network");
     agent.revocation();
     agent.revoked();
+    // The authority may have certified the compromised key meanwhile. Whatever a person asks, the
+    // agent looks, so that this certificate is revoked, too.
+    agent.cert(&["renew", "shop", "--now"]);
+    assert_eq!(agent.begin(), agent.here.as_str(), "it goes on, to be revoked");
+    let (status, answer) = agent.send(&csr, 90, "-60");
+    assert!(status == 409 && answer.to_string().contains("revoked as compromised"), "{answer}");
+    agent.report(json!({ "order": null }));
+    agent.failed("chain");
+    assert_eq!(agent.plan()["failures"], 0, "that was another attempt than the one for a new key");
+    agent.revocation();
+    agent.revoked();
+    assert_eq!(agent.plan()["has_revocation"], false);
     let csr = agent.order();
     assert_ne!(agent.key_of(&csr), first, "the compromised key");
     // While this attempt is under way, a person wants another key again.
