@@ -54,7 +54,7 @@ impl Gate {
         Self { listener, connections, daemon, users, never, stopping }
     }
 
-    fn admit(&self, stream: UnixStream) -> Option<(Conversation, Caller)> {
+    fn admit(&self, stream: UnixStream) -> Option<(Conversation<UnixStream>, Caller)> {
         let caller = credentials_with_groups(&stream);
         let peer = caller.clone().unwrap_or_default();
         // Users without a role get an answer, too: a refusal, or metrics.
@@ -68,12 +68,7 @@ impl Gate {
         };
         match self.connections.admit_for(owner, &peer, false, LIMITS, stop) {
             Admission::Admitted(slot) | Admission::Replaced(_, slot) => {
-                let closed = Box::pin(slot.close_token().clone().cancelled_owned());
-                let allowance = slot.idle_limit().map(|life| Allowance {
-                    end: Box::pin(tokio::time::sleep(life)),
-                    bytes: MOST_WITHOUT_ROLE,
-                });
-                Some((Conversation { stream, slot, closed, allowance }, Caller(caller)))
+                Some((Conversation::new(stream, slot), Caller(caller)))
             }
             Admission::Refused => None,
         }
@@ -81,10 +76,10 @@ impl Gate {
 }
 
 impl Listener for Gate {
-    type Io = Conversation;
+    type Io = Conversation<UnixStream>;
     type Addr = Caller;
 
-    async fn accept(&mut self) -> (Conversation, Caller) {
+    async fn accept(&mut self) -> (Conversation<UnixStream>, Caller) {
         loop {
             match self.listener.accept().await {
                 Ok((stream, _)) => {
@@ -106,8 +101,8 @@ impl Listener for Gate {
 }
 
 /// The connection of a caller. The connection ends when a new connection needs its slot.
-pub(super) struct Conversation {
-    stream: UnixStream,
+pub(super) struct Conversation<S> {
+    stream: S,
     slot: Slot,
     closed: Pin<Box<WaitForCancellationFutureOwned>>,
     /// `None` for a user with a role.
@@ -122,7 +117,16 @@ struct Allowance {
     bytes: usize,
 }
 
-impl Conversation {
+impl<S> Conversation<S> {
+    /// The conversation over a stream. Its slot says whether it is one without a role.
+    pub(super) fn new(stream: S, slot: Slot) -> Self {
+        let closed = Box::pin(slot.close_token().clone().cancelled_owned());
+        let allowance = slot
+            .idle_limit()
+            .map(|life| Allowance { end: Box::pin(tokio::time::sleep(life)), bytes: MOST_WITHOUT_ROLE });
+        Self { stream, slot, closed, allowance }
+    }
+
     /// Ready when the time of a user without a role is over.
     fn poll_end(&mut self, context: &mut Context<'_>) -> Poll<()> {
         match &mut self.allowance {
@@ -143,7 +147,7 @@ impl Conversation {
     }
 }
 
-impl AsyncRead for Conversation {
+impl<S: AsyncRead + Unpin> AsyncRead for Conversation<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -168,7 +172,7 @@ impl AsyncRead for Conversation {
     }
 }
 
-impl AsyncWrite for Conversation {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Conversation<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -215,4 +219,4 @@ impl Connected<IncomingStream<'_, Gate>> for Caller {
 const MOST_WITHOUT_ROLE: usize = 16 * 1024;
 
 /// Limits of connections. A command makes one connection; a collector of metrics keeps one open.
-const LIMITS: ConnectionLimits = ConnectionLimits { total: 128, per_user: 64 };
+pub(super) const LIMITS: ConnectionLimits = ConnectionLimits { total: 128, per_user: 64 };

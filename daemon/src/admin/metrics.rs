@@ -15,28 +15,39 @@ use super::{Admin, Asker, plans};
 use crate::backend::{Backend, UnitState};
 use crate::observe::audit_metrics::AuditLook;
 use crate::observe::metrics::{Access, Metrics, UnitLoad};
+use crate::peers::shared::Shared;
 
 /// The page for users without a role, and its time. Making the page costs more than the rest of a
 /// request, so these users get the same page for [`PAGE_LIFE`].
-pub(super) type StrangersPage = Mutex<Option<(Instant, Bytes)>>;
+#[derive(Default)]
+pub(super) struct StrangersPage(Mutex<Option<(Instant, Bytes)>>);
+
+impl StrangersPage {
+    /// Answers with the page.
+    pub(super) async fn answer(&self, peers: &Shared) -> Response {
+        let mut page = self.0.lock().await;
+        answer(match &*page {
+            Some((made, text)) if made.elapsed() < PAGE_LIFE => text.clone(),
+            _ => page.insert((Instant::now(), text(peers).await)).1.clone(),
+        })
+    }
+}
 
 /// Answers with the page.
 pub(super) async fn page(State(admin): State<Admin>, Extension(asker): Extension<Asker>) -> Response {
-    let text = match asker.has_role() {
-        true => text(&admin).await,
-        false => {
-            let mut page = admin.strangers_page.lock().await;
-            match &*page {
-                Some((made, text)) if made.elapsed() < PAGE_LIFE => text.clone(),
-                _ => page.insert((Instant::now(), text(&admin).await)).1.clone(),
-            }
-        }
-    };
+    match asker.has_role() {
+        true => answer(text(&admin.peers).await),
+        false => admin.strangers_page.answer(&admin.peers).await,
+    }
+}
+
+fn answer(text: Bytes) -> Response {
     ([(CONTENT_TYPE, Metrics::CONTENT_TYPE)], text).into_response()
 }
 
 /// Sets the metrics that are not counted as events, and writes the page.
-async fn text(Admin { daemon, peers, .. }: &Admin) -> Bytes {
+async fn text(peers: &Shared) -> Bytes {
+    let daemon = &peers.daemon;
     let metrics = &daemon.metrics;
     metrics.set_connections(peers.connections.total());
     if let Ok(count) = daemon.keys.count().await {

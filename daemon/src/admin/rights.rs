@@ -17,6 +17,7 @@ use axum::routing::{MethodRouter, Router};
 use keyward_proto::Label;
 use percent_encoding::percent_decode_str;
 use serde_json::json;
+use tokio::sync::Semaphore;
 
 use super::gate::Caller;
 use super::{Admin, AdminError};
@@ -275,8 +276,13 @@ pub(super) async fn identify(
     if has_role {
         return next.run(request).await;
     }
+    in_turn(admin.strangers, request, next).await
+}
+
+/// Answers a request without a role in its turn, and closes the connection.
+pub(super) async fn in_turn(strangers: Arc<Semaphore>, request: Request, next: Next) -> Response {
     // Nobody closes the semaphore.
-    let Ok(turn) = admin.strangers.acquire_owned().await else {
+    let Ok(turn) = strangers.acquire_owned().await else {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     };
     // A task of its own, so that a caller who hangs up does not pass the turn on early.
