@@ -15,6 +15,7 @@ mod error;
 mod gate;
 mod keys;
 mod metrics;
+mod metrics_port;
 mod parse;
 mod plain_key;
 mod plans;
@@ -52,6 +53,7 @@ use crate::policy::roles::Right;
 use error::AdminError;
 use gate::{Caller, Gate};
 use metrics::StrangersPage;
+pub(crate) use metrics_port::serve_metrics;
 use rights::{Administrator, Asker, Routes};
 use user_database::UserDatabase;
 

@@ -1,4 +1,5 @@
-//! Abstract addresses of the daemon, which exist in only one network namespace (unix(7)).
+//! Addresses of the daemon that exist in only one network namespace: abstract ones (unix(7)), and
+//! the port for metrics.
 
 use std::path::{Path, PathBuf};
 
@@ -6,14 +7,22 @@ use super::remarks::Remarks;
 use super::service_files;
 use crate::config::Config;
 
-/// Adds a remark about an abstract address on which the daemon itself listens. If the service of
-/// the daemon has a network namespace of its own, no server can reach that address. Otherwise,
-/// servers in other network namespaces cannot.
+/// Adds remarks about an abstract address and a port on which the daemon itself listens. If the
+/// service of the daemon has a network namespace of its own, no program can reach them. Otherwise,
+/// programs in other network namespaces cannot.
 pub(super) fn remark(config: &Config, remarks: &mut Remarks) {
     remark_below(Path::new("/"), config, remarks);
 }
 
 fn remark_below(root: &Path, config: &Config, remarks: &mut Remarks) {
+    if let Some(address) = config.metrics
+        && let Some(file) = setting(root)
+    {
+        remarks.warn(format_args!(
+            "{} has PrivateNetwork=yes, so nobody can reach {address}: remove listen from [metrics], and let systemd listen, with systemctl enable keyward-metrics.socket && systemctl restart keyward-metrics.socket keyward.service",
+            file.display()
+        ));
+    }
     let mut addresses = config.socket.extra.iter().map(ToString::to_string);
     let Some(address) = addresses.find(|address| address.starts_with('@')) else { return };
     let Some(file) = setting(root) else {
@@ -47,15 +56,31 @@ mod tests {
 
     use super::*;
 
+    /// The warnings and notes about a configuration.
+    fn remarks_on(root: &Path, text: &str) -> [String; 2] {
+        let config = Config::parse(text, "test".as_ref()).unwrap();
+        let mut remarks = Remarks::default();
+        remark_below(root, &config, &mut remarks);
+        [remarks.warnings, remarks.notes].map(|texts| texts.concat())
+    }
+
+    #[test]
+    fn a_port_that_nobody_can_reach_gets_a_warning() {
+        let root = tempfile::tempdir().unwrap();
+        let remarks = || remarks_on(root.path(), "[metrics]\nlisten = \"127.0.0.1:9463\"\n");
+        assert_eq!(remarks(), ["", ""]);
+        let directory = root.path().join("lib/systemd/system");
+        fs::create_dir_all(&directory).unwrap();
+        let shipped = include_str!("../../../conf/systemd/keyward.service");
+        fs::write(directory.join("keyward.service"), shipped).unwrap();
+        let [warning, note] = remarks();
+        assert!(note.is_empty() && warning.contains("systemctl enable keyward-metrics.socket"), "{warning}");
+    }
+
     #[test]
     fn an_abstract_address_gets_a_remark() {
         let root = tempfile::tempdir().unwrap();
-        let remarks_on = |also: &str| {
-            let config = Config::parse(&format!("[socket]\nalso = [{also:?}]\n"), "test".as_ref()).unwrap();
-            let mut remarks = Remarks::default();
-            remark_below(root.path(), &config, &mut remarks);
-            [remarks.warnings, remarks.notes].map(|texts| texts.concat())
-        };
+        let remarks_on = |also: &str| remarks_on(root.path(), &format!("[socket]\nalso = [{also:?}]\n"));
         assert_eq!(remarks_on("/run/other/keyward.sock"), ["", ""]);
         let [warning, note] = remarks_on("@keyward");
         assert!(
@@ -65,6 +90,7 @@ mod tests {
         let directory = root.path().join("etc/systemd/system");
         fs::create_dir_all(&directory).unwrap();
         fs::write(directory.join("keyward.service"), "[Service]\nPrivateNetwork=yes\n").unwrap();
+        assert_eq!(remarks_on("/run/other/keyward.sock"), ["", ""]);
         let [warning, note] = remarks_on("@keyward");
         assert!(note.is_empty() && warning.contains("ListenStream=@keyward for keyward.socket"), "{warning}");
     }

@@ -23,6 +23,7 @@ mod watch;
 use core::num::NonZeroUsize;
 use core::time::Duration;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use keyward_client::Address;
@@ -69,6 +70,8 @@ pub struct Config {
     pub grants: Grants,
     /// The audit trail.
     pub audit: Audit,
+    /// Loopback address at which the metrics are served over TCP.
+    pub metrics: Option<SocketAddr>,
     /// Roles of administrators.
     pub roles: Roles,
     /// Authorities that issue certificates, by name.
@@ -169,6 +172,7 @@ impl Default for Config {
             default_backend: None,
             grants: Grants::default(),
             audit: Audit::default(),
+            metrics: None,
             roles: Roles::default(),
             authorities: authority::known(),
             plans: Vec::new(),

@@ -2,6 +2,7 @@
 
 use core::num::NonZeroUsize;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use keyward_client::Address;
@@ -34,6 +35,7 @@ pub(super) struct Raw {
     embedded: RawEmbedded,
     store: RawStore,
     audit: RawAudit,
+    metrics: RawMetrics,
     grep11: BTreeMap<String, RawGrep11>,
     grant: Vec<RawGrant>,
     // An empty list on a line of its own would not let anybody append a section.
@@ -84,6 +86,13 @@ struct RawStore {
     key: Option<PathBuf>,
 }
 
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawMetrics {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    listen: Option<String>,
+}
+
 impl Raw {
     /// The text of a checked configuration.
     pub(super) fn of(config: &Config) -> Self {
@@ -108,6 +117,7 @@ impl Raw {
             },
             store: RawStore { key: config.store_key.clone() },
             audit: RawAudit::of(&config.audit),
+            metrics: RawMetrics { listen: config.metrics.as_ref().map(SocketAddr::to_string) },
             grep11: config
                 .grep11
                 .iter()
@@ -163,6 +173,7 @@ impl Raw {
             default_backend: self.default_backend,
             grants: Grants::new(grants?),
             audit: self.audit.check()?,
+            metrics: self.metrics.listen.as_deref().map(loopback).transpose()?,
             roles: check_separation(Roles::new(roles?, self.separation))?,
         })
     }
@@ -230,6 +241,7 @@ impl Default for Raw {
             embedded: RawEmbedded::default(),
             store: RawStore::default(),
             audit: RawAudit::default(),
+            metrics: RawMetrics::default(),
             grep11: BTreeMap::new(),
             grant: Vec::new(),
             role: Vec::new(),
@@ -271,6 +283,22 @@ impl Default for RawEmbedded {
             unseal_passphrase: None,
             cached_keys: CACHED_KEYS,
         }
+    }
+}
+
+/// The address of a port that only programs of this host reach.
+fn loopback(text: &str) -> Result<SocketAddr, InvalidSetting> {
+    let wrong = |reason: &str| {
+        let advice = "write \"127.0.0.1:9463\" or \"[::1]:9463\"";
+        InvalidSetting::new("metrics.listen", format!("{text:?} {reason}; {advice}"))
+    };
+    let address = text.parse::<SocketAddr>().map_err(|_| wrong("is not an address with a port"))?;
+    match (address.ip().is_loopback(), address.port()) {
+        (false, _) => {
+            Err(wrong("is not a loopback address, and the metrics have neither TLS nor a password"))
+        }
+        (true, 0) => Err(wrong("has no port")),
+        (true, _) => Ok(address),
     }
 }
 

@@ -26,6 +26,8 @@ fn every_setting() {
         also = ["/var/lib/haproxy/keyward.sock", "@keyward"]
         connections = 10
         connections-per-user = 5
+        [metrics]
+        listen = "[::1]:9463"
         [limits]
         request-timeout = "500ms"
         drain-timeout = "1m"
@@ -67,6 +69,7 @@ fn every_setting() {
     assert_eq!(config.log, LevelFilter::DEBUG);
     assert_eq!(config.socket.extra[1].to_string(), "@keyward");
     assert_eq!((config.socket.connections, config.socket.connections_per_user), (10, 5));
+    assert_eq!(config.metrics.map(|address| address.to_string()).as_deref(), Some("[::1]:9463"));
     assert_eq!(config.request_timeout, Duration::from_millis(500));
     assert_eq!(config.drain_timeout, Duration::from_secs(60));
     assert_eq!((config.cached_records.get(), config.embedded.cached_keys.get()), (7, 9));
@@ -171,6 +174,12 @@ fn each_mistake_has_one_clear_line() {
         ("[socket]\nconnections = 0", &["socket.connections"]),
         ("[socket]\nalso = [\"keyward.sock\"]", &["socket.also", "absolute path"]),
         ("[socket]\nalso = [\"/a\\nb\"]", &["socket.also", "line break"]),
+        ("[metrics]\nlisten = \"0.0.0.0:9463\"", &["metrics.listen", "0.0.0.0", "not a loopback address"]),
+        ("[metrics]\nlisten = \"[::]:9463\"", &["metrics.listen", "not a loopback address", "[::1]:9463"]),
+        ("[metrics]\nlisten = \"192.0.2.1:9463\"", &["metrics.listen", "not a loopback address"]),
+        ("[metrics]\nlisten = \"localhost:9463\"", &["metrics.listen", "write \"127.0.0.1:9463\""]),
+        ("[metrics]\nlisten = \"127.0.0.1\"", &["metrics.listen", "not an address with a port"]),
+        ("[metrics]\nlisten = \"127.0.0.1:0\"", &["metrics.listen", "has no port"]),
         ("[embedded]\nmaster-key = \"key\"", &["embedded.master-key", "absolute"]),
         ("[[grant]]\nkeys = [\"a\"]", &["grant number 1", "at least one of user, uid, group and unit"]),
         ("[[grant]]\nuid = 1\nuser = \"root\"\nkeys = [\"a\"]", &["grant number 1", "not by both"]),

@@ -1,9 +1,10 @@
 //! Accept loops of the sockets.
 
 use std::io;
+use std::os::unix::net;
 use std::sync::Arc;
 
-use tokio::net::UnixListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -31,15 +32,16 @@ pub(super) fn accept(
     stop: &CancellationToken,
 ) -> io::Result<()> {
     for Opened { listener, role, replaced } in opened {
-        listener.set_nonblocking(true)?;
+        rustix::io::ioctl_fionbio(&listener, true)?;
         let (peers, stop) = (Arc::clone(peers), stop.clone());
         match role {
             Role::Peers => {
+                let listener = net::UnixListener::from(listener);
                 let accept = listener::accept(peers, listener, tasks.peers.clone(), stop, replaced)?;
                 tasks.peers.spawn(accept);
             }
             Role::Administrators => {
-                let listener = UnixListener::from_std(listener)?;
+                let listener = UnixListener::from_std(listener.into())?;
                 let ended = async move {
                     tokio::select! {
                         () = stop.cancelled() => {}
@@ -47,6 +49,11 @@ pub(super) fn accept(
                     }
                 };
                 tasks.administrators.spawn(admin::serve(peers, listener, ended));
+            }
+            Role::Metrics => {
+                let listener = TcpListener::from_std(listener.into())?;
+                let serve = admin::serve_metrics(peers, listener, stop.cancelled_owned());
+                tasks.administrators.spawn(serve);
             }
         }
     }

@@ -106,6 +106,7 @@ fn waiting_for_restart(at_start: &Config, config: &Config) -> Vec<String> {
         ("socket.also", config.socket.extra != at_start.socket.extra),
         ("[embedded]", needs_restart(&config.embedded, &at_start.embedded)),
         ("store.key", config.store_key != at_start.store_key),
+        ("metrics.listen", config.metrics != at_start.metrics),
         ("audit.copy-to", config.audit.copy_to != at_start.audit.copy_to),
         ("limits.cached-records", config.cached_records != at_start.cached_records),
     ];

@@ -18,7 +18,7 @@ use super::error::ServeError;
 use super::migration;
 use super::options::Options;
 use super::reload::{record, reload};
-use super::sockets::{self, HandedOver, Opened, SocketError, Sockets};
+use super::sockets::{self, HandedOver, MetricsSockets, Opened, SocketError, Sockets};
 use super::starter::{self, Starter};
 use super::upgrade;
 use super::{audit, background, confinement, unit_server};
@@ -77,6 +77,8 @@ fn run(
     ownership::make_directories(&options.runtime_dir)
         .map_err(|reason| SocketError::RuntimeDir { path: options.runtime_dir.clone(), reason })?;
     sockets::remove_others(&options.runtime_dir, &config.socket.extra);
+    let mut passed = sockets::passed()?;
+    let metrics = MetricsSockets::open(&mut passed, config.metrics);
     // Before the first secret is read, and before the first thread is started.
     confinement::confine(options, &config)?;
     let store = open_store(options, &config)?;
@@ -92,8 +94,8 @@ fn run(
     }
     unit_server::simulate(options, &backends)?;
     let (sockets, opened) = match unit_server {
-        None => Sockets::open(&options.runtime_dir, &config.socket.extra)?,
-        Some(_) => Sockets::open_for_administrators(&options.runtime_dir)?,
+        None => Sockets::open(&options.runtime_dir, &config.socket.extra, passed, metrics)?,
+        Some(_) => Sockets::open_for_administrators(&options.runtime_dir, metrics)?,
     };
     let reactors = Reactors::start().map_err(ServeError::Runtime)?;
     let at_start = config.clone();

@@ -22,6 +22,7 @@ mod life;
 mod lost_store;
 mod master_key;
 mod messages;
+mod metrics_port;
 mod migration;
 mod other_users_sockets;
 mod outsiders;

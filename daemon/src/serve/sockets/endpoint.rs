@@ -3,6 +3,7 @@
 use core::fmt;
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -44,7 +45,7 @@ struct Bound {
 
 /// New listener of an endpoint.
 pub(crate) struct Opened {
-    pub(crate) listener: UnixListener,
+    pub(crate) listener: OwnedFd,
     pub(crate) role: Role,
     /// Cancelled when another listener replaces this one.
     pub(crate) replaced: CancellationToken,
@@ -115,7 +116,7 @@ impl Endpoint {
         if let Some(old) = self.bound.replace(bound) {
             old.replaced.cancel();
         }
-        Ok(Opened { listener, role: self.role, replaced })
+        Ok(Opened { listener: listener.into(), role: self.role, replaced })
     }
 
     /// True if clients cannot reach the socket by its location any more.

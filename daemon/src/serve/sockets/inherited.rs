@@ -2,6 +2,7 @@
 //! upgrade. sd_listen_fds(3) describes the environment variables.
 
 use std::env;
+use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -17,7 +18,16 @@ use super::role::Role;
 use crate::admin;
 use crate::peers;
 
-/// Socket that was passed to this process.
+/// Sockets that were passed to this process.
+pub(crate) struct PassedSockets {
+    /// Unix sockets.
+    pub(super) unix: Vec<PassedSocket>,
+    /// TCP sockets for metrics, and the location of a socket that the daemon bound before its
+    /// upgrade.
+    pub(super) metrics: Vec<(TcpListener, Option<String>)>,
+}
+
+/// Unix socket that was passed to this process.
 pub(super) struct PassedSocket {
     pub(super) listener: UnixListener,
     pub(super) role: Role,
@@ -26,26 +36,33 @@ pub(super) struct PassedSocket {
     pub(super) bound_at: Option<(String, Option<FileId>)>,
 }
 
-/// Returns the passed sockets. A socket with the name `admin` is for administrators.
+/// Returns the passed sockets. A socket with the name `admin` is for administrators, and one with
+/// the name `metrics` is a TCP socket for metrics. A second call returns nothing.
 ///
 /// # Errors
 /// [`SocketError::Passed`] if a descriptor cannot be used.
-pub(super) fn passed() -> Result<Vec<PassedSocket>, SocketError> {
+pub(crate) fn passed() -> Result<PassedSockets, SocketError> {
     let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
     let names: Vec<_> = names.split(':').collect();
     let locations = env::var(LISTEN_PLACES).unwrap_or_default();
     let locations: Vec<_> = locations.split('\n').collect();
     let mut descriptors = ListenFd::from_env();
-    let mut passed = Vec::new();
+    let mut passed = PassedSockets { unix: Vec::new(), metrics: Vec::new() };
     for index in 0..descriptors.len() {
+        let bound_at = locations.get(index).and_then(|line| parse_location(line));
+        if names.get(index) == Some(&Role::Metrics.name()) {
+            let listener = descriptors.take_tcp_listener(index).map_err(SocketError::Passed)?;
+            let location = bound_at.map(|(location, _)| location);
+            passed.metrics.extend(listener.map(|listener| (listener, location)));
+            continue;
+        }
         let listener = descriptors.take_unix_listener(index).map_err(SocketError::Passed)?;
         let Some(listener) = listener else { continue };
         let role = match names.get(index) {
             Some(name) if *name == Role::Administrators.name() => Role::Administrators,
             _ => Role::Peers,
         };
-        let bound_at = locations.get(index).and_then(|line| parse_location(line));
-        passed.push(PassedSocket { listener, role, bound_at });
+        passed.unix.push(PassedSocket { listener, role, bound_at });
     }
     Ok(passed)
 }
@@ -81,7 +98,7 @@ pub struct HandedOver {
 impl HandedOver {
     /// Socket that the daemon bound at `location`, or a socket of systemd if there is no location.
     pub(super) fn new(
-        listener: UnixListener,
+        listener: impl Into<OwnedFd>,
         role: Role,
         bound_at: Option<(String, Option<FileId>)>,
     ) -> Self {

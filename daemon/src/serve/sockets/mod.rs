@@ -4,6 +4,7 @@ mod bind;
 mod endpoint;
 mod error;
 mod inherited;
+mod metrics;
 mod private_directory;
 mod role;
 
@@ -19,14 +20,16 @@ pub(crate) use bind::check_extra;
 pub(crate) use endpoint::Opened;
 use endpoint::{Endpoint, Location};
 pub(crate) use error::SocketError;
-pub(crate) use inherited::{HandedOver, LISTEN_PLACES, remove_others};
+pub(crate) use inherited::{HandedOver, LISTEN_PLACES, PassedSockets, passed, remove_others};
 use inherited::{Inherited, PassedSocket};
+pub(crate) use metrics::MetricsSockets;
 pub(crate) use role::Role;
 
 /// Endpoints at which the daemon listens. The accept loops own the listeners.
 pub(crate) struct Sockets {
     runtime_dir: PathBuf,
     endpoints: Vec<Endpoint>,
+    metrics: MetricsSockets,
 }
 
 impl Sockets {
@@ -35,10 +38,15 @@ impl Sockets {
     ///
     /// # Errors
     /// [`SocketError`] names the socket and the reason.
-    pub(crate) fn open(runtime_dir: &Path, extra: &[Address]) -> Result<(Self, Vec<Opened>), SocketError> {
-        let (mut opened, mut endpoints) = (Vec::new(), Vec::new());
+    pub(crate) fn open(
+        runtime_dir: &Path,
+        extra: &[Address],
+        passed: PassedSockets,
+        metrics: MetricsSockets,
+    ) -> Result<(Self, Vec<Opened>), SocketError> {
+        let (mut opened, mut endpoints) = (metrics.opened()?, Vec::new());
         let mut inherited = Vec::new();
-        for PassedSocket { listener, role, bound_at } in inherited::passed()? {
+        for PassedSocket { listener, role, bound_at } in passed.unix {
             if let Some((location, file)) = bound_at {
                 inherited.push(Inherited { listener, location, file });
                 continue;
@@ -67,18 +75,22 @@ impl Sockets {
             }
             endpoints.push(endpoint);
         }
-        Ok((Self { runtime_dir: runtime_dir.to_owned(), endpoints }, opened))
+        Ok((Self { runtime_dir: runtime_dir.to_owned(), endpoints, metrics }, opened))
     }
 
-    /// Binds the socket for administrators alone.
+    /// Binds the socket for administrators, and none for peers.
     ///
     /// # Errors
     /// [`SocketError`] names the socket and the reason.
-    pub(crate) fn open_for_administrators(runtime_dir: &Path) -> Result<(Self, Vec<Opened>), SocketError> {
+    pub(crate) fn open_for_administrators(
+        runtime_dir: &Path,
+        metrics: MetricsSockets,
+    ) -> Result<(Self, Vec<Opened>), SocketError> {
         let location = Location::Runtime(runtime_dir.join(admin::SOCKET));
         let mut endpoint = Endpoint::new(Role::Administrators, location);
-        let opened = endpoint.bind(runtime_dir)?;
-        Ok((Self { runtime_dir: runtime_dir.to_owned(), endpoints: vec![endpoint] }, vec![opened]))
+        let mut opened = metrics.opened()?;
+        opened.push(endpoint.bind(runtime_dir)?);
+        Ok((Self { runtime_dir: runtime_dir.to_owned(), endpoints: vec![endpoint], metrics }, opened))
     }
 
     /// Binds sockets again whose files are gone, as after a clean-up of the directory. Binds
@@ -107,20 +119,22 @@ impl Sockets {
         opened
     }
 
-    /// Problems of sockets whose files are gone.
+    /// Problems of sockets whose files are gone, and of an address that could not be bound.
     pub(crate) fn lost(&self) -> impl Iterator<Item = String> {
         let lost = self.endpoints.iter().filter(|endpoint| endpoint.is_lost());
-        lost.map(|endpoint| {
+        let lost = lost.map(|endpoint| {
             format!(
                 "nobody can connect to {}, because its file is gone; see the log of the daemon",
                 endpoint.location
             )
-        })
+        });
+        lost.chain(self.metrics.problem())
     }
 
     /// Returns all sockets, for the program that replaces this one.
     pub(crate) fn hand_over(self) -> Vec<HandedOver> {
-        self.endpoints.into_iter().filter_map(Endpoint::hand_over).collect()
+        let unix = self.endpoints.into_iter().filter_map(Endpoint::hand_over);
+        unix.chain(self.metrics.hand_over()).collect()
     }
 }
 
@@ -132,6 +146,12 @@ mod tests {
 
     use super::*;
 
+    /// Sockets of a daemon to which no socket was passed.
+    fn open(runtime_dir: &Path) -> (Sockets, Vec<Opened>) {
+        let passed = PassedSockets { unix: Vec::new(), metrics: Vec::new() };
+        Sockets::open(runtime_dir, &[], passed, MetricsSockets::default()).unwrap()
+    }
+
     fn mode(path: &Path) -> u32 {
         fs::metadata(path).unwrap().permissions().mode() & 0o777
     }
@@ -140,7 +160,7 @@ mod tests {
     fn sockets_have_their_permissions_and_leave_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
         let runtime_dir = dir.path().join("a/run");
-        let (mut sockets, opened) = Sockets::open(&runtime_dir, &[]).unwrap();
+        let (mut sockets, opened) = open(&runtime_dir);
         assert_eq!(mode(&runtime_dir), 0o755);
         assert_eq!(mode(&runtime_dir.join(peers::SOCKET)), 0o666);
         assert_eq!(mode(&runtime_dir.join(admin::SOCKET)), 0o666);
@@ -151,7 +171,7 @@ mod tests {
     #[test]
     fn a_socket_that_replaces_a_lost_one_has_its_permissions() {
         let dir = tempfile::tempdir().unwrap();
-        let (mut sockets, opened) = Sockets::open(dir.path(), &[]).unwrap();
+        let (mut sockets, opened) = open(dir.path());
         let path = dir.path().join(admin::SOCKET);
         fs::remove_file(&path).unwrap();
         let again = sockets.reopen();

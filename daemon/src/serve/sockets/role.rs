@@ -5,6 +5,8 @@
 pub(crate) enum Role {
     Peers,
     Administrators,
+    /// Collectors of metrics, over TCP.
+    Metrics,
 }
 
 impl Role {
@@ -13,6 +15,7 @@ impl Role {
         match self {
             Self::Peers => "peers",
             Self::Administrators => "admin",
+            Self::Metrics => "metrics",
         }
     }
 }

@@ -39,6 +39,7 @@ impl Order {
             (MASTER_KEYS, Some(pipe)) if place.is_empty() => Some(Self::MasterKeys(pipe)),
             (PEERS, Some(listener)) => Self::socket(Role::Peers, listener, place),
             (ADMINISTRATORS, Some(listener)) => Self::socket(Role::Administrators, listener, place),
+            (METRICS, Some(listener)) => Self::socket(Role::Metrics, listener, place),
             _ => None,
         }
     }
@@ -57,7 +58,11 @@ impl Order {
             Self::Continue => (vec![CONTINUE], None),
             Self::MasterKeys(pipe) => (vec![MASTER_KEYS], Some(pipe.as_fd())),
             Self::Socket(HandedOver { listener, role, bound_at }) => {
-                let tag = if *role == Role::Administrators { ADMINISTRATORS } else { PEERS };
+                let tag = match role {
+                    Role::Peers => PEERS,
+                    Role::Administrators => ADMINISTRATORS,
+                    Role::Metrics => METRICS,
+                };
                 ([&[tag], bound_at.as_bytes()].concat(), Some(listener.as_fd()))
             }
         }
@@ -160,6 +165,7 @@ const CONTINUE: u8 = b'x';
 const MASTER_KEYS: u8 = b'k';
 const PEERS: u8 = b'p';
 const ADMINISTRATORS: u8 = b'a';
+const METRICS: u8 = b'm';
 const GOOD: u8 = b'g';
 const BAD: u8 = b'b';
 
@@ -195,6 +201,7 @@ mod tests {
             Order::Check,
             socket(Role::Peers, ""),
             socket(Role::Administrators, "1 2 /run/a b"),
+            socket(Role::Metrics, "0 0 127.0.0.1:9463"),
             Order::MasterKeys(null()),
             Order::Continue,
         ];
@@ -223,6 +230,7 @@ mod tests {
             (b"k", false),
             (b"k1", true),
             (b"p", false),
+            (b"m", false),
             (b"p1 2 /run\n/x", true),
             (b"p1 2 /run\0/x", true),
             (b"a\xff", true),
