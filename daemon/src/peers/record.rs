@@ -91,7 +91,8 @@ pub(super) fn failure(shared: &Shared, peer: &Peer, label: &str, verb: &str, fai
             let outcome = failure.outcome();
             if let Some(times) = shared.log_limits.faults.admit(peer, outcome.name()) {
                 let service = peer.service.as_deref();
-                tracing::warn!(key = label, uid = peer.uid, service, times, "cannot {verb}: {failure}");
+                let (uid, outcome) = (peer.uid, outcome.name());
+                tracing::warn!(key = label, uid, service, outcome, times, "cannot {verb}: {failure}");
             }
         }
     }
@@ -102,7 +103,7 @@ pub(super) fn limit_exceeded(shared: &Shared, peer: &Peer, label: &str, limit: &
     if let Some(times) = shared.log_limits.refusals.admit(peer, limit) {
         let Peer { uid, pid, .. } = *peer;
         let (key, service) = (loggable(label), peer.service.as_deref());
-        tracing::info!(key, uid, service, pid, reason = "overloaded", times, "refused a peer: {limit}");
+        tracing::info!(key, uid, service, pid, outcome = "overloaded", times, "refused a peer: {limit}");
     }
 }
 
@@ -150,8 +151,8 @@ fn refusal_line(operation: &Operation<'_>, outcome: Outcome) {
             | Outcome::OtherDhGroup
             | Outcome::OtherPublicKey
     );
-    let reason = outcome.name();
-    if let Some(times) = is_refusal.then(|| shared.log_limits.refusals.admit(peer, reason)).flatten() {
+    let name = outcome.name();
+    if let Some(times) = is_refusal.then(|| shared.log_limits.refusals.admit(peer, name)).flatten() {
         let (key, purpose) = (loggable(operation.label()), purpose_for_log(operation));
         let Peer { uid, pid, .. } = **peer;
         let service = peer.service.as_deref();
@@ -164,7 +165,7 @@ fn refusal_line(operation: &Operation<'_>, outcome: Outcome) {
             uid,
             service,
             pid,
-            reason,
+            outcome = name,
             state,
             needs,
             times,

@@ -129,7 +129,7 @@ fn refusals_name_the_use_that_would_help() {
     }
     let line = "purpose=\"tls12-only-server\"";
     let log = daemon.log();
-    assert!(log.contains(line) && log.contains("reason=\"no-downgrade-sentinel\""), "{log}");
+    assert!(log.contains(line) && log.contains("outcome=\"no-downgrade-sentinel\""), "{log}");
 }
 
 /// After refusals the doctor reports a problem, and the setting that would help.
