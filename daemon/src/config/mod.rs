@@ -31,6 +31,7 @@ pub(crate) use keyward_plans::origin;
 use sha2::{Digest, Sha256};
 use tracing_subscriber::filter::LevelFilter;
 
+use crate::ground::log::LogFormat;
 use crate::policy::authorise::Grants;
 use crate::policy::roles::Roles;
 pub use audit::Audit;
@@ -50,6 +51,8 @@ pub struct Config {
     /// Level of the log. At `debug` the log has one line for each signature, with peer, key and
     /// purpose.
     pub log: LevelFilter,
+    /// Form of the lines of the log.
+    pub log_format: LogFormat,
     /// The sockets for peers.
     pub socket: SocketSettings,
     /// Longest time for a request, and for the transfer of one frame.
@@ -157,6 +160,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             log: LevelFilter::INFO,
+            log_format: LogFormat::Text,
             socket: SocketSettings { extra: Vec::new(), connections: 4096, connections_per_user: 1024 },
             request_timeout: Duration::from_secs(5),
             drain_timeout: Duration::from_secs(10),

@@ -19,6 +19,7 @@ use super::role::{RawRole, check_separation};
 use super::times::{duration, timeout};
 use super::watch::{self, RawWatch};
 use super::{CACHED_KEYS, Config, Embedded, SocketSettings};
+use crate::ground::log::LogFormat;
 use crate::policy::authorise::Grants;
 use crate::policy::roles::Roles;
 
@@ -27,6 +28,7 @@ use crate::policy::roles::Roles;
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub(super) struct Raw {
     log: String,
+    log_format: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     default_backend: Option<String>,
     separation: bool,
@@ -98,6 +100,10 @@ impl Raw {
     pub(super) fn of(config: &Config) -> Self {
         Self {
             log: config.log.to_string(),
+            log_format: match config.log_format {
+                LogFormat::Json => JSON.into(),
+                LogFormat::Text => TEXT.into(),
+            },
             socket: RawSocket {
                 also: config.socket.extra.iter().map(Address::to_string).collect(),
                 connections: config.socket.connections,
@@ -163,6 +169,14 @@ impl Raw {
             watches: watch::check(self.watch)?,
             authorities,
             log: level(&self.log)?,
+            log_format: match &*self.log_format {
+                JSON => LogFormat::Json,
+                TEXT => LogFormat::Text,
+                other => {
+                    let reason = format!("{other:?} is neither {TEXT:?} nor {JSON:?}");
+                    return Err(InvalidSetting::new("log-format", reason));
+                }
+            },
             socket: self.socket.check()?,
             request_timeout: timeout("limits.request-timeout", &self.limits.request_timeout)?,
             drain_timeout: timeout("limits.drain-timeout", &self.limits.drain_timeout)?,
@@ -234,6 +248,7 @@ impl Default for Raw {
     fn default() -> Self {
         Self {
             log: "info".into(),
+            log_format: TEXT.into(),
             default_backend: None,
             separation: false,
             socket: RawSocket::default(),
@@ -308,6 +323,9 @@ fn level(text: &str) -> Result<LevelFilter, InvalidSetting> {
         InvalidSetting::new("log", reason)
     })
 }
+
+const JSON: &str = "json";
+const TEXT: &str = "text";
 
 /// Maximum number of connections. More connections need more descriptors than systemd gives to a
 /// process by default.

@@ -21,6 +21,7 @@ fn every_setting() {
     let config = parse(
         r#"
         log = "debug"
+        log-format = "json"
         separation = true
         [socket]
         also = ["/var/lib/haproxy/keyward.sock", "@keyward"]
@@ -66,7 +67,7 @@ fn every_setting() {
         "#,
     )
     .unwrap();
-    assert_eq!(config.log, LevelFilter::DEBUG);
+    assert_eq!((config.log, config.log_format), (LevelFilter::DEBUG, LogFormat::Json));
     assert_eq!(config.socket.extra[1].to_string(), "@keyward");
     assert_eq!((config.socket.connections, config.socket.connections_per_user), (10, 5));
     assert_eq!(config.metrics.map(|address| address.to_string()).as_deref(), Some("[::1]:9463"));
@@ -158,6 +159,7 @@ fn each_mistake_has_one_clear_line() {
         ("[socket]\n\nconections = 1", &["line 3", "unknown field `conections`"]),
         ("log = 1", &["line 1: log: this is text, write it in quotes"]),
         ("log = ", &["line 1"]),
+        ("log-format = \"xml\"", &["log-format: \"xml\" is neither \"text\" nor \"json\""]),
         ("log = \"loud\"", &["log", "loud", "debug"]),
         (
             "default-backend = \"hsm\"",

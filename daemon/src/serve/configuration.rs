@@ -36,13 +36,18 @@ pub(super) fn check_unit(config: &Config, path: Option<&Path>) -> Result<(), Con
 /// See [`Options::read_config`].
 pub(super) fn load_config(options: &Options) -> Result<(Config, Sources), ConfigError> {
     let (config, sources) = options.read_config_with_sources()?;
-    for warning in warnings(&config) {
+    log_warnings(&config, &sources);
+    Ok((config, sources))
+}
+
+/// Logs the warnings of a configuration.
+pub(super) fn log_warnings(config: &Config, sources: &Sources) {
+    for warning in warnings(config) {
         tracing::warn!("configuration: {warning}");
     }
     for file in &sources.skipped {
         tracing::info!("configuration: {}", skipped(file));
     }
-    Ok((config, sources))
 }
 
 /// The note about a file that does not count.

@@ -61,7 +61,7 @@ pub(super) async fn reload(
         problems.extend(embedded_unit::keep_again(embedded.custodian(), &options, &config).await);
         embedded.set_opening(host_secrets::opening(options.dev, &config));
     }
-    log.set_level(config.log);
+    log.set(config.log, config.log_format);
     daemon.set_config(config);
     peers.apply_grants(&daemon.config());
     lifecycle::mend_state(daemon).await;

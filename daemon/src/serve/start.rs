@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::accept::{Tasks, accept};
 use super::backends::{keys_of_other_master_keys, open_backends};
-use super::configuration::load_config;
+use super::configuration::log_warnings;
 use super::drain::drain;
 use super::error::ServeError;
 use super::migration;
@@ -67,8 +67,9 @@ fn run(
 ) -> Result<u8, ServeError> {
     upgrade::set_signals_of_start().map_err(ServeError::Runtime)?;
     let log = Log::start();
-    let (config, _) = load_config(options)?;
-    log.set_level(config.log);
+    let (config, sources) = options.read_config_with_sources()?;
+    log.set(config.log, config.log_format);
+    log_warnings(&config, &sources);
     hardening::harden().map_err(ServeError::Hardening)?;
     let descriptors = hardening::raise_descriptor_limit();
     let unit_server = unit_server::open(options)?;

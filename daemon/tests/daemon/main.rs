@@ -19,6 +19,7 @@ mod guided_ceremony;
 mod key_life;
 mod keys;
 mod life;
+mod log_format;
 mod lost_store;
 mod master_key;
 mod messages;
