@@ -4,3 +4,6 @@ pub(crate) mod audit_metrics;
 pub(crate) mod expiries;
 pub(crate) mod metrics;
 pub(crate) mod renewals;
+
+#[cfg(test)]
+mod tests;
