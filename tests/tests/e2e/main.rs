@@ -25,6 +25,7 @@ mod links;
 mod master_key;
 mod memory;
 mod ml_dsa;
+mod monitoring;
 mod nginx_upgrade;
 mod openssl;
 mod packages;

@@ -53,7 +53,8 @@ grep -c 'ssl_certificate_key /etc/ssl/private/shop.key.keyward.pem;' /etc/nginx/
 test "$(keyward key list --json | grep -c '"label": "shop.example"')" = 1
 keyward serve --check-config 2>/dev/null | grep -c '^\[\[grant\]\]  # file 2$'
 keyward env nginx -t 2>&1 | grep 'test is successful'
-# The port for metrics is there, and off.
+# The port for metrics is there, and off. The dashboard is there.
+python3 -m json.tool /usr/share/keyward/prometheus/grafana-dashboard.json >/dev/null
 grep -q '^FileDescriptorName=metrics$' /lib/systemd/system/keyward-metrics.socket
 test ! -e /etc/systemd/system/keyward-admin.socket.wants/keyward-metrics.socket
 # Every page of the manual can be read.

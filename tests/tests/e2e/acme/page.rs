@@ -318,19 +318,3 @@ systemctl enable --now keyward-acme keyward-deploy
 until_done sh -c 'keyward cert status | grep "^ *shop *valid"'
 grep -c 'step="new-order"' /tmp/daemon.log | grep '^1$'
 "#;
-
-/// The alert rules fire when they should, and at no other time. They use metrics that the page
-/// explains.
-#[test]
-fn alert_rules_fire_when_they_should() {
-    let test = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/acme/alerts.yml");
-    succeed(Command::new("promtool").args(["test", "rules"]).arg(test));
-    let (rules, page) = (source("conf/prometheus/keyward.rules.yml"), source("docs/metrics.md"));
-    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    let names = rules.split(|c| !is_part(c)).filter(|word| word.starts_with("keyward_"));
-    let names: Vec<_> = names.collect();
-    assert!(names.len() > 10, "{names:?}");
-    for name in names {
-        assert!(page.contains(&format!("`{name}`")), "{name} in docs/metrics.md");
-    }
-}
