@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::fixture::{Daemon, PROGRAM, certificate_verify, failure_of, leave_out};
+use crate::fixture::{Daemon, PROGRAM, certificate_verify, failure_of, has_root, leave_out};
 
 /// An address that nobody uses.
 fn free_address(host: &str) -> SocketAddr {
@@ -49,10 +49,16 @@ fn assert_page(answer: &str) {
 
 /// Starts the daemon with a socket that is passed as systemd does.
 fn start_with_socket(daemon: &mut Daemon, listener: TcpListener) {
+    start_by(&[], daemon, listener);
+}
+
+/// Starts the daemon as [`start_with_socket`] does, by a command that runs another one.
+fn start_by(runner: &[&str], daemon: &mut Daemon, listener: TcpListener) {
     let script = "exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_FDNAMES=metrics LISTEN_PID=$$ exec \"$@\"";
     let serve = daemon.serve(&["--dev"]);
-    let mut shell = Command::new("sh");
-    shell.args(["-c", script, "sh", PROGRAM]).args(serve.get_args());
+    let words = [runner, &["sh", "-c", script, "sh", PROGRAM]].concat();
+    let mut shell = Command::new(words[0]);
+    shell.args(&words[1..]).args(serve.get_args());
     daemon.start_with_input(&mut shell, OwnedFd::from(listener).into());
 }
 
@@ -122,6 +128,22 @@ fn a_passed_socket_serves_the_page_although_the_daemon_makes_no_network_sockets(
         assert_page(&scrape(address));
         assert!(daemon.end(Signal::TERM).success());
     }
+}
+
+/// PrivateNetwork=yes of the service: the daemon has no network but the socket.
+#[test]
+fn a_passed_socket_serves_the_page_of_a_daemon_without_a_network() {
+    if !has_root() {
+        return;
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut daemon = Daemon::prepare("");
+    start_by(&["unshare", "--net"], &mut daemon, listener);
+    assert_page(&scrape(address));
+    let own = fs::read_link(format!("/proc/{}/ns/net", daemon.daemon_pid().as_raw_nonzero())).unwrap();
+    assert_ne!(own, fs::read_link("/proc/self/ns/net").unwrap());
+    assert!(daemon.end(Signal::TERM).success());
 }
 
 #[test]
