@@ -130,6 +130,20 @@ fn a_passed_socket_serves_the_page_although_the_daemon_makes_no_network_sockets(
     }
 }
 
+#[test]
+fn a_unit_that_serves_grep11_has_the_port_too() {
+    let address = free_address("127.0.0.1");
+    let mut unit = Daemon::prepare(&section(address));
+    let mut command = Command::new(PROGRAM);
+    command.args(["unit", "serve", "--listen", "127.0.0.1:0", "--plaintext", "--dev", "--config"]);
+    command.arg(unit.path("keyward.toml"));
+    command.arg("--state-dir").arg(unit.path("state")).arg("--runtime-dir").arg(unit.path("run"));
+    unit.start_as(&mut command);
+    assert_page(&scrape(address));
+    assert!(ask(address, "GET /v1/unit HTTP/1.1\r\nhost: k\r\n\r\n").starts_with("HTTP/1.1 404 "));
+    assert!(unit.end(Signal::TERM).success());
+}
+
 /// PrivateNetwork=yes of the service: the daemon has no network but the socket.
 #[test]
 fn a_passed_socket_serves_the_page_of_a_daemon_without_a_network() {
