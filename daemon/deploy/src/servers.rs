@@ -8,8 +8,9 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use keyward::config::Server;
+use keyward::servers::haproxy;
 use keyward::servers::nginx;
-use keyward::servers::processes::{Master, masters};
+use keyward::servers::processes::{Master, environment, masters};
 use rustix::process::Signal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -126,7 +127,7 @@ impl Running {
                 run(Command::new(&self.master.program)
                     .current_dir(&self.master.directory)
                     .arg("-c")
-                    .args(haproxy_files(&self.master)))
+                    .args(haproxy::arguments(&self.master)))
                 .await
             }
             Server::Apache => run(apache(&self.master).arg("-t")).await,
@@ -168,7 +169,7 @@ impl Running {
 
     /// Has the server read all its files.
     fn signal(&self, signal: Signal) -> Result<(), String> {
-        if self.kind == Server::Haproxy && !has_master_process(&self.master) {
+        if self.kind == Server::Haproxy && !haproxy::has_master_process(&self.master) {
             let reason = match self.known.is_empty() {
                 true => {
                     "HAProxy runs without a master process and without an administrators' socket; start it with -W, or add to its section global: stats socket PATH level admin"
@@ -203,13 +204,9 @@ fn signal_of(kind: Server, master: &Master) -> Signal {
     match kind {
         Server::Nginx => Signal::HUP,
         Server::Apache => Signal::USR1,
-        Server::Haproxy if has_master_process(master) => Signal::USR2,
+        Server::Haproxy if haproxy::has_master_process(master) => Signal::USR2,
         Server::Haproxy => Signal::TERM,
     }
-}
-
-fn has_master_process(haproxy: &Master) -> bool {
-    haproxy.arguments.iter().any(|word| word.starts_with("-W"))
 }
 
 fn program(kind: Server) -> &'static str {
@@ -232,19 +229,9 @@ fn apache(master: &Master) -> Command {
         command.arg("-D").arg(definition);
     }
     // Debian's apache2ctl reads these from a file (envvars).
-    command.envs(variables(master.pid));
+    let is_used = |name: &str| name.starts_with("APACHE_") || name == "LANG";
+    command.envs(environment(master.pid).into_iter().filter(|(name, _)| is_used(name)));
     command
-}
-
-/// Variables of a process that Debian's configuration of Apache uses.
-fn variables(pid: i32) -> Vec<(String, String)> {
-    let bytes = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-    let words = bytes.split(|byte| *byte == 0).filter_map(|word| str::from_utf8(word).ok());
-    words
-        .filter_map(|word| word.split_once('='))
-        .filter(|(name, _)| name.starts_with("APACHE_") || *name == "LANG")
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .collect()
 }
 
 /// Texts of the files in a list of Apache: lines that end in a path.
@@ -254,23 +241,9 @@ fn texts(list: &str) -> String {
     paths.filter_map(|path| files::read(Path::new(path), LONGEST_FILE).ok()).collect()
 }
 
-/// Configurations of HAProxy: files and directories behind -f, and files behind --.
-fn haproxy_files(master: &Master) -> Vec<String> {
-    let of_option = master.values("-f");
-    let behind = master.arguments.iter().skip_while(|word| *word != "--").skip(1).map(String::as_str);
-    let all = of_option.into_iter().chain(behind.filter(|word| !word.is_empty()));
-    all.flat_map(|file| ["-f".to_owned(), haproxy_path(master, file).display().to_string()]).collect()
-}
-
-/// A path of HAProxy, which changes to the directory of -C first.
-fn haproxy_path(master: &Master, file: &str) -> PathBuf {
-    let directory = master.values("-C").last().map_or_else(|| master.directory.clone(), |to| master.path(to));
-    directory.join(file)
-}
-
 fn haproxy_text(master: &Master) -> Result<String, String> {
     let mut text = String::new();
-    for file in haproxy_files(master).iter().filter(|word| *word != "-f") {
+    for file in haproxy::arguments(master).iter().filter(|word| *word != "-f") {
         let path = Path::new(file);
         match path.is_dir() {
             true => text += &texts_below(path),
@@ -283,7 +256,7 @@ fn haproxy_text(master: &Master) -> Result<String, String> {
     // Lists of certificates have the names of files.
     let words: Vec<_> = text.split_whitespace().map(str::to_owned).collect();
     for pair in words.windows(2).filter(|pair| pair[0] == "crt-list").take(MOST_FILES) {
-        text += &files::read(&haproxy_path(master, &pair[1]), LONGEST_FILE).unwrap_or_default();
+        text += &files::read(&haproxy::path(master, &pair[1]), LONGEST_FILE).unwrap_or_default();
     }
     Ok(text)
 }

@@ -49,6 +49,11 @@ impl Failure {
     }
 
     /// The reason why the command failed.
+    /// Exit status.
+    pub(crate) fn status(&self) -> u8 {
+        self.status
+    }
+
     pub(crate) fn into_reason(self) -> String {
         self.reason.unwrap_or_default()
     }

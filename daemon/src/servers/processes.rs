@@ -1,5 +1,6 @@
 //! Processes of servers on this host, as /proc has them (proc(5)).
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -164,6 +165,37 @@ impl Master {
     }
 }
 
+/// Variables of the environment that a process was started with (proc_pid_environ(5)). Variables
+/// that are no text are left out.
+pub fn environment(pid: i32) -> Vec<(String, String)> {
+    let bytes = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    let words = bytes.split(|byte| *byte == 0).filter_map(|word| str::from_utf8(word).ok());
+    words.filter_map(|word| word.split_once('=')).map(|(name, value)| (name.into(), value.into())).collect()
+}
+
+/// True if a process holds a socket of TCP that takes connections (proc_pid_net(5), state 0A).
+pub(crate) fn takes_connections(pid: i32) -> bool {
+    let mut listening = BTreeSet::new();
+    for table in ["tcp", "tcp6"] {
+        let text = fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default();
+        for line in text.lines().skip(1) {
+            let words: Vec<_> = line.split_whitespace().collect();
+            if let (Some(&"0A"), Some(inode)) = (words.get(3), words.get(9)) {
+                listening.insert(format!("socket:[{inode}]"));
+            }
+        }
+    }
+    let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let links = files.filter_map(|file| fs::read_link(file.path()).ok());
+    links.into_iter().any(|link| link.to_str().is_some_and(|link| listening.contains(link)))
+}
+
+/// True if a process has loaded our provider.
+pub(crate) fn has_provider(pid: i32) -> bool {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+    loaded_provider(&maps).is_some()
+}
+
 /// The file of our provider among the files that a process has mapped (proc_pid_maps(5)).
 pub(crate) fn loaded_provider(maps: &str) -> Option<&str> {
     let mut files = maps.lines().filter_map(|line| line.find('/').map(|at| &line[at..]));
@@ -176,6 +208,20 @@ pub(crate) fn loaded_provider(maps: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_listener_is_seen_until_it_is_closed() {
+        let own = std::process::id().cast_signed();
+        // Other tests of this process may listen, too: in a process of its own there is none.
+        let child = std::process::Command::new("sleep").arg("60").spawn();
+        let mut child = child.unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        assert!(takes_connections(own));
+        assert!(!takes_connections(child.id().cast_signed()));
+        drop(listener);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
 
     #[test]
     fn the_provider_is_found_among_mapped_files() {

@@ -207,3 +207,61 @@ pub(super) fn faults_of_openssl_conf(path: &Path) -> Vec<String> {
     let faults = faults.filter(|finding| finding.verdict == Verdict::Fail);
     faults.map(|fault| [fault.detail, fault.fix.unwrap_or_default()].join("; ")).collect()
 }
+
+/// Reasons why a process does not reach the daemon at the address of its provider, from its root
+/// directory and with its user. `own` is the socket in the runtime directory of the daemon. Without
+/// `address`, the address is that of an openssl.cnf, or the usual one.
+pub(super) fn faults_of_socket(
+    own: &Path,
+    address: Option<&str>,
+    openssl_conf: &Path,
+    pid: i32,
+) -> Vec<String> {
+    let (Ok(pid), of_conf) =
+        (u32::try_from(pid), Conf::open(openssl_conf).ok().and_then(|conf| conf.socket()))
+    else {
+        return Vec::new();
+    };
+    let named = address.map(|address| socket::SocketSetting {
+        socket: address.to_owned(),
+        setting: environment::SOCKET,
+        source: environment::SOCKET.to_owned(),
+    });
+    let setting = named.or(of_conf).unwrap_or_else(|| socket::SocketSetting {
+        socket: keyward_client::Address::DEFAULT.to_string(),
+        setting: "socket in openssl.cnf",
+        source: "by default".to_owned(),
+    });
+    let root = match environment::chroot(pid) {
+        None => None,
+        Some(Ok(root)) => Some(root),
+        Some(Err(finding)) => return vec![finding.detail],
+    };
+    let Some(account) = Account::of_process(pid) else { return vec![format!("process {pid} has ended")] };
+    let seen_here = match &root {
+        Some(root) if setting.socket.starts_with('/') => {
+            root.join(setting.socket.trim_start_matches('/')).display().to_string()
+        }
+        _ => setting.socket.clone(),
+    };
+    if socket::is_of_another(own, &seen_here) {
+        return vec![format!("{} ({}) is a socket of another daemon", setting.socket, setting.source)];
+    }
+    let found = socket::check_for_server(own, &setting, root.as_deref(), &account).into_iter();
+    let faults = found.filter(|finding| finding.verdict == Verdict::Fail);
+    faults.map(|fault| [fault.detail, fault.fix.unwrap_or_default()].join("; ")).collect()
+}
+
+/// True if a daemon listens on an address, and on its socket `own` in the runtime directory.
+pub(super) fn is_socket_of_daemon(own: &Path, address: &str) -> bool {
+    socket::is_of_daemon(own, address)
+}
+
+/// The file of the provider that an openssl.cnf names, or the usual name of that file.
+pub(super) fn module_of(openssl_conf: &Path) -> String {
+    let conf = Conf::open(openssl_conf).ok();
+    conf.and_then(|conf| conf.module_name()).unwrap_or_else(|| USUAL_MODULE.to_owned())
+}
+
+/// Name of the provider in the directory of modules of OpenSSL.
+const USUAL_MODULE: &str = "keyward.so";

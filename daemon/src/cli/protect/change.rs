@@ -10,362 +10,401 @@ use keyward_proto::Reference;
 
 use super::Protect;
 use super::journal::{Journal, Phase, digest};
-use super::nginx::{self, Nginx};
 use super::plan::{Plan, Probe};
+use super::running::{Running, real};
 use crate::admin::api::User;
 use crate::admin::client::AdminClient;
+use crate::cli::doctor;
 use crate::cli::failure::Failure;
 use crate::cli::{output, program, service_files};
 use crate::config::Config;
 use crate::ground::exit;
+use crate::peers;
 use crate::servers::served;
+
+/// A change of a running server.
+pub(super) struct Change<'a> {
+    pub(super) options: &'a Protect,
+    pub(super) admin: &'a AdminClient,
+    pub(super) server: &'a dyn Running,
+    pub(super) journal: &'a mut Journal,
+}
 
 /// Certificates that listeners show, by SHA-256.
 type Shown = BTreeMap<Probe, String>;
 
-/// Carries out a plan. If a step fails, everything that this run has done is put back.
-///
-/// # Errors
-/// [`Failure`] of the step.
-pub(super) fn make(
-    options: &Protect,
-    admin: &AdminClient,
-    journal: &mut Journal,
-    nginx: &Nginx,
-    plan: &Plan,
-    texts: &BTreeMap<PathBuf, String>,
-) -> Result<(), Failure> {
-    check_daemon(options, admin)?;
-    let before = shown(&plan.probes)?;
-    for name in plan.unseen(before.keys()) {
-        output::warn(format_args!("{name} does not shake hands now, so nobody can compare its certificate"));
-    }
-    journal.begin_run()?;
-    let made = steps(options, admin, journal, nginx, plan, texts, &before);
-    let Err(failure) = made else { return Ok(()) };
-    let undone = nginx::back(nginx).and_then(|()| undo_run(options, admin, journal, nginx));
-    Err(match undone {
-        Ok(()) => failure.while_trying("everything was put back"),
-        Err(error) => failure.while_trying(format_args!(
-            "not everything could be put back ({}); correct that, and run: keyward protect nginx --undo",
-            error.into_reason()
-        )),
-    })
-}
-
-fn steps(
-    options: &Protect,
-    admin: &AdminClient,
-    journal: &mut Journal,
-    nginx: &Nginx,
-    plan: &Plan,
-    texts: &BTreeMap<PathBuf, String>,
-    before: &Shown,
-) -> Result<(), Failure> {
-    let references = take_keys(options, admin, journal, plan)?;
-    let all = plan.contents(texts, &references, |_| true);
-    let first = plan.contents(texts, &references, |edit| edit.is_environment);
-    journal.keep(&first, texts)?;
-    journal.keep(&all, texts)?;
-    // The grants come before the first request, and the references before the lines that name them.
-    let edited: BTreeSet<_> = plan.edits.iter().map(|edit| &edit.path).collect();
-    for (path, contents) in all.iter().filter(|(path, _)| !edited.contains(path)) {
-        journal.write(path, contents)?;
-    }
-    options.done(&format!("{} new files", all.len() - edited.len()));
-    reload_daemon(options, admin)?;
-    check_grants(admin, nginx, plan)?;
-    options.done("the daemon grants the keys to nginx");
-    if !nginx.has_provider() {
-        for (path, contents) in first.iter().filter(|(path, _)| edited.contains(path)) {
-            journal.write(path, contents)?;
+impl Change<'_> {
+    /// Carries out a plan. `texts` are the contents of the files that the plan was made from. If a
+    /// step fails, everything that this run has done is put back.
+    ///
+    /// # Errors
+    /// [`Failure`] of the step.
+    pub(super) fn make(&mut self, plan: &Plan, texts: &BTreeMap<PathBuf, String>) -> Result<(), Failure> {
+        self.check_daemon()?;
+        let before = shown(&plan.probes)?;
+        for name in plan.unseen(before.keys()) {
+            output::warn(format_args!(
+                "{name} does not shake hands now, so nobody can compare its certificate"
+            ));
         }
-        nginx.check(options)?;
-        nginx::reload(&nginx.master)?;
-        options.done("nginx knows where the provider is");
+        self.journal.begin_run()?;
+        let Err(failure) = self.steps(plan, texts, &before) else { return Ok(()) };
+        let undone = self.server.back().and_then(|()| self.undo_run());
+        Err(match undone {
+            Ok(()) => failure.while_trying("everything was put back"),
+            Err(error) => failure.while_trying(format_args!(
+                "not everything could be put back ({}); correct that, and run: keyward protect {} --undo",
+                error.into_reason(),
+                self.options.server.name()
+            )),
+        })
     }
-    for (path, contents) in all.iter().filter(|(path, _)| edited.contains(path)) {
-        journal.write(path, contents)?;
-    }
-    nginx.check(options)?;
-    options.done("nginx accepts the references");
-    reload_systemd()?;
-    journal.enter(Phase::Switching)?;
-    nginx::forward(nginx)?;
-    options.done("nginx uses the references");
-    compare(before, &shown(&plan.probes)?)?;
-    options.done(&format!("{} handshakes show the same certificates as before", before.len()));
-    end(options, journal, nginx)
-}
 
-/// Ends the old master, and notes that the run is done.
-fn end(options: &Protect, journal: &mut Journal, nginx: &Nginx) -> Result<(), Failure> {
-    journal.enter(Phase::Ending)?;
-    match nginx::finish(nginx)? {
-        true => options.done("no process of nginx from before is left"),
-        false => output::warn(format_args!(
-            "connections of before keep the old nginx (process {}) alive, which has the keys in its memory; it ends with them",
-            nginx.master.pid
-        )),
+    fn steps(
+        &mut self,
+        plan: &Plan,
+        texts: &BTreeMap<PathBuf, String>,
+        before: &Shown,
+    ) -> Result<(), Failure> {
+        let title = self.options.server.title();
+        let references = self.take_keys(plan)?;
+        let all = plan.contents(texts, &references, |_| true);
+        let first = plan.contents(texts, &references, |edit| edit.is_environment);
+        self.journal.keep(&first, texts, &plan.replaced)?;
+        self.journal.keep(&all, texts, &plan.replaced)?;
+        // The grants come before the first request, and the references before the lines that name
+        // them.
+        let edited: BTreeSet<_> = plan.edits.iter().map(|edit| &edit.path).collect();
+        let is_new = |path: &PathBuf| !edited.contains(path) && !plan.replaced.contains_key(path);
+        let new: Vec<_> = all.iter().filter(|(path, _)| is_new(path)).collect();
+        for (path, contents) in &new {
+            self.journal.write(path, contents)?;
+        }
+        self.done(&format!("{} new files", new.len()));
+        self.reload_daemon()?;
+        self.check_grants(plan)?;
+        self.done(&format!("the daemon grants the keys to {title}"));
+        self.try_socket(plan)?;
+        if !self.server.has_provider() && plan.edits.iter().any(|edit| edit.is_environment) {
+            for (path, contents) in first.iter().filter(|(path, _)| edited.contains(path)) {
+                self.journal.write(path, contents)?;
+            }
+            self.server.check(self.options)?;
+            self.server.reload(self.options)?;
+            self.done(&format!("{title} knows where the provider is"));
+        }
+        for (path, contents) in all.iter().filter(|(path, _)| edited.contains(path)) {
+            self.journal.write(path, contents)?;
+        }
+        for (path, contents) in all.iter().filter(|(path, _)| plan.replaced.contains_key(*path)) {
+            self.journal.replace(path, contents)?;
+        }
+        self.server.check(self.options)?;
+        self.done(&format!("{title} accepts the references"));
+        reload_systemd()?;
+        self.journal.enter(Phase::Switching)?;
+        self.forward()?;
+        self.done(&format!("{title} uses the references"));
+        compare(before, &shown(&plan.probes)?)?;
+        self.done(&format!("{} handshakes show the same certificates as before", before.len()));
+        self.end()
     }
-    journal.enter(Phase::Done)
-}
 
-/// Has the daemon take the keys.
-fn take_keys(
-    options: &Protect,
-    admin: &AdminClient,
-    journal: &mut Journal,
-    plan: &Plan,
-) -> Result<Vec<Reference>, Failure> {
-    for (file, number) in plan.key_files() {
-        if let Some(key) = plan.keys.planned.get(number) {
-            journal.note_key_file(file, key.label.as_str())?;
+    /// Brings the server to the references, and says how long it did not answer.
+    fn forward(&mut self) -> Result<(), Failure> {
+        if let Some(pause) = self.server.forward(self.options)? {
+            self.done(&format!(
+                "{} was started again: no handshakes for {:.1} seconds",
+                self.options.server.title(),
+                pause.as_secs_f32()
+            ));
+        }
+        Ok(())
+    }
+
+    /// Ends the processes of before, and notes that the run is done.
+    fn end(&mut self) -> Result<(), Failure> {
+        self.journal.enter(Phase::Ending)?;
+        let title = self.options.server.title();
+        match self.server.finish()? {
+            true => self.done(&format!("no process of {title} from before is left")),
+            false => output::warn(format_args!(
+                "connections of before keep an old process of {title} alive, which has the keys in its memory; it ends with them"
+            )),
+        }
+        self.journal.enter(Phase::Done)
+    }
+
+    /// Has the daemon take the keys.
+    fn take_keys(&mut self, plan: &Plan) -> Result<Vec<Reference>, Failure> {
+        for (file, number) in plan.key_files() {
+            let moved = plan.replaced.get(file).map(PathBuf::as_path);
+            // The file behind a link that moves, too.
+            let is_noted = moved.is_some() && file.is_symlink() && plan.replaced.contains_key(&real(file));
+            if let Some(key) = plan.keys.planned.get(number).filter(|_| !is_noted) {
+                self.journal.note_key_file(file, key.label.as_str(), moved)?;
+            }
+        }
+        let mut references = Vec::new();
+        for key in &plan.keys.planned {
+            // Noted first: the undo removes a key that was made, and nothing was there before.
+            if !key.is_known() {
+                self.journal.note_key(key.label.as_str(), key.spki())?;
+            }
+            let (reference, is_new) = key.take(self.admin)?;
+            references.push(reference);
+            let how = if is_new { "imported" } else { "is in the daemon already" };
+            self.done(&format!("key {} {how}", key.label));
+        }
+        Ok(references)
+    }
+
+    /// Goes on with a run that was interrupted, or undoes that run.
+    ///
+    /// # Errors
+    /// [`Failure`] if it can neither go on nor be undone.
+    pub(super) fn recover(&mut self) -> Result<(), Failure> {
+        match self.journal.phase() {
+            None | Some(Phase::Done) => Ok(()),
+            Some(Phase::Switching) => {
+                self.server.check(self.options)?;
+                self.forward()?;
+                let title = self.options.server.title();
+                self.done(&format!("{title} uses the references: an interrupted change is complete now"));
+                self.end()
+            }
+            Some(Phase::Ending) => self.end(),
+            Some(Phase::Writing | Phase::Undoing) => {
+                self.refuse_foreign()?;
+                self.undo_run()?;
+                self.done("an interrupted change was undone");
+                Ok(())
+            }
         }
     }
-    let mut references = Vec::new();
-    for key in &plan.keys.planned {
-        // Noted first: the undo removes a key that was made, and nothing was there before.
-        if !key.is_known() {
-            journal.note_key(key.label.as_str(), key.spki())?;
-        }
-        let (reference, is_new) = key.take(admin)?;
-        references.push(reference);
-        let how = if is_new { "imported" } else { "is in the daemon already" };
-        options.done(&format!("key {} {how}", key.label));
-    }
-    Ok(references)
-}
 
-/// Goes on with a run that was interrupted, or undoes that run.
-///
-/// # Errors
-/// [`Failure`] if it can neither go on nor be undone.
-pub(super) fn recover(
-    options: &Protect,
-    admin: &AdminClient,
-    journal: &mut Journal,
-    nginx: &Nginx,
-) -> Result<(), Failure> {
-    match journal.phase() {
-        None | Some(Phase::Done) => Ok(()),
-        Some(Phase::Switching) => {
-            nginx.check(options)?;
-            nginx::forward(nginx)?;
-            options.done("nginx uses the references: an interrupted change is complete now");
-            end(options, journal, nginx)
-        }
-        Some(Phase::Ending) => end(options, journal, nginx),
-        Some(Phase::Writing | Phase::Undoing) => {
-            refuse_foreign(journal)?;
-            undo_run(options, admin, journal, nginx)?;
-            options.done("an interrupted change was undone");
-            Ok(())
-        }
-    }
-}
-
-/// Puts everything back as it was before the first run.
-///
-/// # Errors
-/// [`Failure`] if a file was changed since, or nginx does not take the old files. The runs before
-/// that one are undone, and that one is not.
-pub(super) fn undo(
-    options: &Protect,
-    admin: &AdminClient,
-    mut journal: Journal,
-    nginx: &Nginx,
-) -> Result<(), Failure> {
-    if journal.phase().is_none() {
-        journal.remove()?;
-        let reason = "keyward protect has changed nothing here that is not undone";
-        return Err(Failure::new(exit::NO_INPUT, reason));
-    }
-    while journal.phase().is_some() {
-        if journal.is_final() {
-            let reason = "the key files were removed, so nginx cannot use them again; the keys are in the daemon alone";
+    /// Puts everything back as it was before the first run.
+    ///
+    /// # Errors
+    /// [`Failure`] if a file was changed since, or the server does not take the old files. The runs
+    /// after that one are undone, and that one is not.
+    pub(super) fn undo(&mut self) -> Result<(), Failure> {
+        if self.journal.phase().is_none() {
+            self.journal.remove()?;
+            let reason = "keyward protect has changed nothing here that is not undone";
             return Err(Failure::new(exit::NO_INPUT, reason));
         }
-        refuse_foreign(&journal)?;
-        nginx::back(nginx)?;
-        undo_run(options, admin, &mut journal, nginx)?;
-    }
-    journal.remove()?;
-    options.done("every file is as it was");
-    Ok(())
-}
-
-/// Undoes the last run.
-fn undo_run(
-    options: &Protect,
-    admin: &AdminClient,
-    journal: &mut Journal,
-    nginx: &Nginx,
-) -> Result<(), Failure> {
-    let was_done = journal.phase() == Some(Phase::Done);
-    journal.enter(Phase::Undoing)?;
-    journal.put_back()?;
-    reload_systemd()?;
-    if let Err(refusal) = nginx.check(options) {
-        // Another part of the configuration may name a file of the run, such as a new site.
-        if was_done {
-            journal.write_again()?;
-            journal.enter(Phase::Done)?;
-            return Err(refusal.while_trying("nothing was put back"));
-        }
-        return Err(refusal);
-    }
-    nginx::reload(&nginx.master)?;
-    // Handshakes that have begun with references still need the keys.
-    nginx::settle(&nginx.master);
-    options.done("nginx uses the files of before");
-    forget_keys(options, admin, journal)?;
-    journal.forget_run()
-}
-
-/// Removes the key files of changes that are done.
-///
-/// # Errors [`Failure`] if nginx still names one of the files, or a file is not the one that was
-/// imported, or its key does not sign.
-pub(super) fn remove_key_files(
-    options: &Protect,
-    admin: &AdminClient,
-    journal: &mut Journal,
-    nginx: &Nginx,
-) -> Result<(), Failure> {
-    if journal.phase() != Some(Phase::Done) {
-        let reason = "there is nothing to remove: first run keyward protect nginx";
-        return Err(Failure::new(exit::NO_INPUT, reason));
-    }
-    let named = nginx.files_in_use(options)?;
-    for file in journal.key_files() {
-        let refused =
-            |why: &str| Failure::new(exit::CONFIG, format_args!("{} stays: {why}", file.path.display()));
-        if named.contains(&file.path) {
-            return Err(refused("nginx uses the file"));
-        }
-        if !file.is_same() {
-            return Err(refused("it was changed since its key was imported"));
-        }
-        if admin.show(&file.label)?.state != "enabled" {
-            return Err(refused(&format!("its key {} does not sign in the daemon now", file.label)));
-        }
-    }
-    for path in journal.remove_key_files()? {
-        options.done(&format!("{} removed", path.display()));
-    }
-    output::note(
-        "the keys are in the daemon alone: keep a copy of its key store (keyward backup FILE); copies of the key files in backups still have the keys",
-    );
-    Ok(())
-}
-
-/// Takes the grants out of force, and deletes the keys that the run has imported. Their key files
-/// are there.
-fn forget_keys(options: &Protect, admin: &AdminClient, journal: &Journal) -> Result<(), Failure> {
-    reload_daemon(options, admin)?;
-    let (known, _) = admin.list()?;
-    for imported in journal.imported() {
-        let Some(key) = known.iter().find(|key| key.label == imported.label && key.deletion.is_none()) else {
-            continue;
-        };
-        let is_it =
-            |number: u32| key.public_key(number).is_some_and(|spki| digest(&spki) == imported.public_key);
-        // Another version, or another key, is in no file.
-        match key.versions.as_slice() {
-            [one] if is_it(one.number) => {
-                admin.delete(&imported.label, None, true)?;
-                options.done(&format!(
-                    "key {0} deleted; keyward key restore {0} brings it back for a time",
-                    imported.label
-                ));
+        while self.journal.phase().is_some() {
+            if self.journal.is_final() {
+                let reason = format_args!(
+                    "the key files were removed, so {} cannot use them again; the keys are in the daemon alone",
+                    self.options.server.title()
+                );
+                return Err(Failure::new(exit::NO_INPUT, reason));
             }
-            _ => output::note(format_args!(
-                "key {} stays in the daemon: it is not only the one that was imported",
-                imported.label
+            self.refuse_foreign()?;
+            self.server.back()?;
+            self.undo_run()?;
+        }
+        self.journal.remove()?;
+        self.done("every file is as it was");
+        Ok(())
+    }
+
+    /// Undoes the last run.
+    fn undo_run(&mut self) -> Result<(), Failure> {
+        let was_done = self.journal.phase() == Some(Phase::Done);
+        self.journal.enter(Phase::Undoing)?;
+        self.journal.put_back()?;
+        reload_systemd()?;
+        if let Err(refusal) = self.server.check(self.options) {
+            // Another part of the configuration may name a file of the run, such as a new site.
+            if was_done {
+                self.journal.write_again()?;
+                self.journal.enter(Phase::Done)?;
+                return Err(refusal.while_trying("nothing was put back"));
+            }
+            return Err(refusal);
+        }
+        self.server.reload(self.options)?;
+        // Handshakes that have begun with references still need the keys.
+        self.server.settle();
+        self.done(&format!("{} uses the files of before", self.options.server.title()));
+        self.forget_keys()?;
+        self.journal.forget_run()
+    }
+
+    /// Removes the key files of changes that are done.
+    ///
+    /// # Errors
+    /// [`Failure`] if the server still names one of the files, or a file is not the one that was
+    /// imported, or its key does not sign.
+    pub(super) fn remove_key_files(&mut self) -> Result<(), Failure> {
+        let (title, name) = (self.options.server.title(), self.options.server.name());
+        if self.journal.phase() != Some(Phase::Done) {
+            let reason = format_args!("there is nothing to remove: first run keyward protect {name}");
+            return Err(Failure::new(exit::NO_INPUT, reason));
+        }
+        let named = self.server.files_in_use(self.options)?;
+        for file in self.journal.key_files() {
+            let refused =
+                |why: &str| Failure::new(exit::CONFIG, format_args!("{} stays: {why}", file.path.display()));
+            if named.contains(&file.path) {
+                return Err(refused(&format!("{title} uses the file")));
+            }
+            if !file.is_same() {
+                return Err(refused("it was changed since its key was imported"));
+            }
+            if self.admin.show(&file.label)?.state != "enabled" {
+                return Err(refused(&format!("its key {} does not sign in the daemon now", file.label)));
+            }
+        }
+        for path in self.journal.remove_key_files()? {
+            self.done(&format!("{} removed", path.display()));
+        }
+        output::note(
+            "the keys are in the daemon alone: keep a copy of its key store (keyward backup FILE); copies of the key files in backups still have the keys",
+        );
+        Ok(())
+    }
+
+    /// Takes the grants out of force, and deletes the keys that the run has imported. Their key
+    /// files are there.
+    fn forget_keys(&self) -> Result<(), Failure> {
+        self.reload_daemon()?;
+        let (known, _) = self.admin.list()?;
+        for imported in self.journal.imported() {
+            let Some(key) = known.iter().find(|key| key.label == imported.label && key.deletion.is_none())
+            else {
+                continue;
+            };
+            let is_it =
+                |number: u32| key.public_key(number).is_some_and(|spki| digest(&spki) == imported.public_key);
+            // Another version, or another key, is in no file.
+            match key.versions.as_slice() {
+                [one] if is_it(one.number) => {
+                    self.admin.delete(&imported.label, None, true)?;
+                    self.done(&format!(
+                        "key {0} deleted; keyward key restore {0} brings it back for a time",
+                        imported.label
+                    ));
+                }
+                _ => output::note(format_args!(
+                    "key {} stays in the daemon: it is not only the one that was imported",
+                    imported.label
+                )),
+            }
+        }
+        Ok(())
+    }
+
+    fn refuse_foreign(&self) -> Result<(), Failure> {
+        let changed: Vec<_> = self
+            .journal
+            .changed_since()
+            .iter()
+            .map(|(path, copy)| match copy {
+                Some(copy) => format!("{} (before: {})", path.display(), copy.display()),
+                None => path.display().to_string(),
+            })
+            .collect();
+        match changed.is_empty() {
+            true => Ok(()),
+            false => Err(Failure::new(
+                exit::CONFIG,
+                format_args!(
+                    "these files were changed since, and would lose that change: {}",
+                    changed.join(", ")
+                ),
             )),
         }
     }
-    Ok(())
-}
 
-fn refuse_foreign(journal: &Journal) -> Result<(), Failure> {
-    let changed: Vec<_> = journal
-        .changed_since()
-        .iter()
-        .map(|(path, copy)| match copy {
-            Some(copy) => format!("{} (before: {})", path.display(), copy.display()),
-            None => path.display().to_string(),
-        })
-        .collect();
-    match changed.is_empty() {
-        true => Ok(()),
-        false => Err(Failure::new(
-            exit::CONFIG,
-            format_args!(
-                "these files were changed since, and would lose that change: {}",
-                changed.join(", ")
-            ),
-        )),
-    }
-}
-
-/// Checks that the daemon can take keys, and has the configuration that gets the grants.
-fn check_daemon(options: &Protect, admin: &AdminClient) -> Result<(), Failure> {
-    check_in_force(options, admin)?;
-    let status = admin.status()?;
-    match status.backends.iter().find(|backend| !backend.ready) {
-        Some(backend) if !status.backends.iter().any(|backend| backend.ready) => {
-            let why = status.problems.first().map_or("see keyward status", String::as_str);
-            Err(Failure::new(
-                exit::UNAVAILABLE,
-                format_args!("the backend {} of the daemon is not ready: {why}", backend.name),
-            ))
+    /// Checks that the daemon can take keys, and has the configuration that gets the grants.
+    fn check_daemon(&self) -> Result<(), Failure> {
+        self.check_in_force()?;
+        let status = self.admin.status()?;
+        match status.backends.iter().find(|backend| !backend.ready) {
+            Some(backend) if !status.backends.iter().any(|backend| backend.ready) => {
+                let why = status.problems.first().map_or("see keyward status", String::as_str);
+                Err(Failure::new(
+                    exit::UNAVAILABLE,
+                    format_args!("the backend {} of the daemon is not ready: {why}", backend.name),
+                ))
+            }
+            _ => Ok(()),
         }
-        _ => Ok(()),
     }
-}
 
-/// Puts the configuration of the daemon in force.
-fn reload_daemon(options: &Protect, admin: &AdminClient) -> Result<(), Failure> {
-    let reloaded = admin.reload()?;
-    for problem in &reloaded.problems {
-        output::warn(problem);
+    /// Puts the configuration of the daemon in force.
+    fn reload_daemon(&self) -> Result<(), Failure> {
+        let reloaded = self.admin.reload()?;
+        for problem in &reloaded.problems {
+            output::warn(problem);
+        }
+        self.check_in_force()
     }
-    check_in_force(options, admin)
-}
 
-/// Checks that the daemon has read the configuration file as it is now.
-fn check_in_force(options: &Protect, admin: &AdminClient) -> Result<(), Failure> {
-    let config = Config::load(&options.config).map_err(|error| Failure::new(exit::CONFIG, error))?;
-    match admin.status()?.config.is_none_or(|in_force| in_force == config.fingerprint()) {
-        true => Ok(()),
-        false => Err(Failure::new(
-            exit::CONFIG,
-            format_args!(
-                "the daemon has another configuration than {}; if that is its file, run keyward reload, or else name the file with --config",
-                options.config.display()
-            ),
-        )),
-    }
-}
-
-/// Checks that the workers of nginx may use each key.
-fn check_grants(admin: &AdminClient, nginx: &Nginx, plan: &Plan) -> Result<(), Failure> {
-    let service = Some(nginx.service.clone().unwrap_or_default());
-    let user = User { uid: nginx.user, gid: nginx.group, groups: None, service };
-    for key in &plan.keys.planned {
-        let access = admin.access(key.label.as_str(), &user)?;
-        let is_granted = |name: &str| access.granted.iter().any(|known| known == name);
-        if let Some(missing) = key.uses.iter().find(|one| !is_granted(one.name())) {
-            let why = access.obstacle.unwrap_or_else(|| "no grant covers it".into());
-            return Err(Failure::new(
+    /// Checks that the daemon has read the configuration file as it is now.
+    fn check_in_force(&self) -> Result<(), Failure> {
+        let file = &self.options.config;
+        let config = Config::load(file).map_err(|error| Failure::new(exit::CONFIG, error))?;
+        match self.admin.status()?.config.is_none_or(|in_force| in_force == config.fingerprint()) {
+            true => Ok(()),
+            false => Err(Failure::new(
                 exit::CONFIG,
-                format_args!("the workers of nginx may not use key {} for {missing}: {why}", key.label),
-            ));
+                format_args!(
+                    "the daemon has another configuration than {}; if that is its file, run keyward reload, or else name the file with --config",
+                    file.display()
+                ),
+            )),
         }
     }
-    Ok(())
+
+    /// Checks that the workers of the server may use each key.
+    fn check_grants(&self, plan: &Plan) -> Result<(), Failure> {
+        let workers = self.server.workers();
+        let service = Some(workers.service.clone().unwrap_or_default());
+        let user = User { uid: workers.uid, gid: workers.gid, groups: None, service };
+        for key in &plan.keys.planned {
+            let access = self.admin.access(key.label.as_str(), &user)?;
+            let is_granted = |name: &str| access.granted.iter().any(|known| known == name);
+            if let Some(missing) = key.uses.iter().find(|one| !is_granted(one.name())) {
+                let why = access.obstacle.unwrap_or_else(|| "no grant covers it".into());
+                return Err(Failure::new(
+                    exit::CONFIG,
+                    format_args!(
+                        "the workers of {} may not use key {} for {missing}: {why}",
+                        self.options.server.title(),
+                        key.label
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that the workers reach this daemon at the address that the provider will use. A wrong
+    /// address would cost handshakes until the way back.
+    fn try_socket(&self, plan: &Plan) -> Result<(), Failure> {
+        let own = self.options.client.runtime_dir.join(peers::SOCKET);
+        let own = std::path::absolute(&own).unwrap_or(own);
+        let workers = self.server.workers();
+        let address = plan.socket.as_deref();
+        let faults = doctor::faults_of_socket(&own, address, &self.options.openssl_conf, workers.pid);
+        match faults.first() {
+            None => Ok(()),
+            Some(fault) => {
+                let title = self.options.server.title();
+                let reason = format_args!("the workers of {title} do not reach the daemon: {fault}");
+                Err(Failure::new(exit::CONFIG, reason))
+            }
+        }
+    }
+
+    fn done(&self, step: &str) {
+        self.options.done(step);
+    }
 }
 
 /// Shakes hands with each listener. Those that do not answer are left out.
@@ -392,7 +431,7 @@ fn compare(before: &Shown, after: &Shown) -> Result<(), Failure> {
     Err(Failure::new(exit::UNAVAILABLE, format_args!("the listener {} {how}, for {}", probe.at, probe.name)))
 }
 
-/// Has systemd read the drop-in of the service of nginx again.
+/// Has systemd read the drop-in of the service of the server again.
 fn reload_systemd() -> Result<(), Failure> {
     if !service_files::has_systemd() {
         return Ok(());

@@ -75,8 +75,11 @@ pub(super) enum Phase {
 #[derive(Debug, Deserialize, Serialize)]
 struct Entry {
     path: PathBuf,
-    /// `None` for a file that was not there.
+    /// `None` for a file that was not there, or was moved.
     before: Option<Before>,
+    /// The other name of the file that was there, for a file with a private key.
+    #[serde(default)]
+    moved: Option<PathBuf>,
     /// SHA-256 of the contents that the run writes, one after the other, in hexadecimal digits.
     after: Vec<String>,
     /// Name of the copy of the last of these contents in the directory of the run.
@@ -167,7 +170,8 @@ impl Journal {
     }
 
     /// Keeps a copy of each of these files before the run changes it to these contents. `texts` are
-    /// the contents from which the contents were made.
+    /// the contents from which the contents were made. A file of `replaced` is not copied: it will
+    /// have that other name.
     ///
     /// # Errors
     /// [`Failure`] if somebody else has changed a file since, or a file cannot be copied.
@@ -175,6 +179,7 @@ impl Journal {
         &mut self,
         files: &BTreeMap<PathBuf, Vec<u8>>,
         texts: &BTreeMap<PathBuf, String>,
+        replaced: &BTreeMap<PathBuf, PathBuf>,
     ) -> Result<(), Failure> {
         let run = self.last()?;
         for (path, contents) in files {
@@ -182,11 +187,16 @@ impl Journal {
             let at = match run.entries.files.iter().position(|entry| entry.path == *path) {
                 Some(at) => at,
                 None => {
-                    let before = run.keep(path, texts.get(path))?;
+                    let moved = replaced.get(path).cloned();
+                    let before = match moved {
+                        Some(_) => None,
+                        None => run.keep(path, texts.get(path))?,
+                    };
                     let copy_of_after = format!("{}.after", run.entries.files.len());
                     run.entries.files.push(Entry {
                         path: path.clone(),
                         before,
+                        moved,
                         after: Vec::new(),
                         copy_of_after,
                     });
@@ -226,6 +236,27 @@ impl Journal {
         written.map_err(|error| cannot_write(path, &error))
     }
 
+    /// Puts new contents at the path of a file with a private key, which stays beside it under the
+    /// other name that [`Self::keep`] has noted.
+    ///
+    /// # Errors
+    /// [`Failure`] if the system refuses, such as a file system without hard links.
+    pub(super) fn replace(&self, path: &Path, contents: &[u8]) -> Result<(), Failure> {
+        let moved = self.entry(path).and_then(|entry| entry.moved.as_deref());
+        let moved =
+            moved.ok_or_else(|| Failure::new(exit::SOFTWARE, "the journal has no name for a key file"))?;
+        if !is_there(moved) {
+            // The file keeps its owner, mode and times. A link stays a link.
+            fs::hard_link(path, moved).map_err(|error| cannot_write(moved, &error))?;
+            synced(moved).map_err(|error| cannot_write(moved, &error))?;
+        }
+        self.write(path, contents)
+    }
+
+    fn entry(&self, path: &Path) -> Option<&Entry> {
+        self.runs.last()?.entries.files.iter().find(|entry| entry.path == path)
+    }
+
     /// Notes a key that the run imports.
     ///
     /// # Errors
@@ -241,12 +272,21 @@ impl Journal {
         self.runs.last().map(|run| run.entries.imported.as_slice()).unwrap_or_default()
     }
 
-    /// Notes a file with a private key.
+    /// Notes a file with a private key, which will have another name if `moved` is given.
     ///
     /// # Errors
     /// [`Failure`] if the file cannot be examined, or the journal cannot be written.
-    pub(super) fn note_key_file(&mut self, path: &Path, label: &str) -> Result<(), Failure> {
+    pub(super) fn note_key_file(
+        &mut self,
+        path: &Path,
+        label: &str,
+        moved: Option<&Path>,
+    ) -> Result<(), Failure> {
         let file = KeyFile::of(path, label)?;
+        let file = match moved {
+            Some(moved) => file.moved_to(moved),
+            None => file,
+        };
         let run = self.last()?;
         run.entries.key_files.retain(|known| known.path != file.path);
         run.entries.key_files.push(file);
@@ -301,10 +341,22 @@ impl Journal {
     /// the run.
     pub(super) fn changed_since(&self) -> Vec<(&Path, Option<PathBuf>)> {
         let Some(run) = self.runs.last() else { return Vec::new() };
-        let copy = |entry: &Entry| entry.before.as_ref().map(|before| run.directory.join(&before.copy));
+        let copy = |entry: &Entry| {
+            let copy = entry.before.as_ref().map(|before| run.directory.join(&before.copy));
+            entry.moved.clone().or(copy)
+        };
         let is_other = |entry: &&Entry| match fs::read(&entry.path) {
+            // The key file itself.
+            Ok(_)
+                if entry
+                    .moved
+                    .as_deref()
+                    .is_some_and(|moved| !is_there(moved) || is_one(&entry.path, moved)) =>
+            {
+                false
+            }
             Ok(contents) => {
-                let before = copy(entry).and_then(|copy| fs::read(copy).ok());
+                let before = entry.before.as_ref().and(copy(entry)).and_then(|copy| fs::read(copy).ok());
                 !entry.after.contains(&digest(&contents)) && before.is_none_or(|before| before != contents)
             }
             // A file that is gone is put back, or need not be removed.
@@ -322,6 +374,10 @@ impl Journal {
     pub(super) fn put_back(&self) -> Result<(), Failure> {
         let Some(run) = self.runs.last() else { return Ok(()) };
         for entry in &run.entries.files {
+            if let Some(moved) = &entry.moved {
+                move_back(moved, &entry.path).map_err(|error| cannot_write(&entry.path, &error))?;
+                continue;
+            }
             match &entry.before {
                 Some(before) => {
                     let contents = run.copy(&before.copy)?;
@@ -366,7 +422,11 @@ impl Journal {
     pub(super) fn write_again(&self) -> Result<(), Failure> {
         let Some(run) = self.runs.last() else { return Ok(()) };
         for entry in &run.entries.files {
-            self.write(&entry.path, &run.copy(&entry.copy_of_after)?)?;
+            let contents = run.copy(&entry.copy_of_after)?;
+            match entry.moved {
+                Some(_) => self.replace(&entry.path, &contents)?,
+                None => self.write(&entry.path, &contents)?,
+            }
         }
         Ok(())
     }
@@ -387,7 +447,7 @@ impl Journal {
     ///
     /// # Errors
     /// [`Failure`] if the system refuses.
-    pub(super) fn remove(self) -> Result<(), Failure> {
+    pub(super) fn remove(&mut self) -> Result<(), Failure> {
         fs::remove_dir_all(&self.directory).map_err(|error| cannot_write(&self.directory, &error))
     }
 }
@@ -427,6 +487,29 @@ impl Run {
     }
 }
 
+/// Gives a file that was moved its path again. A file that was not moved yet stays.
+fn move_back(moved: &Path, path: &Path) -> io::Result<()> {
+    if !is_there(moved) {
+        return Ok(());
+    }
+    fs::rename(moved, path)?;
+    // Two names of one file both stay after a rename (rename(2)).
+    match fs::remove_file(moved) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => synced(path),
+    }
+}
+
+fn is_there(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
+}
+
+/// True if two paths are names of one file, or of one link.
+fn is_one(path: &Path, other: &Path) -> bool {
+    let place = |path: &Path| path.symlink_metadata().ok().map(|found| (found.dev(), found.ino()));
+    place(path).is_some() && place(path) == place(other)
+}
+
 fn is_same(path: &Path, before: &Before) -> bool {
     path.metadata().is_ok_and(|found| {
         (found.mode() & 0o7777, found.uid(), found.gid()) == (before.mode, before.uid, before.gid)
@@ -460,6 +543,11 @@ fn beside(path: &Path, contents: &[u8], mode: u32, owner: Option<(u32, u32)>) ->
 
 fn persist(file: NamedTempFile, path: &Path) -> io::Result<()> {
     file.persist(path).map_err(|error| error.error)?;
+    synced(path)
+}
+
+/// Brings the name of a file to the disk.
+fn synced(path: &Path) -> io::Result<()> {
     File::open(directory_of(path))?.sync_all()
 }
 
@@ -499,7 +587,7 @@ mod tests {
         for written in 0..=files.len() {
             let mut journal = Journal::open(&path("journal")).unwrap();
             journal.begin_run().unwrap();
-            journal.keep(&files, &texts).unwrap();
+            journal.keep(&files, &texts, &BTreeMap::new()).unwrap();
             for (path, contents) in files.iter().take(written) {
                 journal.write(path, contents).unwrap();
             }
@@ -520,6 +608,56 @@ mod tests {
     }
 
     #[test]
+    fn key_files_take_their_paths_again_after_a_stop_at_any_moment() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        fs::write(path("key"), "secret").unwrap();
+        std::os::unix::fs::symlink("key", path("link")).unwrap();
+        let at = |name: &str| path(name).symlink_metadata().map(|found| (found.ino(), found.mode())).unwrap();
+        let before = ["key", "link"].map(at);
+        let files: BTreeMap<_, _> =
+            ["key", "link"].into_iter().map(|name| (path(name), b"reference".to_vec())).collect();
+        let replaced: BTreeMap<_, _> =
+            ["key", "link"].into_iter().map(|name| (path(name), path(&format!(".{name}.before")))).collect();
+        for step in 0..5 {
+            let mut journal = Journal::open(&path("journal")).unwrap();
+            journal.begin_run().unwrap();
+            journal.note_key_file(&path("link"), "shop", Some(&path(".link.before"))).unwrap();
+            journal.keep(&files, &BTreeMap::new(), &replaced).unwrap();
+            let linked = |name: &str| fs::hard_link(path(name), path(&format!(".{name}.before"))).unwrap();
+            match step {
+                1 => linked("key"),
+                2 => journal.replace(&path("key"), b"reference").unwrap(),
+                3 => {
+                    journal.replace(&path("key"), b"reference").unwrap();
+                    linked("link");
+                }
+                4 => files.iter().for_each(|(path, contents)| journal.replace(path, contents).unwrap()),
+                _ => {}
+            }
+            if step == 4 {
+                assert_eq!(fs::read(path("link")).unwrap(), b"reference");
+                assert_eq!(fs::read(path(".key.before")).unwrap(), b"secret");
+                assert!(!path("link").is_symlink() && path(".link.before").is_symlink());
+                let other = fs::read(path("link")).unwrap();
+                fs::write(path("link"), "renewed").unwrap();
+                assert_eq!(journal.changed_since(), [(path("link").as_path(), Some(path(".link.before")))]);
+                fs::write(path("link"), other).unwrap();
+            }
+            assert!(journal.changed_since().is_empty(), "{step}");
+            drop(journal);
+            let mut journal = Journal::open(&path("journal")).unwrap();
+            journal.put_back().unwrap();
+            journal.put_back().unwrap();
+            assert_eq!(["key", "link"].map(at), before, "{step}");
+            assert_eq!(fs::read(path("link")).unwrap(), b"secret");
+            assert!(!path(".key.before").exists() && !path(".link.before").is_symlink());
+            journal.forget_run().unwrap();
+            journal.remove().unwrap();
+        }
+    }
+
+    #[test]
     fn runs_are_undone_one_by_one_and_foreign_changes_are_seen() {
         let directory = tempfile::tempdir().unwrap();
         let path = |name: &str| directory.path().join(name);
@@ -531,9 +669,9 @@ mod tests {
             let files = [(path("a"), contents.as_bytes().to_vec())].into_iter().collect();
             journal.begin_run().unwrap();
             let other = [(path("a"), "other".to_owned())].into_iter().collect();
-            assert!(journal.keep(&files, &other).is_err(), "changed since the plan");
+            assert!(journal.keep(&files, &other, &BTreeMap::new()).is_err(), "changed since the plan");
             let texts = [(path("a"), before.to_owned())].into_iter().collect();
-            journal.keep(&files, &texts).unwrap();
+            journal.keep(&files, &texts, &BTreeMap::new()).unwrap();
             journal.write(&path("a"), contents.as_bytes()).unwrap();
             journal.enter(Phase::Done).unwrap();
             before = contents;
@@ -563,14 +701,14 @@ mod tests {
         std::os::unix::fs::symlink("real", path("link")).unwrap();
         let mut journal = Journal::open(&path("journal")).unwrap();
         journal.begin_run().unwrap();
-        journal.note_key_file(&path("link"), "shop").unwrap();
+        journal.note_key_file(&path("link"), "shop", None).unwrap();
         assert!(journal.key_files()[0].is_same() && !journal.is_final());
         fs::write(path("other"), "new").unwrap();
         fs::rename(path("other"), path("real")).unwrap();
         assert!(!journal.key_files()[0].is_same());
         assert!(journal.remove_key_files().is_err());
         assert_eq!(fs::read(path("real")).unwrap(), b"new");
-        journal.note_key_file(&path("link"), "shop").unwrap();
+        journal.note_key_file(&path("link"), "shop", None).unwrap();
         assert_eq!(journal.remove_key_files().unwrap(), [path("link")]);
         assert!(!path("real").exists() && path("link").symlink_metadata().is_err() && journal.is_final());
         // Another key at the same place is not of this journal.

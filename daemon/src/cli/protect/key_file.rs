@@ -53,6 +53,18 @@ impl KeyFile {
         })
     }
 
+    /// The same file under another name in its directory. If the path leads to it through a link,
+    /// the link has the other name.
+    pub(super) fn moved_to(mut self, path: &Path) -> Self {
+        let is_link = self.path.is_symlink();
+        if !is_link {
+            let directory = self.real.parent().unwrap_or(Path::new("/"));
+            self.real = directory.join(path.file_name().unwrap_or_default());
+        }
+        self.path = path.to_owned();
+        self
+    }
+
     /// True if the file is the one whose key was imported.
     pub(super) fn is_same(&self) -> bool {
         Self::of(&self.path, &self.label).is_ok_and(|now| now == Self { is_removed: false, ..self.clone() })

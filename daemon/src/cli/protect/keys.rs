@@ -293,6 +293,53 @@ fn certificates(bytes: &[u8]) -> Result<Chain, String> {
     Chain::of_ders(ders).map_err(|error| error.to_string())
 }
 
+/// True if a file has a private key, or a reference to one. A file that cannot be used has neither;
+/// [`Keys::read`] says why.
+pub(super) fn holds_key_or_reference(path: &Path) -> bool {
+    let has_reference =
+        |bytes: &[u8]| bytes.windows(BEGIN_REFERENCE.len()).any(|part| part == BEGIN_REFERENCE);
+    contents(path).map_or(true, |bytes| holds_private_key(&bytes) || has_reference(&bytes))
+}
+
+/// True if a file has parameters for DH.
+pub(super) fn holds_dh_parameters(path: &Path) -> bool {
+    contents(path).is_ok_and(|bytes| bytes.windows(DH_PARAMETERS.len()).any(|part| part == DH_PARAMETERS))
+}
+
+/// The names in the first certificate of a file; none if the file has no certificate.
+pub(super) fn names(path: &Path) -> Vec<String> {
+    let chain = contents(path).ok().and_then(|bytes| certificates(&bytes).ok());
+    let leaf = chain.as_ref().and_then(|chain| chain.certificates.first());
+    leaf.map(|leaf| leaf.names().to_vec()).unwrap_or_default()
+}
+
+/// The text of a file in PEM without its private keys.
+///
+/// # Errors
+/// [`Failure`] if the file cannot be read, or is no text.
+pub(super) fn without_private_keys(path: &Path) -> Result<String, Failure> {
+    let bytes = contents(path)?;
+    let text = str::from_utf8(&bytes)
+        .map_err(|_| Failure::new(exit::DATA, format_args!("{} is not text in UTF-8", path.display())))?;
+    let (mut rest, mut is_inside) = (String::new(), false);
+    for line in text.split_inclusive('\n') {
+        let is_of_key = line.as_bytes().windows(PRIVATE_KEY.len()).any(|part| part == PRIVATE_KEY);
+        is_inside |= is_of_key && line.starts_with("-----BEGIN");
+        if !is_inside {
+            rest.push_str(line);
+        }
+        is_inside &= !(is_of_key && line.starts_with("-----END"));
+    }
+    // A key without an end hides the rest of the file from every reader.
+    match is_inside || holds_private_key(rest.as_bytes()) {
+        false => Ok(rest),
+        true => Err(Failure::new(
+            exit::DATA,
+            format_args!("cannot tell the private key in {} from the rest", path.display()),
+        )),
+    }
+}
+
 fn holds_private_key(bytes: &[u8]) -> bool {
     bytes.windows(PRIVATE_KEY.len()).any(|part| part == PRIVATE_KEY)
 }
@@ -328,6 +375,7 @@ const END_CERTIFICATE: &str = "-----END CERTIFICATE-----";
 const BEGIN_REFERENCE: &[u8] = b"-----BEGIN KEYWARD KEY-----";
 /// Part of the line with which every PEM block of a private key begins.
 const PRIVATE_KEY: &[u8] = b"PRIVATE KEY-----";
+const DH_PARAMETERS: &[u8] = b"BEGIN DH PARAMETERS";
 /// Label of a key without any other name.
 const FALLBACK: &str = "server";
 /// Longest file of keys or certificates, in bytes (1 MiB).

@@ -1,29 +1,38 @@
 //! `keyward protect`: moves the keys of a server into the daemon, and its configuration to
 //! references.
 //!
-//! [`nginx`] reads the configuration and makes a [`plan`]. [`keys`] has the keys of the plan.
-//! [`journal`] has every file as it was, so that the change is whole or undone, also after `kill
-//! -9`. The steps are in [`change`].
+//! [`nginx`] and [`haproxy`] read the configuration of a [`running`] server and make a [`plan`].
+//! [`keys`] has the keys of the plan, and [`grants`] the permission to use them. [`journal`] has
+//! every file as it was, so that the change is whole or undone, also after `kill -9`. The steps are
+//! in [`change`].
 
 mod change;
+mod grants;
+mod haproxy;
 mod journal;
 mod key_file;
 mod keys;
 mod nginx;
 mod plan;
+mod running;
+mod tls;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
-use super::client::Client;
+use super::client::{Client, RUNTIME_DIR};
 use super::failure::Failure;
 use super::output::{print, print_json};
 use crate::admin::client::AdminClient;
+use crate::ground::text::quoted;
 use crate::ground::{exit, hardening};
 use crate::serve::DEFAULT_CONFIG;
+use change::Change;
+use haproxy::Haproxy;
 use journal::Journal;
 use nginx::Nginx;
+use running::{Running, Stopped};
 
 /// Key files stay where they are, and no private key is copied.
 #[derive(Args, Debug)]
@@ -72,13 +81,43 @@ pub(super) struct Protect {
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 enum Server {
     Nginx,
+    Haproxy,
 }
 
 impl Server {
+    /// The word for the command line.
     fn name(self) -> &'static str {
         match self {
             Self::Nginx => "nginx",
+            Self::Haproxy => "haproxy",
         }
+    }
+
+    /// The name for people.
+    fn title(self) -> &'static str {
+        match self {
+            Self::Nginx => "nginx",
+            Self::Haproxy => "HAProxy",
+        }
+    }
+
+    /// File name of the program.
+    fn program(self) -> &'static str {
+        match self {
+            Self::Nginx => "nginx",
+            Self::Haproxy => "haproxy",
+        }
+    }
+
+    /// Finds the server that runs on this host.
+    ///
+    /// # Errors
+    /// [`Failure`] if none runs ([`exit::UNAVAILABLE`]), or if several run and none is named.
+    fn find(self, pid: Option<i32>) -> Result<Box<dyn Running>, Failure> {
+        Ok(match self {
+            Self::Nginx => Box::new(Nginx::find(pid)?),
+            Self::Haproxy => Box::new(Haproxy::find(pid)?),
+        })
     }
 }
 
@@ -87,40 +126,49 @@ impl Protect {
         hardening::harden().map_err(|error| {
             Failure::new(exit::OS, format_args!("cannot keep the keys out of core dumps: {error}"))
         })?;
-        let server = self.server.name();
+        let title = self.server.title();
         if !rustix::process::geteuid().is_root() {
             let reason = format_args!(
-                "cannot change the configuration of {server} as this user: run this command as root"
+                "cannot change the configuration of {title} as this user: run this command as root"
             );
             return Err(Failure::new(exit::NO_PERMISSION, reason));
         }
         let admin = AdminClient::new(&self.client.runtime_dir)?;
         let attempt = match self.undo {
-            true => format!("cannot put {server} back as it was"),
-            false => format!("cannot protect {server}"),
+            true => format!("cannot put {title} back as it was"),
+            false => format!("cannot protect {title}"),
         };
         self.carry_out(&admin).map_err(|failure| failure.while_trying(attempt))
     }
 
     fn carry_out(&self, admin: &AdminClient) -> Result<(), Failure> {
-        let nginx = Nginx::find(self.pid)?;
-        let mut journal = Journal::open(&self.journal.join(nginx.name()))?;
+        let server = match self.server.find(self.pid) {
+            // Files can be put back all the same.
+            Err(failure) if self.undo && self.pid.is_none() && failure.status() == exit::UNAVAILABLE => {
+                Box::new(Stopped::of_journal(self.server, &self.journal, failure)?)
+            }
+            found => found?,
+        };
+        let mut journal = Journal::open(&self.journal.join(server.name()))?;
+        let mut change = Change { options: self, admin, server: &*server, journal: &mut journal };
         if self.undo {
-            return change::undo(self, admin, journal, &nginx);
+            return change.undo();
         }
         if !self.dry_run {
-            change::recover(self, admin, &mut journal, &nginx)?;
+            change.recover()?;
         }
         if self.remove_key_files {
-            return change::remove_key_files(self, admin, &mut journal, &nginx);
+            return change.remove_key_files();
         }
         // Another master may have come meanwhile.
-        let nginx = Nginx::find(self.pid.filter(|_| nginx.master.signal(None).is_ok()))?;
-        let (plan, texts) = nginx.plan(self, admin)?;
+        let server = self.server.find(self.pid.filter(|_| server.is_alive()))?;
+        change.server = &*server;
+        let (plan, texts) = server.plan(self, admin)?;
         if plan.is_empty() {
+            let title = self.server.title();
             let text = match plan.keys.references.is_empty() {
-                true => "no server of nginx has a key in a file\n",
-                false => "every key of nginx is in the daemon already\n",
+                true => format!("no server of {title} has a key in a file\n"),
+                false => format!("every key of {title} is in the daemon already\n"),
             };
             return print(&format!("{}\n{text}", plan.server));
         }
@@ -130,7 +178,7 @@ impl Protect {
             (false, false) => print(&plan.text())?,
             (false, true) => {}
         }
-        change::make(self, admin, &mut journal, &nginx, &plan, &texts.into_iter().collect())?;
+        change.make(&plan, &texts)?;
         match self.client.json {
             true => print_json(&plan.json()),
             false => Ok(()),
@@ -140,6 +188,18 @@ impl Protect {
     /// True if the command is about a server with one of these names.
     fn wants(&self, names: &[String]) -> bool {
         self.site.is_empty() || self.site.iter().any(|site| names.contains(site))
+    }
+
+    /// How to go back, for the notes of a plan.
+    fn way_back(&self) -> String {
+        let name = self.server.name();
+        let daemon = match self.client.runtime_dir == Path::new(RUNTIME_DIR) {
+            true => String::new(),
+            false => format!(" --runtime-dir {}", quoted(&self.client.runtime_dir)),
+        };
+        format!(
+            "the key files stay, until keyward protect {name} --remove-key-files{daemon}; back: keyward protect {name} --undo{daemon}"
+        )
     }
 
     /// Says that a step is done.

@@ -27,8 +27,8 @@ pub(super) struct Edit {
 
 /// A file that the command makes.
 pub(super) enum NewFile {
-    /// The reference to the key with this number.
-    Reference(usize),
+    /// The reference to the key with this number, and a text behind it, such as certificates.
+    Reference(usize, String),
     /// A text that is no secret.
     Text(String),
 }
@@ -51,6 +51,11 @@ pub(super) struct Plan {
     pub(super) probes: BTreeSet<Probe>,
     /// Files of certificates that hold a private key as well, with the number of that key.
     pub(super) combined: BTreeMap<PathBuf, usize>,
+    /// Files of [`Self::new_files`] that take the path of a key file, each with the path to which
+    /// the key file moves.
+    pub(super) replaced: BTreeMap<PathBuf, PathBuf>,
+    /// Address of the daemon as the server is told, unless openssl.cnf or the default has it.
+    pub(super) socket: Option<String>,
     /// Steps after the files are written, for people.
     pub(super) steps: Vec<String>,
     /// Facts that a person should know before the change.
@@ -100,8 +105,8 @@ impl Plan {
         let new = self.new_files.iter().map(|(path, file)| {
             let text = match file {
                 NewFile::Text(text) => text.clone(),
-                NewFile::Reference(number) => {
-                    references.get(*number).map(Reference::to_pem).unwrap_or_default()
+                NewFile::Reference(number, rest) => {
+                    references.get(*number).map(Reference::to_pem).unwrap_or_default() + rest
                 }
             };
             (path.clone(), text.into_bytes())
@@ -120,7 +125,21 @@ impl Plan {
                 let _ = writeln!(text, "      from {}", quoted(file));
             }
         }
-        text += "\nFiles that change:\n";
+        if !self.replaced.is_empty() {
+            text += "\nFiles in whose place a reference comes:\n";
+            for (path, kept) in &self.replaced {
+                let name = kept.file_name().unwrap_or_default();
+                let _ = writeln!(
+                    text,
+                    "  {}\n      the key file stays beside it, as {}",
+                    quoted(path),
+                    quoted(Path::new(name))
+                );
+            }
+        }
+        if !self.edits.is_empty() {
+            text += "\nFiles that change:\n";
+        }
         let mut lines: Vec<_> =
             self.edits.iter().map(|edit| (&edit.path, edit.line, edit.text.trim().to_owned())).collect();
         lines.sort();
@@ -129,9 +148,9 @@ impl Plan {
             let _ = writeln!(text, "  {}, line {line}\n      {new}", quoted(path));
         }
         text += "\nNew files:\n";
-        for (path, file) in &self.new_files {
+        for (path, file) in self.new_files.iter().filter(|(path, _)| !self.replaced.contains_key(*path)) {
             let what = match file {
-                NewFile::Reference(number) => {
+                NewFile::Reference(number, _) => {
                     let key = self.keys.planned.get(*number);
                     key.map(|key| format!("reference to {}", key.label)).unwrap_or_default()
                 }
@@ -173,11 +192,13 @@ impl Plan {
             .iter()
             .map(|edit| json!({ "file": path(&edit.path), "line": edit.line, "text": edit.text }))
             .collect();
+        let new = self.new_files.keys().filter(|file| !self.replaced.contains_key(*file));
         json!({
             "server": self.server,
             "keys": keys,
             "edits": edits,
-            "new_files": self.new_files.keys().map(|file| path(file)).collect::<Vec<_>>(),
+            "new_files": new.map(|file| path(file)).collect::<Vec<_>>(),
+            "replaced_files": self.replaced.keys().map(|file| path(file)).collect::<Vec<_>>(),
             "steps": self.steps,
             "notes": self.notes,
         })

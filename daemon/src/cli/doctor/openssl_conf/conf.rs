@@ -53,6 +53,13 @@ impl<'a> Conf<'a> {
         })
     }
 
+    /// The setting `module` of the provider keyward, without a variable.
+    pub(in crate::cli::doctor) fn module_name(&self) -> Option<String> {
+        let providers = self.providers().ok()?;
+        let section = self.keyward(&providers)?.section;
+        self.settings.value(section, "module").filter(|module| !module.contains('$')).map(str::to_owned)
+    }
+
     /// The listed providers in their order.
     ///
     /// # Errors

@@ -7,43 +7,32 @@
 mod survey;
 mod switch;
 
+use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use keyward_proto::{KeyType, Use};
-use nix::unistd::{Uid, User};
-use toml::Value;
+use keyward_proto::Use;
 
-use super::Protect;
 use super::journal::digest;
 use super::keys::{self, Keys, Wanted};
-use super::plan::{Edit, NewFile, Plan, Probe, uses};
+use super::plan::{Edit, NewFile, Plan};
+use super::running::{self, Running, Texts, Workers, beside, real, safe};
+use super::tls::{self, Extra};
+use super::{Protect, Server, grants};
 use crate::admin::client::AdminClient;
 use crate::cli::failure::Failure;
-use crate::config;
 use crate::ground::exit;
-use crate::ground::ownership::{self, Owners};
-use crate::ground::text::quoted;
-use crate::peers::service;
 use crate::servers::nginx::{self, Configuration};
 use crate::servers::processes::{self, Master};
-use crate::servers::served::{Client, Family};
-use survey::{Extra, Survey, real, survey};
-pub(super) use switch::{back, finish, forward, reload, settle};
+use survey::{Survey, survey};
 
 /// A running nginx.
 pub(super) struct Nginx {
-    pub(super) master: Master,
+    master: Master,
     /// First file of its configuration.
     main: PathBuf,
-    /// User and group of the workers.
-    pub(super) user: u32,
-    pub(super) group: u32,
-    /// Service that the workers run in, if any.
-    pub(super) service: Option<String>,
+    workers: Workers,
     version: [u32; 3],
 }
 
@@ -53,21 +42,10 @@ impl Nginx {
     /// # Errors
     /// [`Failure`] if none runs, or if several run and none is named.
     pub(super) fn find(pid: Option<i32>) -> Result<Self, Failure> {
-        let mut masters = processes::masters("nginx");
-        masters.retain(|master| pid.is_none_or(|pid| pid == master.pid));
-        let master = match (masters.pop(), masters.is_empty()) {
-            (Some(master), true) => master,
-            (None, _) => {
-                let reason = "no nginx of this user runs on this host: start it, or run this command as root";
-                return Err(Failure::new(exit::UNAVAILABLE, reason));
-            }
-            (Some(last), false) => {
-                let all: Vec<_> = masters.iter().chain([&last]).map(|one| one.pid.to_string()).collect();
-                let reason = format_args!("several nginx run: choose one with --pid, of {}", all.join(", "));
-                return Err(Failure::new(exit::USAGE, reason));
-            }
-        };
-        let built = output(Command::new(&master.program).arg("-V"))?;
+        let master = running::master(Server::Nginx, pid)?;
+        let mut version_of = Command::new(&master.program);
+        version_of.arg("-V");
+        let built = output(version_of)?;
         let main = nginx::first_file(&master, &built);
         // While nginx replaces its program, the workers may be those of the new master.
         let children = processes::children(&master);
@@ -80,20 +58,9 @@ impl Nginx {
                 "nginx (process {}) has no worker processes; if it starts just now, run the command again; with master_process off; it cannot be changed while it runs",
                 master.pid
             );
-            Failure::new(exit::UNAVAILABLE, reason)
+            Failure::new(exit::CONFIG, reason)
         })?;
-        let cgroup = fs::read_to_string(format!("/proc/{}/cgroup", worker.pid)).unwrap_or_default();
-        let service =
-            service::of_cgroup(&cgroup).filter(|_| service::obstacle().is_none()).map(str::to_owned);
-        Ok(Self { user: worker.uid, group: worker.gid, service, version: version(&built), main, master })
-    }
-
-    /// Name of its journal and of its drop-in: several nginx on a host have several configurations.
-    pub(super) fn name(&self) -> String {
-        match self.main == Path::new(USUAL) {
-            true => "nginx".to_owned(),
-            false => format!("nginx-{}", &digest(self.main.as_os_str().as_encoded_bytes())[..12]),
-        }
+        Ok(Self { workers: Workers::of(worker), version: version(&built), main, master })
     }
 
     /// Refuses an nginx that cannot start a successor.
@@ -121,15 +88,9 @@ impl Nginx {
     }
 
     /// Text for people.
-    pub(super) fn described(&self) -> String {
-        let service = self.service.as_ref().map(|service| format!(", service {service}")).unwrap_or_default();
+    fn described(&self) -> String {
         let [a, b, c] = self.version;
-        format!("nginx {a}.{b}.{c}, process {}, workers of {}{service}", self.master.pid, self.user_name())
-    }
-
-    fn user_name(&self) -> String {
-        let user = User::from_uid(Uid::from_raw(self.user)).ok().flatten();
-        user.map_or_else(|| format!("uid {}", self.user), |user| user.name)
+        format!("nginx {a}.{b}.{c}, process {}, {}", self.master.pid, self.workers.described())
     }
 
     /// Reads the configuration as nginx does.
@@ -140,19 +101,10 @@ impl Nginx {
         let wrong = |reason: String| {
             Failure::new(exit::CONFIG, format_args!("cannot use the configuration of nginx: {reason}"))
         };
-        let dump = output(self.command(options).arg("-T"))?;
+        let mut command = self.command(options);
+        command.arg("-T");
+        let dump = output(command)?;
         Configuration::read(&self.main, &dump).map_err(wrong)
-    }
-
-    /// Every file that a word of the configuration may name.
-    ///
-    /// # Errors
-    /// See [`Self::configuration`].
-    pub(super) fn files_in_use(&self, options: &Protect) -> Result<BTreeSet<PathBuf>, Failure> {
-        let conf = self.configuration(options)?;
-        let words = conf.conf.directives.iter().flat_map(|one| one.words.iter().skip(1));
-        let files = words.map(|word| conf.base.join(word));
-        Ok(files.flat_map(|path| [real(&path), path]).collect())
     }
 
     /// The program, with the configuration of the running process and the environment that loads
@@ -161,65 +113,6 @@ impl Nginx {
         let mut command = nginx::command(&self.master);
         command.env("OPENSSL_CONF", &options.openssl_conf);
         command
-    }
-
-    /// Has nginx check its files.
-    ///
-    /// # Errors
-    /// [`Failure`] has the words of nginx.
-    pub(super) fn check(&self, options: &Protect) -> Result<(), Failure> {
-        output(self.command(options).arg("-t")).map(drop)
-    }
-
-    /// True if the running master has loaded the provider.
-    pub(super) fn has_provider(&self) -> bool {
-        let maps = fs::read_to_string(format!("/proc/{}/maps", self.master.pid)).unwrap_or_default();
-        processes::loaded_provider(&maps).is_some()
-    }
-
-    /// Makes the plan.
-    ///
-    /// # Errors
-    /// [`Failure`] for the first thing that cannot be done. Nothing was changed.
-    pub(super) fn plan(
-        &self,
-        options: &Protect,
-        admin: &AdminClient,
-    ) -> Result<(Plan, Vec<(PathBuf, String)>), Failure> {
-        let conf = self.configuration(options)?;
-        if !self.has_provider() {
-            self.check_successor(&conf, options)?;
-        }
-        let extra = Extra { dhe: options.with_dhe, rsa_key_exchange: options.with_rsa_key_exchange };
-        let survey = survey(&conf, self.version, extra);
-        let survey = survey
-            .map_err(|reason| Failure::new(exit::CONFIG, format_args!("cannot protect nginx: {reason}")))?;
-        let chosen: Vec<usize> =
-            (0..survey.pairs.len()).filter(|at| options.wants(&survey.pairs[*at].names)).collect();
-        if chosen.is_empty() && !options.site.is_empty() {
-            let reason =
-                format_args!("no server of nginx with a key has the name {}", options.site.join(", "));
-            return Err(Failure::new(exit::NO_INPUT, reason));
-        }
-        let keys = self.keys(&survey, &chosen, admin)?;
-        let mut plan = Plan {
-            server: self.described(),
-            edits: Vec::new(),
-            new_files: BTreeMap::new(),
-            probes: probes(&survey),
-            combined: BTreeMap::new(),
-            steps: Vec::new(),
-            notes: survey.notes.clone(),
-            keys,
-        };
-        self.change_sites(&mut plan, &conf, &survey, &chosen)?;
-        if !plan.is_empty() {
-            self.change_environment(&mut plan, &conf, options)?;
-            self.add_grants(&mut plan, options);
-            self.describe_steps(&mut plan, options);
-        }
-        let texts = conf.files.iter().map(|file| (real(&file.path), file.text.clone())).collect();
-        Ok((plan, texts))
     }
 
     fn keys(&self, survey: &Survey<'_>, chosen: &[usize], admin: &AdminClient) -> Result<Keys, Failure> {
@@ -241,7 +134,7 @@ impl Nginx {
         }
         let mut keys = Keys::read(wanted)?;
         // Only an RSA key decrypts.
-        for key in keys.planned.iter_mut().filter(|key| !is_rsa(key.key_type)) {
+        for key in keys.planned.iter_mut().filter(|key| !tls::is_rsa(key.key_type)) {
             key.uses.remove(&Use::RsaKeyExchange);
         }
         keys.compare(admin)?;
@@ -285,7 +178,7 @@ impl Nginx {
                 plan.combined.insert(path.clone(), number);
                 plan.new_files.insert(alone, NewFile::Text(certificates));
             }
-            plan.new_files.insert(reference, NewFile::Reference(number));
+            plan.new_files.insert(reference, NewFile::Reference(number, String::new()));
         }
         for path in plan.edits.iter().map(|edit| &edit.path) {
             safe(path)?;
@@ -344,7 +237,7 @@ impl Nginx {
                 plan.edits.push(Edit { path, line, place: start..start, text, is_environment: true });
             }
         }
-        if let Some(service) = &self.service {
+        if let Some(service) = &self.workers.service {
             let path = options.systemd_dir.join(format!("{service}.d/keyward.conf"));
             let text = format!(
                 "# nginx loads the provider from its start on. Written by keyward protect nginx.\n[Service]\nEnvironment={wanted}\n"
@@ -358,39 +251,7 @@ impl Nginx {
         Ok(())
     }
 
-    /// The drop-in with the grants of this server.
-    fn add_grants(&self, plan: &mut Plan, options: &Protect) {
-        let mut by_uses: BTreeMap<BTreeSet<Use>, BTreeSet<String>> = BTreeMap::new();
-        for key in &plan.keys.planned {
-            by_uses.entry(key.uses.clone()).or_default().insert(key.label.to_string());
-        }
-        let path = config::drop_in_directory(&options.config).join(format!("{}.toml", self.name()));
-        // A second run adds sites, and keeps the grants of the first.
-        let before = fs::read_to_string(&path).unwrap_or_else(|_| {
-            "# Grants of nginx. Written by keyward protect nginx; keyward protect nginx --undo removes the file.\n".into()
-        });
-        let mut text = before;
-        for (uses, labels) in by_uses {
-            let list = |all: Vec<String>| Value::from(all).to_string();
-            let who = User::from_uid(Uid::from_raw(self.user)).ok().flatten();
-            let who = who.map_or_else(
-                || format!("uid = {}", self.user),
-                |user| format!("user = {}", Value::from(user.name)),
-            );
-            let unit = self.service.as_ref().map(|unit| format!("unit = {}\n", Value::from(unit.as_str())));
-            text += &format!(
-                "\n[[grant]]\n{who}\n{}keys = {}\nuses = {}\n",
-                unit.unwrap_or_default(),
-                list(labels.into_iter().collect()),
-                list(uses.iter().map(|one| one.name().to_owned()).collect()),
-            );
-        }
-        plan.new_files.insert(path, NewFile::Text(text));
-    }
-
     fn describe_steps(&self, plan: &mut Plan, options: &Protect) {
-        let all: BTreeSet<Use> = plan.keys.planned.iter().flat_map(|key| key.uses.iter().copied()).collect();
-        plan.steps.push(format!("the daemon reloads, and grants {} to {}", uses(&all), self.user_name()));
         plan.steps.push("nginx checks its files".into());
         plan.steps.push(match self.has_provider() {
             true => "nginx reloads".into(),
@@ -405,58 +266,107 @@ impl Nginx {
                 "certbot writes new key files at each renewal: docs/certbot.md has the hook that keeps the keys in the daemon".into(),
             );
         }
-        plan.notes.push(format!(
-            "the key files stay where they are, until keyward protect nginx --remove-key-files; back: keyward protect nginx --undo{}",
-            match options.client.runtime_dir == Path::new(crate::cli::client::RUNTIME_DIR) {
-                true => String::new(),
-                false => format!(" --runtime-dir {}", quoted(&options.client.runtime_dir)),
-            }
-        ));
+        plan.notes.push(options.way_back());
     }
 }
 
-/// Handshakes for each listener and each kind of keys.
-fn probes(survey: &Survey<'_>) -> BTreeSet<Probe> {
-    let families = [Family::Curves, Family::Rsa];
-    let clients = families.into_iter().flat_map(|family| [true, false].map(|tls13| Client { family, tls13 }));
-    let clients: Vec<_> = clients.collect();
-    let all = survey.listeners.iter().take(MOST_LISTENERS);
-    let of = |(at, name): &(SocketAddr, String)| {
-        let (at, name) = (*at, name.clone());
-        clients.iter().map(move |client| Probe { at, name: name.clone(), client: *client })
-    };
-    all.flat_map(of).collect()
+impl Running for Nginx {
+    fn name(&self) -> String {
+        match self.main == Path::new(USUAL) {
+            true => "nginx".to_owned(),
+            false => format!("nginx-{}", &digest(self.main.as_os_str().as_encoded_bytes())[..12]),
+        }
+    }
+
+    fn workers(&self) -> &Workers {
+        &self.workers
+    }
+
+    fn plan(&self, options: &Protect, admin: &AdminClient) -> Result<(Plan, Texts), Failure> {
+        let conf = self.configuration(options)?;
+        if !self.has_provider() {
+            self.check_successor(&conf, options)?;
+        }
+        let extra = Extra { dhe: options.with_dhe, rsa_key_exchange: options.with_rsa_key_exchange };
+        let survey = survey(&conf, self.version, extra);
+        let survey = survey
+            .map_err(|reason| Failure::new(exit::CONFIG, format_args!("cannot protect nginx: {reason}")))?;
+        let chosen: Vec<usize> =
+            (0..survey.pairs.len()).filter(|at| options.wants(&survey.pairs[*at].names)).collect();
+        if chosen.is_empty() && !options.site.is_empty() {
+            let reason =
+                format_args!("no server of nginx with a key has the name {}", options.site.join(", "));
+            return Err(Failure::new(exit::NO_INPUT, reason));
+        }
+        let keys = self.keys(&survey, &chosen, admin)?;
+        let mut plan = Plan {
+            server: self.described(),
+            edits: Vec::new(),
+            new_files: BTreeMap::new(),
+            probes: tls::probes(&survey.listeners),
+            combined: BTreeMap::new(),
+            replaced: BTreeMap::new(),
+            socket: socket_of(&conf),
+            steps: Vec::new(),
+            notes: survey.notes.clone(),
+            keys,
+        };
+        self.change_sites(&mut plan, &conf, &survey, &chosen)?;
+        if !plan.is_empty() {
+            self.change_environment(&mut plan, &conf, options)?;
+            grants::add(&mut plan, options, self);
+            self.describe_steps(&mut plan, options);
+        }
+        let texts = conf.files.iter().map(|file| (real(&file.path), file.text.clone())).collect();
+        Ok((plan, texts))
+    }
+
+    fn check(&self, options: &Protect) -> Result<(), Failure> {
+        let mut command = self.command(options);
+        command.arg("-t");
+        output(command).map(drop)
+    }
+
+    fn files_in_use(&self, options: &Protect) -> Result<BTreeSet<PathBuf>, Failure> {
+        let conf = self.configuration(options)?;
+        let words = conf.conf.directives.iter().flat_map(|one| one.words.iter().skip(1));
+        let files = words.map(|word| conf.base.join(word));
+        Ok(files.flat_map(|path| [real(&path), path]).collect())
+    }
+
+    fn has_provider(&self) -> bool {
+        processes::has_provider(self.master.pid)
+    }
+
+    fn is_alive(&self) -> bool {
+        self.master.signal(None).is_ok()
+    }
+
+    fn reload(&self, _: &Protect) -> Result<(), Failure> {
+        switch::reload(&self.master)
+    }
+
+    fn settle(&self) {
+        switch::settle(&self.master);
+    }
+
+    fn forward(&self, _: &Protect) -> Result<Option<Duration>, Failure> {
+        switch::forward(self).map(|()| None)
+    }
+
+    fn back(&self) -> Result<(), Failure> {
+        switch::back(&self.master)
+    }
+
+    fn finish(&self) -> Result<bool, Failure> {
+        switch::finish(self)
+    }
 }
 
-fn is_rsa(key_type: KeyType) -> bool {
-    key_type.to_string().starts_with("rsa")
-}
-
-/// A new file beside another.
-///
-/// # Errors
-/// [`Failure`] if others can change the directory.
-fn beside(path: &Path, ending: &str) -> Result<PathBuf, Failure> {
-    let directory = path.parent().unwrap_or(Path::new("/"));
-    ownership::check_directory(directory, Owners::Own).map_err(|error| {
-        Failure::new(
-            exit::NO_PERMISSION,
-            format_args!("cannot write a reference beside {}: {error}", path.display()),
-        )
-    })?;
-    let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{ending}.pem"));
-    Ok(name.into())
-}
-
-/// Checks that only this user can change a file that the command replaces.
-fn safe(path: &Path) -> Result<(), Failure> {
-    let directory = path.parent().unwrap_or(Path::new("/"));
-    let checked =
-        ownership::check_directory(directory, Owners::Own).and_then(|()| ownership::open(path).map(drop));
-    checked.map_err(|error| {
-        Failure::new(exit::NO_PERMISSION, format_args!("cannot change {}: {error}", path.display()))
-    })
+/// The socket that the environment of the workers names.
+fn socket_of(conf: &Configuration) -> Option<String> {
+    let mut top = conf.conf.directives.iter().filter(|one| one.within.is_empty() && one.is("env"));
+    top.find_map(|one| one.words.get(1)?.strip_prefix("KEYWARD_SOCKET=").map(str::to_owned))
 }
 
 /// A word of the configuration of nginx, in quotes if it needs them.
@@ -492,14 +402,10 @@ fn version(built: &str) -> [u32; 3] {
 ///
 /// # Errors
 /// [`Failure`] has the line of the error.
-fn output(command: &mut Command) -> Result<String, Failure> {
-    let name = command.get_program().to_string_lossy().into_owned();
-    let ended = command.output();
-    let ended = ended.map_err(|error| Failure::new(exit::OS, format_args!("cannot run {name}: {error}")))?;
-    let words = [ended.stdout, ended.stderr].concat();
-    let words = String::from_utf8_lossy(&words);
-    if ended.status.success() {
-        return Ok(words.into_owned());
+fn output(command: Command) -> Result<String, Failure> {
+    let (words, has_succeeded) = running::output(command)?;
+    if has_succeeded {
+        return Ok(words);
     }
     let lines = words.trim().lines();
     let telling = lines.clone().find(|line| line.contains("[emerg]")).or_else(|| lines.last());
@@ -515,8 +421,6 @@ const USUAL: &str = "/etc/nginx/nginx.conf";
 const MASTER: &str = "nginx: master process";
 /// Title of a worker, and of a worker that ends (nginx: ngx_worker_process_init).
 const WORKER: &str = "nginx: worker process";
-/// Maximum number of listeners that are compared.
-const MOST_LISTENERS: usize = 500;
 
 #[cfg(test)]
 mod tests {

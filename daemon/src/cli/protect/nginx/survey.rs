@@ -2,12 +2,12 @@
 //! they have to sign.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use keyward_proto::Use;
 
+use super::super::tls::{self, Extra, KeyExchanges, Versions, is_host};
 use crate::servers::nginx::{Configuration, Directive};
 
 /// A key that the configuration names, with its certificate.
@@ -38,31 +38,6 @@ pub(super) struct Survey<'a> {
     pub(super) listeners: BTreeSet<(SocketAddr, String)>,
     /// Facts that a person should know.
     pub(super) notes: Vec<String>,
-}
-
-/// Uses that a person may add.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Extra {
-    pub(super) dhe: bool,
-    pub(super) rsa_key_exchange: bool,
-}
-
-/// TLS versions that a server offers.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-struct Versions {
-    tls12: bool,
-    tls13: bool,
-}
-
-impl Versions {
-    fn tls_use(self) -> Option<Use> {
-        match (self.tls12, self.tls13) {
-            (true, true) => Some(Use::TlsServer),
-            (false, true) => Some(Use::Tls13Server),
-            (true, false) => Some(Use::Tls12Server),
-            (false, false) => None,
-        }
-    }
 }
 
 /// Looks through a configuration. `version` is the version of nginx, as three numbers.
@@ -167,22 +142,12 @@ impl<'a> Survey<'a> {
             ));
         }
         if versions.iter().any(|versions| versions.tls12) {
-            if !conf.conf.inherited(server.block, "ssl_dhparam").is_empty() {
-                match extra.dhe {
-                    true => drop(uses.insert(Use::Tls12DheServer)),
-                    false => self.note(format!(
-                        "{shown} has ssl_dhparam; handshakes with DHE will fail, and clients then use ECDHE; --with-dhe keeps DHE, for a group of RFC 7919"
-                    )),
-                }
-            }
-            if offers_rsa_key_exchange(&server.ciphers) {
-                match extra.rsa_key_exchange {
-                    true => drop(uses.insert(Use::RsaKeyExchange)),
-                    false => self.note(format!(
-                        "{shown} offers the RSA key exchange of TLS 1.2, which every client that is not very old avoids; it will fail; --with-rsa-key-exchange keeps it, for RSA keys"
-                    )),
-                }
-            }
+            let has_dh = !conf.conf.inherited(server.block, "ssl_dhparam").is_empty();
+            let exchanges =
+                KeyExchanges { dh_setting: has_dh.then_some("ssl_dhparam"), ciphers: &server.ciphers };
+            let (others, notes) = tls::other_key_exchanges(shown, &exchanges, extra);
+            uses.extend(others);
+            notes.into_iter().for_each(|note| self.note(note));
         }
         for key in keys {
             for pair in self.pairs.iter_mut().filter(|pair| pair.has(key)) {
@@ -319,46 +284,8 @@ fn not_a_file(value: &str) -> Option<&'static str> {
 
 /// An address of this host at which a socket of nginx answers.
 fn address(socket: &str) -> Option<SocketAddr> {
-    if socket.starts_with("unix:") {
-        return None;
-    }
-    if let Ok(port) = socket.parse::<u16>() {
-        return Some((Ipv4Addr::LOCALHOST, port).into());
-    }
-    if let Some(port) = socket.strip_prefix("*:") {
-        return Some((Ipv4Addr::LOCALHOST, port.parse().ok()?).into());
-    }
-    let at: SocketAddr = match socket.parse() {
-        Ok(at) => at,
-        // Without a port, nginx listens at port 80. A name is one of this host.
-        Err(_) => match socket.trim_matches(['[', ']']).parse::<IpAddr>() {
-            Ok(ip) => (ip, 80).into(),
-            Err(_) if socket.contains(':') => socket.to_socket_addrs().ok()?.next()?,
-            Err(_) => (socket, 80).to_socket_addrs().ok()?.next()?,
-        },
-    };
-    Some(match at.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => (Ipv4Addr::LOCALHOST, at.port()).into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => (Ipv6Addr::LOCALHOST, at.port()).into(),
-        _ => at,
-    })
-}
-
-/// True for a name that a client can ask for. A star stands for any name.
-fn is_host(name: &str) -> bool {
-    let name = name.strip_prefix("*.").unwrap_or(name);
-    !name.is_empty() && !name.starts_with('.') && !name.contains(['*', '$', '"'])
-}
-
-/// True if a list of ciphers offers the RSA key exchange. OpenSSL decides about its own words.
-fn offers_rsa_key_exchange(ciphers: &str) -> bool {
-    let listed = Command::new("openssl").args(["ciphers", "-v", ciphers]).output();
-    listed.is_ok_and(|listed| String::from_utf8_lossy(&listed.stdout).contains("Kx=RSA"))
-}
-
-/// The file in which a place of the configuration stands: links lead to the file that is changed.
-pub(super) fn real(path: &Path) -> PathBuf {
-    path.canonicalize().unwrap_or_else(|_| path.to_owned())
+    // Without a port, nginx listens at port 80.
+    if socket.starts_with("unix:") { None } else { tls::address(socket, 80) }
 }
 
 /// The default of ssl_ciphers.
@@ -367,6 +294,7 @@ const DEFAULT_CIPHERS: &str = "HIGH:!aNULL:!MD5";
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::path::Path;
 
     use super::*;
 

@@ -2,13 +2,12 @@
 //! new master beside the old one (nginx.org/en/docs/control.html, "Upgrading Executable on the
 //! Fly").
 
-use core::time::Duration;
 use std::collections::BTreeSet;
-use std::thread;
-use std::time::Instant;
 
 use rustix::process::Signal;
 
+use super::super::Server;
+use super::super::running::{LIMIT, Running, signal as signal_to, wait};
 use super::{MASTER, Nginx, WORKER};
 use crate::cli::failure::Failure;
 use crate::ground::exit;
@@ -18,7 +17,7 @@ use crate::servers::processes::{self, Master};
 ///
 /// # Errors
 /// [`Failure`] if nginx has no new workers in time. The old ones serve on.
-pub(in crate::cli::protect) fn reload(master: &Master) -> Result<(), Failure> {
+pub(super) fn reload(master: &Master) -> Result<(), Failure> {
     let before: BTreeSet<i32> = workers(master);
     signal(master, Signal::HUP)?;
     // The old workers take connections until they end.
@@ -34,7 +33,7 @@ pub(in crate::cli::protect) fn reload(master: &Master) -> Result<(), Failure> {
 
 /// Waits until the workers of before have ended, but not for connections that stay open: these need
 /// no key any more.
-pub(in crate::cli::protect) fn settle(master: &Master) {
+pub(super) fn settle(master: &Master) {
     let is_ending = |title: &str| title.contains(ENDING);
     wait(|| !processes::children(master).iter().any(|child| is_ending(&child.title)));
 }
@@ -45,7 +44,7 @@ pub(in crate::cli::protect) fn settle(master: &Master) {
 ///
 /// # Errors
 /// [`Failure`] if nginx starts no new master.
-pub(in crate::cli::protect) fn forward(nginx: &Nginx) -> Result<(), Failure> {
+pub(super) fn forward(nginx: &Nginx) -> Result<(), Failure> {
     if nginx.has_provider() {
         return reload(&nginx.master);
     }
@@ -74,8 +73,7 @@ pub(in crate::cli::protect) fn forward(nginx: &Nginx) -> Result<(), Failure> {
 ///
 /// # Errors
 /// [`Failure`] if a signal cannot be sent.
-pub(in crate::cli::protect) fn back(nginx: &Nginx) -> Result<(), Failure> {
-    let old = &nginx.master;
+pub(super) fn back(old: &Master) -> Result<(), Failure> {
     let Some(new) = successor(old) else { return Ok(()) };
     signal(old, Signal::HUP)?;
     wait(|| !workers(old).is_empty());
@@ -88,7 +86,7 @@ pub(in crate::cli::protect) fn back(nginx: &Nginx) -> Result<(), Failure> {
 ///
 /// # Errors
 /// [`Failure`] if the signal cannot be sent.
-pub(in crate::cli::protect) fn finish(nginx: &Nginx) -> Result<bool, Failure> {
+pub(super) fn finish(nginx: &Nginx) -> Result<bool, Failure> {
     if nginx.has_provider() {
         return Ok(true);
     }
@@ -111,30 +109,8 @@ fn successor(old: &Master) -> Option<Master> {
 }
 
 fn signal(master: &Master, signal: Signal) -> Result<(), Failure> {
-    master.signal(Some(signal)).map_err(|error| {
-        Failure::new(
-            exit::UNAVAILABLE,
-            format_args!("cannot send a signal to nginx (process {}): {error}", master.pid),
-        )
-    })
-}
-
-/// Waits until something is so.
-fn wait(is_so: impl Fn() -> bool) -> bool {
-    let deadline = Instant::now() + LIMIT;
-    loop {
-        if is_so() {
-            return true;
-        }
-        if Instant::now() > deadline {
-            return false;
-        }
-        thread::sleep(PAUSE);
-    }
+    signal_to(Server::Nginx, master, signal)
 }
 
 /// Part of the title of a worker that ends (nginx: ngx_worker_process_cycle).
 const ENDING: &str = "shutting down";
-/// Longest time until nginx has done what a signal says.
-const LIMIT: Duration = Duration::from_secs(15);
-const PAUSE: Duration = Duration::from_millis(20);

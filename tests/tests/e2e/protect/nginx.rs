@@ -4,14 +4,15 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use keyward_tests::tool::{children, fail, run, stderr, succeed, wait_for};
-use keyward_tests::{Daemon, Handshake, Load, Pki, free_port, has_root, memory};
+use keyward_tests::{Daemon, Handshake, Load, Pki, free_port, has_root};
 use rustix::process::{Pid, Signal, kill_process};
+
+use super::{Files, assert_all_shook_hands, keys_in_memory, make_keys, stored_files};
 
 /// An nginx with three sites whose keys are in files: a pair of RSA and ECDSA, a wildcard, and a
 /// certificate and its encrypted key in one file.
@@ -43,32 +44,7 @@ impl Scene {
     }
 
     fn make_keys(&self) {
-        let openssl =
-            |words: &[&str]| succeed(Command::new("openssl").args(words).current_dir(self.path("ssl")));
-        let ec = ["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out"];
-        for name in ["shop.key", "wild.key"] {
-            openssl(&[&ec[..], &[name]].concat());
-        }
-        for name in ["shop rsa.key", "mail.key"] {
-            openssl(&["genpkey", "-algorithm", "RSA", "-out", name]);
-        }
-        for (key, name) in [
-            ("shop.key", "shop.example"),
-            ("shop rsa.key", "shop.example"),
-            ("wild.key", "*.wild.example"),
-            ("mail.key", "mail.example"),
-        ] {
-            openssl(&["pkey", "-in", key, "-pubout", "-out", "public"]);
-            let extensions = format!("subjectAltName=DNS:{name}\n");
-            let certificate = self.pki.certify_with_extensions(&self.path("ssl/public"), &extensions, 2);
-            fs::rename(certificate, self.path("ssl").join(key.replace(".key", ".crt"))).unwrap();
-        }
-        // One file with both, and the key encrypted.
-        fs::write(self.path("ssl/pass"), "wrong\nsecret\n").unwrap();
-        openssl(&["pkey", "-in", "mail.key", "-aes256", "-passout", "pass:secret", "-out", "mail.enc"]);
-        let [certificate, key] =
-            ["mail.crt", "mail.enc"].map(|name| fs::read_to_string(self.path("ssl").join(name)).unwrap());
-        fs::write(self.path("ssl/mail.pem"), certificate + &key).unwrap();
+        make_keys(&self.pki, &self.path("ssl"));
     }
 
     fn configure(&self) {
@@ -125,30 +101,23 @@ impl Scene {
 
     /// The command with another configuration of the daemon.
     fn protect_with(&self, config: &Path, words: &[&str]) -> Command {
+        self.protect_by(config, &self.daemon.openssl_conf(), words)
+    }
+
+    fn protect_by(&self, config: &Path, openssl_conf: &Path, words: &[&str]) -> Command {
         let mut command = self.daemon.keyward(&["protect", "nginx"]);
         command.args(words).arg("--pid").arg(self.master().to_string());
         command.arg("--config").arg(config);
-        command.arg("--openssl-conf").arg(self.daemon.openssl_conf());
+        command.arg("--openssl-conf").arg(openssl_conf);
         command.arg("--journal").arg(self.path("journal")).arg("--systemd-dir").arg(self.path("systemd"));
         command
     }
 
-    /// Contents, mode and owner of each file of nginx, and of the grants.
-    fn files(&self) -> BTreeMap<PathBuf, StoredFile> {
-        let mut files = BTreeMap::new();
-        for directory in ["", "sites", "available", "ssl", "journal", "systemd"] {
-            for entry in fs::read_dir(self.path(directory)).into_iter().flatten().flatten() {
-                let path = entry.path();
-                let is_kept = |name: &str| path.ends_with(name);
-                if path.is_file() && !is_kept("error.log") && !is_kept("nginx.pid") {
-                    let found = path.metadata().unwrap();
-                    files.insert(
-                        path.clone(),
-                        (fs::read(&path).unwrap(), found.mode(), found.uid(), time_of(&found)),
-                    );
-                }
-            }
-        }
+    /// The files of nginx, and the grants.
+    fn files(&self) -> Files {
+        let directories = ["", "sites", "available", "ssl", "journal", "systemd"].map(|name| self.path(name));
+        let mut files = stored_files(&directories);
+        files.retain(|path, _| !path.ends_with("error.log") && !path.ends_with("nginx.pid"));
         if let Some(grants) = self.grants() {
             files.insert(grants.clone(), (fs::read(&grants).unwrap(), 0, 0, String::new()));
         }
@@ -177,38 +146,8 @@ impl Scene {
 
     /// Parts of the private keys that are in the memory of the processes of nginx.
     fn keys_in_memory(&self) -> usize {
-        let secrets: Vec<Vec<u8>> = ["shop.key", "wild.key", "mail.key", "shop rsa.key"]
-            .iter()
-            .map(|name| self.secret(name))
-            .collect();
-        let secrets: Vec<&[u8]> = secrets.iter().map(Vec::as_slice).collect();
-        let master = self.master();
-        let all = [master].into_iter().chain(children(master));
-        all.map(|pid| memory::count(pid, &secrets).iter().sum::<usize>()).sum()
+        keys_in_memory(self.master(), &self.path("ssl"))
     }
-
-    /// Secret bytes of a key file: the scalar of a curve, or the first prime.
-    fn secret(&self, name: &str) -> Vec<u8> {
-        let mut show = Command::new("openssl");
-        show.args(["pkey", "-noout", "-text", "-in", name]).current_dir(self.path("ssl"));
-        let text = succeed(&mut show);
-        let field = if name.contains("rsa") || name.contains("mail") { "prime1:" } else { "priv:" };
-        let lines = text.lines().skip_while(|line| *line != field).skip(1);
-        let digits: String =
-            lines.take_while(|line| line.starts_with(' ')).map(|line| line.trim().replace(':', "")).collect();
-        let bytes: Vec<u8> = (0..digits.len() / 2)
-            .map(|at| u8::from_str_radix(&digits[2 * at..2 * at + 2], 16).unwrap())
-            .collect();
-        assert!(bytes.len() >= 32, "{text}");
-        bytes[bytes.len() - 32..].to_vec()
-    }
-}
-
-/// Contents, mode, owner, and time of the last change of a file.
-type StoredFile = (Vec<u8>, u32, u32, String);
-
-fn time_of(found: &fs::Metadata) -> String {
-    format!("{}.{:09}", found.mtime(), found.mtime_nsec())
 }
 
 impl Drop for Scene {
@@ -293,11 +232,7 @@ fn three_sites_move_under_load_and_back() {
     assert_eq!(scene.files(), before);
     assert_eq!(scene.certificates(), shown);
     assert!(scene.keys_in_memory() > 0);
-    for load in loads {
-        let attempts = load.stop();
-        let failed: Vec<_> = attempts.iter().filter(|attempt| attempt.result.is_err()).collect();
-        assert!(failed.is_empty(), "{} of {} failed: {:?}", failed.len(), attempts.len(), failed[0]);
-    }
+    assert_all_shook_hands(loads);
     let (_, words) = fail(&mut scene.protect(&["--undo"]));
     assert!(words.contains("has changed nothing here"), "{words}");
 
@@ -345,7 +280,7 @@ fn a_killed_protect_ends_right_when_it_is_run_again() {
             assert_eq!(scene.certificates(), shown, "round {round} {words:?}");
             let expected = if words.is_empty() { &after } else { &before };
             let is_journal = |path: &Path| path.starts_with(scene.path("journal"));
-            let files = |all: &BTreeMap<PathBuf, StoredFile>| {
+            let files = |all: &Files| {
                 all.iter()
                     .filter(|(path, _)| !is_journal(path))
                     .map(|(path, (contents, mode, owner, _))| {
@@ -377,7 +312,7 @@ fn what_cannot_be_protected_is_left_alone() {
     };
     let unchanged = |scene: &Scene| {
         fs::remove_dir_all(scene.path("journal")).ok();
-        let contents = |all: BTreeMap<PathBuf, StoredFile>| {
+        let contents = |all: Files| {
             all.into_iter()
                 .map(|(path, (contents, mode, owner, _))| (path, (contents, mode, owner)))
                 .collect::<BTreeMap<_, _>>()
@@ -404,6 +339,19 @@ fn what_cannot_be_protected_is_left_alone() {
     succeed(Command::new("chmod").arg("go+w").arg(&site));
     refused(&scene, &[], "sites/wild");
     succeed(Command::new("chmod").arg("go-w").arg(&site));
+    unchanged(&scene);
+    // The workers would ask at another address: no handshake may be lost to find out.
+    let good = scene.daemon.openssl_conf();
+    let text = fs::read_to_string(&good).unwrap().replace("keyward.sock", "other.sock");
+    fs::write(scene.path("other.cnf"), text).unwrap();
+    let load = Load::start(&scene.handshakes()[0], 2);
+    let config = scene.daemon.path("keyward.toml");
+    let mut command = scene.protect_by(&config, &scene.path("other.cnf"), &[]);
+    let (_, said) = fail(&mut command);
+    assert!(said.contains("the workers of nginx do not reach the daemon"), "{said}");
+    assert!(said.contains("everything was put back"), "{said}");
+    assert_all_shook_hands(vec![load]);
+    fs::remove_file(scene.path("other.cnf")).unwrap();
     unchanged(&scene);
     // The daemon has another configuration than the one that gets the grants.
     fs::write(scene.path("other.toml"), "log = \"warn\"\n").unwrap();
@@ -467,9 +415,7 @@ fn a_second_run_does_not_touch_what_the_first_has_done() {
     }
     let done = run(&mut scene.protect(&[]));
     assert!(done.status.success(), "{}", stderr(&done));
-    let attempts = load.stop();
-    let failed: Vec<_> = attempts.iter().filter(|attempt| attempt.result.is_err()).collect();
-    assert!(failed.is_empty(), "{} of {} failed: {:?}", failed.len(), attempts.len(), failed[0]);
+    assert_all_shook_hands(vec![load]);
     let of_more = fs::read_to_string(scene.path("sites/more")).unwrap();
     assert!(of_more.contains("more.key.keyward.pem"), "{of_more}");
     assert_eq!(fs::read_to_string(&shop).unwrap(), edited);
@@ -480,7 +426,7 @@ fn a_second_run_does_not_touch_what_the_first_has_done() {
         words.contains("available/shop (before: ") && words.contains("would lose that change"),
         "{words}"
     );
-    let contents = |all: &BTreeMap<PathBuf, StoredFile>| {
+    let contents = |all: &Files| {
         all.iter().map(|(path, file)| (path.clone(), file.0.clone())).collect::<BTreeMap<_, _>>()
     };
     assert!(contents(&scene.files()) == contents(&between));

@@ -1,0 +1,397 @@
+//! HAProxy: the plan of its change, and the reload that carries it out.
+//!
+//! A reload starts the program again with the environment of before, so `OPENSSL_CONF` would need a
+//! restart. The section `global` can load a provider itself (Configuration Manual, ssl-provider).
+//! The files of certificates hold the keys, so the references take their paths.
+
+mod survey;
+
+use core::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use keyward_client::Address;
+use keyward_proto::Use;
+use rustix::process::Signal;
+
+use super::journal::digest;
+use super::keys::{self, Keys, Wanted};
+use super::plan::{Edit, NewFile, Plan};
+use super::running::{self, LIMIT, Running, Texts, Workers, real, safe, wait};
+use super::tls::{self, Extra};
+use super::{Protect, Server, grants};
+use crate::admin::client::AdminClient;
+use crate::cli::doctor;
+use crate::cli::failure::Failure;
+use crate::cli::service_files;
+use crate::config::Config;
+use crate::ground::exit;
+use crate::ground::text::quoted;
+use crate::peers;
+use crate::servers::haproxy::{self, Configuration};
+use crate::servers::processes::{self, Master};
+use survey::{Survey, survey};
+
+/// A running HAProxy with a master process.
+pub(super) struct Haproxy {
+    master: Master,
+    /// First file of its configuration.
+    main: PathBuf,
+    workers: Workers,
+}
+
+impl Haproxy {
+    /// Finds the HAProxy that runs on this host.
+    ///
+    /// # Errors
+    /// [`Failure`] if none runs, if several run and none is named, or if it cannot reload.
+    pub(super) fn find(pid: Option<i32>) -> Result<Self, Failure> {
+        let master = running::master(Server::Haproxy, pid)?;
+        let children = processes::children(&master);
+        let mut current = children.iter().filter(|child| processes::takes_connections(child.pid));
+        let Some(worker) = current.next().or(children.first()) else {
+            let reason = format_args!(
+                "HAProxy (process {}) has no workers; if it starts just now, run the command again; without a master process it cannot reload: start it with -W",
+                master.pid
+            );
+            return Err(Failure::new(exit::CONFIG, reason));
+        };
+        let conf = read(&master)?;
+        let main = conf.files.first().map(|file| file.path.clone()).unwrap_or_default();
+        Ok(Self { workers: Workers::of(worker), main, master })
+    }
+
+    /// Lines for the section `global` that load the provider, and the address of the daemon for it.
+    fn load_provider(&self, plan: &mut Plan, conf: &Configuration, options: &Protect) -> Result<(), Failure> {
+        let set = conf.global("setenv").filter(|line| line.word(1) == SOCKET).last();
+        if self.has_provider() {
+            let of_process = processes::environment(self.master.pid).into_iter();
+            let mut of_process = of_process.filter(|(name, _)| name == SOCKET).map(|(_, value)| value);
+            plan.socket = set.map(|line| line.word(2).to_owned()).or_else(|| of_process.next());
+            return Ok(());
+        }
+        let socket = socket(conf, options)?;
+        let is_usual = socket == Address::DEFAULT.to_string();
+        let has = |name: &str| conf.global("ssl-provider").any(|line| line.word(1) == name);
+        let module = doctor::module_of(&options.openssl_conf);
+        let module = match module.strip_suffix(".so") {
+            // OpenSSL looks for a name in its own directory, and takes a path as it is.
+            Some(name) if !name.contains('/') => name.to_owned(),
+            _ => module,
+        };
+        let mut lines = Vec::new();
+        match set {
+            Some(line) if line.word(2) == socket => {}
+            Some(line) => {
+                let reason = format_args!(
+                    "{} sets {SOCKET} to {}, and the daemon answers at {socket}: remove that line",
+                    conf.place(line),
+                    line.word(2)
+                );
+                return Err(Failure::new(exit::CONFIG, reason));
+            }
+            None if is_usual => {}
+            // The provider reads the variable when it is loaded.
+            None => lines.push(format!("setenv {SOCKET} {}", word(&socket))),
+        }
+        // The first provider that is named replaces the usual one.
+        for name in ["default", &module] {
+            if !has(name) {
+                lines.push(format!("ssl-provider {}", word(name)));
+            }
+        }
+        plan.socket = Some(socket);
+        if !lines.is_empty() {
+            plan.edits.push(global_lines(conf, &lines)?);
+        }
+        Ok(())
+    }
+
+    fn keys(&self, survey: &Survey, chosen: &[usize], admin: &AdminClient) -> Result<Keys, Failure> {
+        let wanted = chosen.iter().filter_map(|at| survey.pairs.get(*at)).map(|pair| Wanted {
+            file: pair.key_file.clone(),
+            certificate: pair.certificate.clone(),
+            uses: if pair.uses.is_empty() { BTreeSet::from([Use::TlsServer]) } else { pair.uses.clone() },
+            // The name in the certificate makes the label.
+            names: Vec::new(),
+            passphrases: Vec::new(),
+        });
+        let mut keys = Keys::read(wanted.collect())?;
+        for key in keys.planned.iter_mut().filter(|key| !tls::is_rsa(key.key_type)) {
+            key.uses.remove(&Use::RsaKeyExchange);
+        }
+        keys.compare(admin)?;
+        Ok(keys)
+    }
+
+    /// References in the place of the key files.
+    fn replace_files(&self, plan: &mut Plan) -> Result<(), Failure> {
+        let key_files: Vec<_> = plan.keys.of_file.iter().map(|(path, at)| (path.clone(), *at)).collect();
+        for (path, number) in key_files {
+            safe(&path)?;
+            let kept = kept_beside(&path);
+            if kept.symlink_metadata().is_ok() {
+                let reason = format_args!("{} is there already: move it away", quoted(&kept));
+                return Err(Failure::new(exit::CANNOT_CREATE, reason));
+            }
+            let rest = keys::without_private_keys(&path)?;
+            plan.new_files.insert(path.clone(), NewFile::Reference(number, rest));
+            plan.replaced.insert(path, kept);
+        }
+        Ok(())
+    }
+
+    fn describe_steps(&self, plan: &mut Plan, options: &Protect) {
+        plan.steps.push("HAProxy checks its files".into());
+        plan.steps.push("HAProxy reloads: a new worker takes over, and no connection is lost".into());
+        plan.steps.push(format!("{} handshakes show the same certificates as before", plan.probes.len()));
+        plan.notes.push("another program that reads one of these files gets the reference, too".into());
+        if plan.keys.of_file.keys().any(|file| real(file).starts_with("/etc/letsencrypt")) {
+            plan.notes.push(
+                "certbot writes new key files at each renewal: docs/certbot.md has the hook that keeps the keys in the daemon".into(),
+            );
+        }
+        plan.notes.push(options.way_back());
+    }
+}
+
+impl Running for Haproxy {
+    fn name(&self) -> String {
+        match self.main == Path::new(USUAL) {
+            true => "haproxy".to_owned(),
+            false => format!("haproxy-{}", &digest(self.main.as_os_str().as_encoded_bytes())[..12]),
+        }
+    }
+
+    fn workers(&self) -> &Workers {
+        &self.workers
+    }
+
+    fn plan(&self, options: &Protect, admin: &AdminClient) -> Result<(Plan, Texts), Failure> {
+        self.check(options)?;
+        let conf = read(&self.master)?;
+        let extra = Extra { dhe: options.with_dhe, rsa_key_exchange: options.with_rsa_key_exchange };
+        let survey = survey(&conf, extra).map_err(|reason| Failure::new(exit::CONFIG, reason))?;
+        let chosen: Vec<usize> =
+            (0..survey.pairs.len()).filter(|at| options.wants(&survey.pairs[*at].names)).collect();
+        if chosen.is_empty() && !options.site.is_empty() {
+            let reason = format_args!("no certificate of HAProxy has the name {}", options.site.join(", "));
+            return Err(Failure::new(exit::NO_INPUT, reason));
+        }
+        let keys = self.keys(&survey, &chosen, admin)?;
+        let mut plan = Plan {
+            server: format!("HAProxy, process {}, {}", self.master.pid, self.workers.described()),
+            edits: Vec::new(),
+            new_files: BTreeMap::new(),
+            probes: tls::probes(&survey.listeners),
+            combined: BTreeMap::new(),
+            replaced: BTreeMap::new(),
+            socket: None,
+            steps: Vec::new(),
+            notes: survey.notes,
+            keys,
+        };
+        self.replace_files(&mut plan)?;
+        if !plan.is_empty() {
+            self.load_provider(&mut plan, &conf, options)?;
+            for edit in &plan.edits {
+                safe(&edit.path)?;
+            }
+            grants::add(&mut plan, options, self);
+            self.describe_steps(&mut plan, options);
+        }
+        let texts = conf.files.into_iter().map(|file| (real(&file.path), file.text)).collect();
+        Ok((plan, texts))
+    }
+
+    fn check(&self, _: &Protect) -> Result<(), Failure> {
+        let mut command = haproxy::command(&self.master);
+        command.arg("-c").args(haproxy::arguments(&self.master));
+        let (words, has_succeeded) = running::output(command)?;
+        if has_succeeded {
+            return Ok(());
+        }
+        let lines = words.trim().lines();
+        let telling = lines.clone().find(|line| line.contains("[ALERT]")).or_else(|| lines.last());
+        Err(Failure::new(
+            exit::CONFIG,
+            format_args!("HAProxy refuses its configuration: {}", telling.unwrap_or("no message")),
+        ))
+    }
+
+    fn files_in_use(&self, _: &Protect) -> Result<BTreeSet<PathBuf>, Failure> {
+        let conf = read(&self.master)?;
+        let survey = survey(&conf, Extra::default()).map_err(|reason| Failure::new(exit::CONFIG, reason))?;
+        let files = survey.pairs.into_iter().flat_map(|pair| [Some(pair.key_file), pair.certificate]);
+        Ok(files.flatten().flat_map(|path| [real(&path), path]).collect())
+    }
+
+    fn has_provider(&self) -> bool {
+        // The master of HAProxy loads nothing after a reload.
+        processes::has_provider(self.workers.pid)
+    }
+
+    fn is_alive(&self) -> bool {
+        self.master.signal(None).is_ok()
+    }
+
+    fn reload(&self, _: &Protect) -> Result<(), Failure> {
+        let before = self.worker_ids();
+        let had_listener = before.iter().any(|pid| processes::takes_connections(*pid));
+        // A master that has started just now is ended by the signal.
+        wait(|| self.master.heeds(Signal::USR2));
+        running::signal(Server::Haproxy, &self.master, Signal::USR2)?;
+        let has_taken_over = || {
+            let now = self.worker_ids();
+            let mut new = now.iter().filter(|pid| !before.contains(pid));
+            new.any(|pid| !had_listener || processes::takes_connections(*pid))
+                && !before.iter().any(|pid| now.contains(pid) && processes::takes_connections(*pid))
+        };
+        match wait(has_taken_over) {
+            true => Ok(()),
+            false => {
+                let reason = format_args!(
+                    "HAProxy (process {}) did not take up its configuration within {} seconds; its log says why",
+                    self.master.pid,
+                    LIMIT.as_secs()
+                );
+                Err(Failure::new(exit::UNAVAILABLE, reason))
+            }
+        }
+    }
+
+    fn settle(&self) {
+        wait(|| self.old_workers() == 0);
+    }
+
+    fn forward(&self, options: &Protect) -> Result<Option<Duration>, Failure> {
+        self.reload(options).map(|()| None)
+    }
+
+    fn back(&self) -> Result<(), Failure> {
+        // The worker of before has begun to end.
+        Ok(())
+    }
+
+    fn finish(&self) -> Result<bool, Failure> {
+        Ok(wait(|| self.old_workers() == 0))
+    }
+}
+
+impl Haproxy {
+    fn worker_ids(&self) -> BTreeSet<i32> {
+        processes::children(&self.master).into_iter().map(|child| child.pid).collect()
+    }
+
+    /// Number of workers that end: another one takes their connections.
+    fn old_workers(&self) -> usize {
+        let all = self.worker_ids();
+        let current = all.iter().filter(|pid| processes::takes_connections(**pid)).count();
+        all.len() - current.max(1).min(all.len())
+    }
+}
+
+fn read(master: &Master) -> Result<Configuration, Failure> {
+    Configuration::read(master).map_err(|reason| {
+        Failure::new(exit::CONFIG, format_args!("cannot use the configuration of HAProxy: {reason}"))
+    })
+}
+
+/// The address of the daemon as the workers see it.
+///
+/// # Errors
+/// [`Failure`] if the workers change their root, and the daemon has no socket below that.
+fn socket(conf: &Configuration, options: &Protect) -> Result<String, Failure> {
+    let own = options.client.runtime_dir.join(peers::SOCKET);
+    let own = std::path::absolute(&own).unwrap_or(own);
+    let root = conf.global("chroot").last().map(|line| PathBuf::from(line.word(1)));
+    let Some(root) = root.filter(|root| root != Path::new("/")) else {
+        return Ok(own.display().to_string());
+    };
+    let config = Config::load(&options.config).map_err(|error| Failure::new(exit::CONFIG, error))?;
+    let usual = root.join(peers::SOCKET);
+    let extra = config.socket.extra.iter().map(Address::to_string);
+    let mut all = [usual.display().to_string()].into_iter().chain(extra);
+    let seen_inside = |address: &String| match address.strip_prefix('@') {
+        Some(_) => Some(address.clone()),
+        None => Some(format!("/{}", Path::new(address).strip_prefix(&root).ok()?.display())),
+    };
+    let found =
+        all.find_map(|address| seen_inside(&address).filter(|_| doctor::is_socket_of_daemon(&own, &address)));
+    found.ok_or_else(|| {
+        let (root, usual, config) = (root.display(), usual.display(), options.config.display());
+        let how = match service_files::has_systemd() {
+            true => format!(
+                "mkdir -p /etc/systemd/system/keyward.socket.d; printf '[Socket]\\nListenStream={usual}\\n' > /etc/systemd/system/keyward.socket.d/haproxy.conf; systemctl daemon-reload; systemctl restart keyward.socket keyward"
+            ),
+            false => format!("add also = [\"{usual}\"] to section [socket] of {config}, and restart the daemon"),
+        };
+        Failure::new(
+            exit::CONFIG,
+            format_args!(
+                "HAProxy changes its root to {root}, where the daemon has no socket; {how}; then run this command again"
+            ),
+        )
+    })
+}
+
+/// The edit that puts lines at the beginning of the section `global`.
+fn global_lines(conf: &Configuration, lines: &[String]) -> Result<Edit, Failure> {
+    let section = conf.lines.iter().find(|line| line.keyword() == "global");
+    let file = conf.files.get(section.map_or(0, |line| line.file));
+    let file = file.ok_or_else(|| Failure::new(exit::SOFTWARE, "HAProxy has no files"))?;
+    let number = section.map_or(0, |line| line.number);
+    let start = file.text.split_inclusive('\n').take(number).map(str::len).sum::<usize>();
+    let next = file.text.get(start..).unwrap_or_default().lines().find(|line| !line.trim().is_empty());
+    let next = next.filter(|line| line.starts_with([' ', '\t'])).unwrap_or("    ");
+    let indent = next.get(..next.len() - next.trim_start().len()).unwrap_or_default();
+    let mut text: String = lines.iter().map(|line| format!("{indent}{line}\n")).collect();
+    if section.is_none() {
+        text = format!("global\n{text}\n");
+    } else if !file.text.get(..start).unwrap_or_default().ends_with('\n') {
+        text.insert(0, '\n');
+    }
+    Ok(Edit { path: real(&file.path), line: number + 1, place: start..start, text, is_environment: false })
+}
+
+/// The other name of a key file. HAProxy loads no file of a directory with such a name.
+fn kept_beside(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.before-keyward.key"))
+}
+
+/// A word of the configuration of HAProxy.
+fn word(text: &str) -> String {
+    let is_plain = text.bytes().all(|c| c.is_ascii_alphanumeric() || b"/._-=+,:@%".contains(&c));
+    if is_plain { text.to_owned() } else { format!("'{}'", text.replace('\'', "'\\''")) }
+}
+
+/// The configuration of the HAProxy of Debian.
+const USUAL: &str = "/etc/haproxy/haproxy.cfg";
+/// The variable with the address of the daemon.
+const SOCKET: &str = "KEYWARD_SOCKET";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::servers::haproxy::Configuration;
+
+    #[test]
+    fn lines_come_first_in_the_section_global() {
+        let lines = ["ssl-provider default".to_owned(), "ssl-provider keyward".to_owned()];
+        for (text, expected) in [
+            (
+                "# top\nglobal\n\tdaemon\ndefaults\n",
+                "# top\nglobal\n\tssl-provider default\n\tssl-provider keyward\n\tdaemon\ndefaults\n",
+            ),
+            ("global", "global\n    ssl-provider default\n    ssl-provider keyward\n"),
+            ("defaults\n", "global\n    ssl-provider default\n    ssl-provider keyward\n\ndefaults\n"),
+        ] {
+            let conf = Configuration::of_text(text);
+            let edit = global_lines(&conf, &lines).unwrap();
+            let mut changed = text.to_owned();
+            changed.replace_range(edit.place, &edit.text);
+            assert_eq!(changed, expected);
+        }
+    }
+}

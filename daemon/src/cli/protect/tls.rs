@@ -1,0 +1,129 @@
+//! The messages that the key of a server with TLS has to sign, and the addresses at which its
+//! certificate is shown.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::process::Command;
+
+use keyward_proto::{KeyType, Use};
+
+use super::plan::Probe;
+use crate::servers::served::{Client, Family};
+
+/// Uses that a person may add.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Extra {
+    pub(super) dhe: bool,
+    pub(super) rsa_key_exchange: bool,
+}
+
+/// TLS versions that a server offers.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct Versions {
+    pub(super) tls12: bool,
+    pub(super) tls13: bool,
+}
+
+impl Versions {
+    /// The use that allows the signatures of these versions.
+    pub(super) fn tls_use(self) -> Option<Use> {
+        match (self.tls12, self.tls13) {
+            (true, true) => Some(Use::TlsServer),
+            (false, true) => Some(Use::Tls13Server),
+            (true, false) => Some(Use::Tls12Server),
+            (false, false) => None,
+        }
+    }
+}
+
+/// Settings of a server that lead to key exchanges of TLS 1.2 beside ECDHE.
+pub(super) struct KeyExchanges<'a> {
+    /// The setting with DH parameters, if there is one.
+    pub(super) dh_setting: Option<&'a str>,
+    /// The list of ciphers, in the words of OpenSSL.
+    pub(super) ciphers: &'a str,
+}
+
+/// Uses for the key exchanges of TLS 1.2 beside ECDHE, and notes about the ones that are left out.
+/// `shown` is the server, for people.
+pub(super) fn other_key_exchanges(
+    shown: &str,
+    exchanges: &KeyExchanges<'_>,
+    extra: Extra,
+) -> (BTreeSet<Use>, Vec<String>) {
+    let (mut uses, mut notes) = (BTreeSet::new(), Vec::new());
+    if let Some(setting) = exchanges.dh_setting {
+        match extra.dhe {
+            true => drop(uses.insert(Use::Tls12DheServer)),
+            false => notes.push(format!(
+                "{shown} has {setting}; handshakes with DHE will fail, and clients then use ECDHE; --with-dhe keeps DHE, for a group of RFC 7919"
+            )),
+        }
+    }
+    if offers_rsa_key_exchange(exchanges.ciphers) {
+        match extra.rsa_key_exchange {
+            true => drop(uses.insert(Use::RsaKeyExchange)),
+            false => notes.push(format!(
+                "{shown} offers the RSA key exchange of TLS 1.2, which every client that is not very old avoids; it will fail; --with-rsa-key-exchange keeps it, for RSA keys"
+            )),
+        }
+    }
+    (uses, notes)
+}
+
+/// True if a list of ciphers offers the RSA key exchange. OpenSSL decides about its own words.
+fn offers_rsa_key_exchange(ciphers: &str) -> bool {
+    let listed = Command::new("openssl").args(["ciphers", "-v", ciphers]).output();
+    listed.is_ok_and(|listed| String::from_utf8_lossy(&listed.stdout).contains("Kx=RSA"))
+}
+
+/// Handshakes with each listener, for each kind of keys.
+pub(super) fn probes(listeners: &BTreeSet<(SocketAddr, String)>) -> BTreeSet<Probe> {
+    let families = [Family::Curves, Family::Rsa];
+    let clients = families.into_iter().flat_map(|family| [true, false].map(|tls13| Client { family, tls13 }));
+    let clients: Vec<_> = clients.collect();
+    let of = |(at, name): &(SocketAddr, String)| {
+        let (at, name) = (*at, name.clone());
+        clients.iter().map(move |client| Probe { at, name: name.clone(), client: *client })
+    };
+    listeners.iter().take(MOST_LISTENERS).flat_map(of).collect()
+}
+
+/// An address of this host at which a socket answers that a configuration names as `PORT`, `*:PORT`,
+/// `ADDRESS:PORT`, or as an address alone, with a port that is usual then.
+pub(super) fn address(socket: &str, usual_port: u16) -> Option<SocketAddr> {
+    if let Ok(port) = socket.parse::<u16>() {
+        return Some((Ipv4Addr::LOCALHOST, port).into());
+    }
+    if let Some(port) = socket.strip_prefix("*:") {
+        return Some((Ipv4Addr::LOCALHOST, port.parse().ok()?).into());
+    }
+    let at: SocketAddr = match socket.parse() {
+        Ok(at) => at,
+        // A name is one of this host.
+        Err(_) => match socket.trim_matches(['[', ']']).parse::<IpAddr>() {
+            Ok(ip) => (ip, usual_port).into(),
+            Err(_) if socket.contains(':') => socket.to_socket_addrs().ok()?.next()?,
+            Err(_) => (socket, usual_port).to_socket_addrs().ok()?.next()?,
+        },
+    };
+    Some(match at.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => (Ipv4Addr::LOCALHOST, at.port()).into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => (Ipv6Addr::LOCALHOST, at.port()).into(),
+        _ => at,
+    })
+}
+
+/// True for a name that a client can ask for. A star stands for any name.
+pub(super) fn is_host(name: &str) -> bool {
+    let name = name.strip_prefix("*.").unwrap_or(name);
+    !name.is_empty() && !name.starts_with('.') && !name.contains(['*', '$', '"'])
+}
+
+/// True for an RSA key, which alone decrypts.
+pub(super) fn is_rsa(key_type: KeyType) -> bool {
+    key_type.to_string().starts_with("rsa")
+}
+
+/// Maximum number of listeners that are compared.
+const MOST_LISTENERS: usize = 500;

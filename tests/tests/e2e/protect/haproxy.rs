@@ -1,0 +1,324 @@
+//! `keyward protect haproxy`.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use keyward_tests::tool::{Process, children, fail, run, stderr, succeed, wait_for};
+use keyward_tests::{Daemon, Handshake, Load, Pki, free_port, has_root};
+use rustix::process::Signal;
+
+use super::{Files, assert_all_shook_hands, keys_in_memory, make_keys, stored_files};
+
+/// An HAProxy as Debian runs it, in a chroot, whose keys are in files: a directory with an RSA key,
+/// an ECDSA key in one file with its certificate, and a wildcard with the key beside its file; and
+/// a list with a certificate for TLS 1.2.
+struct Scene {
+    daemon: Daemon,
+    pki: Pki,
+    home: PathBuf,
+    addresses: [SocketAddr; 2],
+    haproxy: Option<Process>,
+}
+
+impl Scene {
+    fn start() -> Self {
+        let mut daemon = Daemon::prepare("");
+        let home = daemon.path("haproxy");
+        for directory in ["ssl", "certs", "root"] {
+            fs::create_dir_all(home.join(directory)).unwrap();
+        }
+        daemon.configure_more(&format!("[socket]\nalso = [\"{}/root/keyward.sock\"]\n", home.display()));
+        daemon.resume();
+        let pki = Pki::new(daemon.directory());
+        make_keys(&pki, &home.join("ssl"));
+        let addresses = [free_port(), free_port()].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        let mut scene = Self { daemon, pki, home, addresses, haproxy: None };
+        scene.configure();
+        let mut command = Command::new("/usr/sbin/haproxy");
+        command.args(["-W", "-db", "-f"]).arg(scene.path("haproxy.cfg"));
+        command.env_remove("OPENSSL_CONF").env_remove("KEYWARD_SOCKET");
+        scene.haproxy = Some(Process::start(&mut command, &scene.path("output.log")));
+        scene.handshakes().iter().for_each(|one| wait_for("HAProxy", || one.certificate().ok().map(drop)));
+        scene
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.home.join(name)
+    }
+
+    fn configure(&self) {
+        let text = |name: &str| fs::read_to_string(self.path("ssl").join(name)).unwrap();
+        let write = |name: &str, text: String| fs::write(self.path("certs").join(name), text).unwrap();
+        write("shop.pem", text("shop.crt") + &text("shop.key"));
+        write("shop-rsa.pem", text("shop rsa.key") + &text("shop rsa.crt"));
+        write("wild.pem", text("wild.crt"));
+        write("wild.pem.key", text("wild.key"));
+        write("readme.pem.ocsp", String::new());
+        // A link to the key, as other programs use the file, too.
+        fs::write(self.path("mail.pem"), text("mail.crt") + &text("mail.key")).unwrap();
+        std::os::unix::fs::symlink("mail.pem", self.path("link.pem")).unwrap();
+        fs::write(self.path("list"), "link.pem [ssl-max-ver TLSv1.2] mail.example\n").unwrap();
+        let [first, second] = self.addresses;
+        let home = self.home.display();
+        fs::write(
+            self.path("haproxy.cfg"),
+            format!(
+                "# The first line of an administrator.\nglobal\n\tuser haproxy\n\tgroup haproxy\n\tchroot {home}/root\n\tcrt-base {home}\n\
+                 \tssl-default-bind-options ssl-min-ver TLSv1.2\n\
+                 defaults\n\tmode http\n\ttimeout client 10s\n\ttimeout server 10s\n\ttimeout connect 1s\n\
+                 frontend shop\n\tbind {first} ssl crt certs\n\
+                 \thttp-request return status 200 content-type text/plain string served\n\
+                 frontend mail\n\tbind {second} ssl crt-list {home}/list\n\
+                 \thttp-request return status 200 content-type text/plain string served\n"
+            ),
+        )
+        .unwrap();
+    }
+
+    fn master(&self) -> u32 {
+        self.haproxy.as_ref().unwrap().id()
+    }
+
+    fn protect(&self, words: &[&str]) -> Command {
+        let mut command = self.daemon.keyward(&["protect", "haproxy"]);
+        command.args(words);
+        command.arg("--config").arg(self.daemon.path("keyward.toml"));
+        command.arg("--openssl-conf").arg(self.daemon.openssl_conf());
+        command.arg("--journal").arg(self.path("journal"));
+        if self.haproxy.is_some() {
+            command.arg("--pid").arg(self.master().to_string());
+        }
+        command
+    }
+
+    fn files(&self) -> Files {
+        let directories = ["", "ssl", "certs", "journal"].map(|name| self.path(name));
+        let mut files = stored_files(&[&directories[..], &[self.daemon.path("keyward.d")]].concat());
+        files.retain(|path, _| !path.ends_with("output.log"));
+        files
+    }
+
+    fn handshakes(&self) -> Vec<Handshake> {
+        let [first, second] = self.addresses;
+        vec![
+            Handshake::new(&self.pki, first).asking_for("shop.example"),
+            Handshake::new(&self.pki, first).asking_for("www.wild.example"),
+            Handshake::with_version(&self.pki, second, &rustls::version::TLS12).asking_for("mail.example"),
+        ]
+    }
+
+    fn certificates(&self) -> Vec<Vec<u8>> {
+        self.handshakes().iter().map(|one| one.certificate().unwrap().to_vec()).collect()
+    }
+
+    fn loads(&self) -> Vec<Load> {
+        self.handshakes().iter().map(|one| Load::start(one, 2)).collect()
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.path("output.log")).unwrap_or_default()
+    }
+}
+
+/// Files by their contents, modes and owners, without the journal.
+fn contents(scene: &Scene, files: &Files) -> Vec<(PathBuf, Vec<u8>, u32, u32)> {
+    let files = files.iter().filter(|(path, _)| !path.starts_with(scene.path("journal")));
+    files.map(|(path, file)| (path.clone(), file.0.clone(), file.1, file.2)).collect()
+}
+
+#[test]
+fn sites_of_haproxy_move_under_load_and_back() {
+    if !has_root() {
+        return;
+    }
+    let mut scene = Scene::start();
+    let (before, shown) = (scene.files(), scene.certificates());
+    assert!(keys_in_memory(scene.master(), &scene.path("ssl")) > 0, "the scan finds keys");
+    let plan = succeed(&mut scene.protect(&["--dry-run"]));
+    for words in [
+        "shop.example-p256 (p256, tls-server)",
+        "shop.example-rsa2048 (rsa2048, tls-server)",
+        "wildcard.wild.example (p256, tls-server)",
+        "mail.example (rsa2048, tls12-server)",
+        "certs/shop.pem\n      the key file stays beside it, as .shop.pem.before-keyward.key",
+        "certs/wild.pem.key\n",
+        "setenv KEYWARD_SOCKET /keyward.sock",
+        "ssl-provider default\n",
+        "Nothing was changed",
+    ] {
+        assert!(plan.contains(words), "{plan} lacks {words}");
+    }
+    let json: serde_json::Value =
+        serde_json::from_str(&succeed(&mut scene.protect(&["--dry-run", "--json"]))).unwrap();
+    assert_eq!(json["replaced_files"].as_array().unwrap().len(), 4);
+    fs::remove_dir(scene.path("journal")).ok();
+    assert_eq!(scene.files(), before);
+
+    let loads = scene.loads();
+    let begin = Instant::now();
+    let done = run(&mut scene.protect(&[]));
+    assert!(done.status.success(), "{}\n{}", stderr(&done), scene.log());
+    assert!(begin.elapsed() < Duration::from_secs(60), "{:?}", begin.elapsed());
+    assert_eq!(scene.certificates(), shown);
+    assert_eq!(keys_in_memory(scene.master(), &scene.path("ssl")), 0);
+    assert!(scene.daemon.logged(&["signature", "outcome=done"]) > 3);
+    let conf = fs::read_to_string(scene.path("haproxy.cfg")).unwrap();
+    assert!(
+        conf.starts_with(
+            "# The first line of an administrator.\nglobal\n\tsetenv KEYWARD_SOCKET /keyward.sock\n\tssl-provider default\n"
+        ),
+        "{conf}"
+    );
+    let grants = fs::read_dir(scene.daemon.path("keyward.d")).unwrap().flatten().next().unwrap();
+    let grants = fs::read_to_string(grants.path()).unwrap();
+    assert!(
+        grants.contains("user = \"haproxy\"\n") && grants.contains("uses = [\"tls12-server\"]"),
+        "{grants}"
+    );
+    // The key files stay, and the file behind the link, which others may read, is not touched.
+    let mail = scene.path("mail.pem");
+    assert_eq!(fs::read(&mail).unwrap(), before[&mail].0);
+    let kept = scene.path("certs/.shop.pem.before-keyward.key");
+    assert_eq!(fs::read(&kept).unwrap(), before[&scene.path("certs/shop.pem")].0);
+    let found = run(&mut scene.daemon.keyward(&["doctor"]));
+    let found = String::from_utf8_lossy(&found.stdout);
+    assert!(found.contains("the socket /keyward.sock answers (KEYWARD_SOCKET of process "), "{found}");
+    let again = succeed(&mut scene.protect(&[]));
+    assert!(again.contains("every key of HAProxy is in the daemon already"), "{again}");
+
+    let undone = run(&mut scene.protect(&["--undo"]));
+    assert!(undone.status.success(), "{}", stderr(&undone));
+    assert_eq!(scene.files(), before);
+    assert!(scene.path("link.pem").is_symlink());
+    assert_eq!(scene.certificates(), shown);
+    assert!(keys_in_memory(scene.master(), &scene.path("ssl")) > 0);
+    assert_all_shook_hands(loads);
+
+    // A certificate that somebody has put there since is not overwritten by the way back.
+    succeed(&mut scene.protect(&[]));
+    let shop = scene.path("certs/shop.pem");
+    let reference = fs::read(&shop).unwrap();
+    fs::write(&shop, &before[&shop].0).unwrap();
+    let (_, words) = fail(&mut scene.protect(&["--undo"]));
+    assert!(words.contains("shop.pem (before: ") && words.contains("would lose that change"), "{words}");
+    fs::write(&shop, reference).unwrap();
+    // HAProxy does not run: files are put back, and the next start reads them.
+    scene.haproxy = None;
+    let undone = run(&mut scene.protect(&["--undo"]));
+    assert!(undone.status.success() && stderr(&undone).contains("does not run"), "{}", stderr(&undone));
+    assert_eq!(contents(&scene, &scene.files()), contents(&scene, &before));
+}
+
+#[test]
+fn key_files_of_haproxy_are_removed_for_good() {
+    if !has_root() {
+        return;
+    }
+    let scene = Scene::start();
+    let shown = scene.certificates();
+    succeed(&mut scene.protect(&[]));
+    let removed = run(&mut scene.protect(&["--remove-key-files"]));
+    assert!(removed.status.success(), "{}", stderr(&removed));
+    for name in ["certs/.shop.pem.before-keyward.key", "certs/.wild.pem.key.before-keyward.key", "mail.pem"] {
+        assert!(!scene.path(name).exists(), "{name}");
+    }
+    let (_, words) = fail(&mut scene.protect(&["--undo"]));
+    assert!(words.contains("the key files were removed"), "{words}");
+    let workers = children(scene.master());
+    scene.haproxy.as_ref().unwrap().signal(Signal::USR2);
+    wait_for("a new worker", || {
+        let now = children(scene.master());
+        (!now.is_empty() && now.iter().all(|pid| !workers.contains(pid))).then_some(())
+    });
+    assert_eq!(scene.certificates(), shown);
+}
+
+/// The command is killed at many moments. Run again, it ends as if it had not been.
+#[test]
+fn a_killed_protect_of_haproxy_ends_right_when_it_is_run_again() {
+    if !has_root() {
+        return;
+    }
+    let scene = Scene::start();
+    let (before, shown) = (scene.files(), scene.certificates());
+    let begin = Instant::now();
+    succeed(scene.protect(&[]).stderr(Stdio::null()));
+    let whole = begin.elapsed();
+    let after = scene.files();
+    succeed(scene.protect(&["--undo"]).stderr(Stdio::null()));
+    let rounds = if std::env::var_os("KEYWARD_SOAK").is_some() { 60 } else { 6 };
+    for round in 0..rounds {
+        for (words, expected) in [(&[][..], &after), (&["--undo"], &before)] {
+            let mut command = scene.protect(words);
+            let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+            std::thread::sleep(whole * round / rounds);
+            let _ = child.kill();
+            child.wait().unwrap();
+            scene.handshakes().iter().for_each(|one| assert!(one.make().is_ok(), "{}", scene.log()));
+            let again = run(&mut scene.protect(words));
+            let words_of = stderr(&again);
+            // The undo may have been whole already.
+            let is_done = again.status.success() || words_of.contains("has changed nothing here");
+            assert!(is_done, "round {round} {words:?}: {words_of}");
+            assert_eq!(scene.certificates(), shown, "round {round} {words:?}");
+            assert_eq!(
+                contents(&scene, &scene.files()),
+                contents(&scene, expected),
+                "round {round} {words:?}"
+            );
+        }
+    }
+}
+
+/// Wrong situations: nothing is changed, and one line says why.
+#[test]
+fn an_haproxy_that_cannot_be_protected_is_left_alone() {
+    if !has_root() {
+        return;
+    }
+    let scene = Scene::start();
+    let before = scene.files();
+    let refused = |words: &[&str], expected: &str| {
+        let (_, said) = fail(&mut scene.protect(words));
+        let line = said.lines().last().unwrap_or_default();
+        assert!(line.contains("cannot protect HAProxy") && line.contains(expected), "{expected}: {said}");
+    };
+    let edit = |name: &str, from: &str, to: &str| {
+        let path = scene.path(name);
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "{text}");
+        fs::write(&path, text.replacen(from, to, 1)).unwrap();
+        text
+    };
+    let put_back = |name: &str, text: String| fs::write(scene.path(name), text).unwrap();
+    refused(&["--site", "other.example"], "no certificate of HAProxy has the name other.example");
+    let text = edit("haproxy.cfg", "mode http", "mode nothing");
+    refused(&[], "HAProxy refuses its configuration: ");
+    put_back("haproxy.cfg", text);
+    // Another root, in which the daemon has no socket.
+    fs::create_dir(scene.path("other")).unwrap();
+    let text = edit("haproxy.cfg", "/root\n", "/other\n");
+    refused(&[], &format!("also = [\"{}/other/keyward.sock\"]", scene.home.display()));
+    put_back("haproxy.cfg", text);
+    // A socket of another daemon.
+    let text = edit("haproxy.cfg", "\tuser", "\tsetenv KEYWARD_SOCKET /elsewhere\n\tuser");
+    refused(&[], "line 3 sets KEYWARD_SOCKET to /elsewhere");
+    put_back("haproxy.cfg", text);
+    // Others may change a directory of keys, or the key is not one.
+    succeed(Command::new("chmod").arg("go+w").arg(scene.path("certs")));
+    refused(&[], "certs");
+    succeed(Command::new("chmod").arg("go-w").arg(scene.path("certs")));
+    let key = fs::read_to_string(scene.path("ssl/wild.key")).unwrap();
+    let text = edit("certs/wild.pem.key", &key, &fs::read_to_string(scene.path("ssl/shop.key")).unwrap());
+    refused(&[], "wild.pem");
+    put_back("certs/wild.pem.key", text);
+    fs::remove_dir_all(scene.path("journal")).ok();
+    assert_eq!(contents(&scene, &scene.files()), contents(&scene, &before));
+    // The rest of a plan of one site is not touched.
+    let plan = succeed(&mut scene.protect(&["--dry-run", "--site", "mail.example"]));
+    assert!(plan.contains("link.pem") && !plan.contains("shop.pem"), "{plan}");
+    assert!(Path::new(&scene.path("haproxy.cfg")).exists());
+}
