@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use keyward::config::Server;
+use keyward::servers::apache;
 use keyward::servers::haproxy;
 use keyward::servers::nginx;
 use keyward::servers::processes::{Master, environment, masters};
@@ -40,7 +41,12 @@ pub(crate) async fn running(kind: Server) -> Vec<Running> {
             Server::Nginx => run(Command::from(nginx::command(&master)).arg("-T")).await,
             Server::Haproxy => haproxy_text(&master),
             Server::Apache => {
-                let list = run(apache(&master).args(["-t", "-D", "DUMP_INCLUDES"])).await;
+                let list = run(Command::from(apache::command(&master, &environment(master.pid))).args([
+                    "-t",
+                    "-D",
+                    "DUMP_INCLUDES",
+                ]))
+                .await;
                 list.map(|list| texts(&list))
             }
         };
@@ -130,7 +136,10 @@ impl Running {
                     .args(haproxy::arguments(&self.master)))
                 .await
             }
-            Server::Apache => run(apache(&self.master).arg("-t")).await,
+            Server::Apache => {
+                run(Command::from(apache::command(&self.master, &environment(self.master.pid))).arg("-t"))
+                    .await
+            }
         };
         checked.map(drop)
     }
@@ -215,23 +224,6 @@ fn program(kind: Server) -> &'static str {
         Server::Haproxy => "haproxy",
         Server::Apache => "apache2",
     }
-}
-
-fn apache(master: &Master) -> Command {
-    let mut command = Command::new(&master.program);
-    command.current_dir(&master.directory);
-    for option in ["-f", "-d"] {
-        if let Some(value) = master.values(option).last() {
-            command.arg(option).arg(value);
-        }
-    }
-    for definition in master.values("-D") {
-        command.arg("-D").arg(definition);
-    }
-    // Debian's apache2ctl reads these from a file (envvars).
-    let is_used = |name: &str| name.starts_with("APACHE_") || name == "LANG";
-    command.envs(environment(master.pid).into_iter().filter(|(name, _)| is_used(name)));
-    command
 }
 
 /// Texts of the files in a list of Apache: lines that end in a path.

@@ -111,7 +111,7 @@ impl Change<'_> {
     }
 
     /// Brings the server to the references, and says how long it did not answer.
-    fn forward(&mut self) -> Result<(), Failure> {
+    fn forward(&self) -> Result<(), Failure> {
         if let Some(pause) = self.server.forward(self.options)? {
             self.done(&format!(
                 "{} was started again: no handshakes for {:.1} seconds",
@@ -157,6 +157,11 @@ impl Change<'_> {
             self.done(&format!("key {} {how}", key.label));
         }
         Ok(references)
+    }
+
+    /// True if a run was stopped while the server was about to take up files.
+    pub(super) fn is_interrupted(&self) -> bool {
+        self.journal.phase().is_some_and(|phase| phase != Phase::Done)
     }
 
     /// Goes on with a run that was interrupted, or undoes that run.

@@ -447,7 +447,7 @@ impl Journal {
     ///
     /// # Errors
     /// [`Failure`] if the system refuses.
-    pub(super) fn remove(&mut self) -> Result<(), Failure> {
+    pub(super) fn remove(&self) -> Result<(), Failure> {
         fs::remove_dir_all(&self.directory).map_err(|error| cannot_write(&self.directory, &error))
     }
 }

@@ -1,11 +1,12 @@
 //! `keyward protect`: moves the keys of a server into the daemon, and its configuration to
 //! references.
 //!
-//! [`nginx`] and [`haproxy`] read the configuration of a [`running`] server and make a [`plan`].
-//! [`keys`] has the keys of the plan, and [`grants`] the permission to use them. [`journal`] has
-//! every file as it was, so that the change is whole or undone, also after `kill -9`. The steps are
-//! in [`change`].
+//! [`nginx`], [`haproxy`] and [`apache`] read the configuration of a [`running`] server and make a
+//! [`plan`]. [`keys`] has the keys of the plan, and [`grants`] the permission to use them.
+//! [`journal`] has every file as it was, so that the change is whole or undone, also after `kill
+//! -9`. The steps are in [`change`].
 
+mod apache;
 mod change;
 mod grants;
 mod haproxy;
@@ -17,17 +18,21 @@ mod plan;
 mod running;
 mod tls;
 
+use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
 use super::client::{Client, RUNTIME_DIR};
+use super::doctor;
 use super::failure::Failure;
+use super::key::confirmed;
 use super::output::{print, print_json};
 use crate::admin::client::AdminClient;
 use crate::ground::text::quoted;
 use crate::ground::{exit, hardening};
 use crate::serve::DEFAULT_CONFIG;
+use apache::Apache;
 use change::Change;
 use haproxy::Haproxy;
 use journal::Journal;
@@ -52,6 +57,9 @@ pub(super) struct Protect {
     /// Remove the key files, which the server does not need any more: there is no way back
     #[arg(long, conflicts_with_all = ["undo", "dry_run"])]
     remove_key_files: bool,
+    /// Restart a server that needs that, without a question
+    #[arg(long)]
+    restart: bool,
     /// Process id of the server, if several run
     #[arg(long, value_name = "PID")]
     pid: Option<i32>,
@@ -82,6 +90,7 @@ pub(super) struct Protect {
 enum Server {
     Nginx,
     Haproxy,
+    Apache,
 }
 
 impl Server {
@@ -90,6 +99,7 @@ impl Server {
         match self {
             Self::Nginx => "nginx",
             Self::Haproxy => "haproxy",
+            Self::Apache => "apache",
         }
     }
 
@@ -98,6 +108,7 @@ impl Server {
         match self {
             Self::Nginx => "nginx",
             Self::Haproxy => "HAProxy",
+            Self::Apache => "Apache",
         }
     }
 
@@ -106,6 +117,7 @@ impl Server {
         match self {
             Self::Nginx => "nginx",
             Self::Haproxy => "haproxy",
+            Self::Apache => "apache2",
         }
     }
 
@@ -117,6 +129,7 @@ impl Server {
         Ok(match self {
             Self::Nginx => Box::new(Nginx::find(pid)?),
             Self::Haproxy => Box::new(Haproxy::find(pid)?),
+            Self::Apache => Box::new(Apache::find(pid)?),
         })
     }
 }
@@ -142,13 +155,11 @@ impl Protect {
     }
 
     fn carry_out(&self, admin: &AdminClient) -> Result<(), Failure> {
-        let server = match self.server.find(self.pid) {
-            // Files can be put back all the same.
-            Err(failure) if self.undo && self.pid.is_none() && failure.status() == exit::UNAVAILABLE => {
-                Box::new(Stopped::of_journal(self.server, &self.journal, failure)?)
-            }
-            found => found?,
-        };
+        doctor::check_owners(&self.openssl_conf).map_err(|foreign| {
+            let reason = format_args!("it would run code of other users as root: {foreign}");
+            Failure::new(exit::NO_PERMISSION, reason)
+        })?;
+        let server = self.find(admin)?;
         let mut journal = Journal::open(&self.journal.join(server.name()))?;
         let mut change = Change { options: self, admin, server: &*server, journal: &mut journal };
         if self.undo {
@@ -178,10 +189,53 @@ impl Protect {
             (false, false) => print(&plan.text())?,
             (false, true) => {}
         }
+        if plan.restarts && !self.restart {
+            self.ask_for_restart()?;
+        }
         change.make(&plan, &texts)?;
         match self.client.json {
             true => print_json(&plan.json()),
             false => Ok(()),
+        }
+    }
+
+    /// Finds the server. An interrupted run may have left it between end and start. Files can be
+    /// put back also while it does not run.
+    fn find(&self, admin: &AdminClient) -> Result<Box<dyn Running>, Failure> {
+        let mut found = self.server.find(self.pid);
+        let is_missing = |found: &Result<_, Failure>| {
+            found.as_ref().is_err_and(|failure: &Failure| failure.status() == exit::UNAVAILABLE)
+        };
+        if !is_missing(&found) || self.pid.is_some() {
+            return found;
+        }
+        let Some(stopped) = Stopped::of_journal(self.server, &self.journal) else { return found };
+        let mut journal = Journal::open(&self.journal.join(stopped.name()))?;
+        let change = Change { options: self, admin, server: &stopped, journal: &mut journal };
+        if change.is_interrupted() {
+            running::wait(|| {
+                found = self.server.find(None);
+                !is_missing(&found)
+            });
+        }
+        match found {
+            Err(_) if self.undo && is_missing(&found) => Ok(Box::new(stopped)),
+            found => found,
+        }
+    }
+
+    /// Asks whether the server may restart.
+    fn ask_for_restart(&self) -> Result<(), Failure> {
+        let title = self.server.title();
+        let question =
+            format!("{title} restarts once, and takes no connections for a moment. Type restart to go on: ");
+        match io::stdin().is_terminal() && confirmed(&question, "restart")? {
+            true => Ok(()),
+            false => {
+                let reason =
+                    format_args!("nothing was changed: {title} must restart once, which --restart allows");
+                Err(Failure::new(exit::USAGE, reason))
+            }
         }
     }
 

@@ -9,7 +9,11 @@ use std::path::{Path, PathBuf};
 use keyward_proto::{Reference, Use};
 use serde_json::{Value, json};
 
-use super::keys::Keys;
+use super::Protect;
+use super::keys::{self, Keys};
+use super::running::safe;
+use crate::cli::failure::Failure;
+use crate::ground::exit;
 use crate::ground::text::quoted;
 use crate::servers::served::Client;
 
@@ -56,6 +60,8 @@ pub(super) struct Plan {
     pub(super) replaced: BTreeMap<PathBuf, PathBuf>,
     /// Address of the daemon as the server is told, unless openssl.cnf or the default has it.
     pub(super) socket: Option<String>,
+    /// True if the server takes no connection for a moment.
+    pub(super) restarts: bool,
     /// Steps after the files are written, for people.
     pub(super) steps: Vec<String>,
     /// Facts that a person should know before the change.
@@ -63,6 +69,52 @@ pub(super) struct Plan {
 }
 
 impl Plan {
+    /// A plan without changes.
+    pub(super) fn new(server: String, keys: Keys, probes: BTreeSet<Probe>, notes: Vec<String>) -> Self {
+        Self {
+            server,
+            keys,
+            edits: Vec::new(),
+            new_files: BTreeMap::new(),
+            probes,
+            combined: BTreeMap::new(),
+            replaced: BTreeMap::new(),
+            socket: None,
+            restarts: false,
+            steps: Vec::new(),
+            notes,
+        }
+    }
+
+    /// Plans a reference, with the rest of the file behind it, in the place of a key file.
+    ///
+    /// # Errors
+    /// [`Failure`] if others can change the file, or if its other name is taken.
+    pub(super) fn replace(&mut self, path: &Path, number: usize) -> Result<(), Failure> {
+        safe(path)?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        // HAProxy loads no file of a directory with such a name.
+        let kept = path.with_file_name(format!(".{name}.before-keyward.key"));
+        if kept.symlink_metadata().is_ok() {
+            let reason = format_args!("{} is there already: move it away", quoted(&kept));
+            return Err(Failure::new(exit::CANNOT_CREATE, reason));
+        }
+        let rest = keys::without_private_keys(path)?;
+        self.new_files.insert(path.to_owned(), NewFile::Reference(number, rest));
+        self.replaced.insert(path.to_owned(), kept);
+        Ok(())
+    }
+
+    /// Plans a drop-in that gives the next start of a service a variable.
+    pub(super) fn add_service_drop_in(&mut self, options: &Protect, service: &str, variable: &str) {
+        let (title, name) = (options.server.title(), options.server.name());
+        let path = options.systemd_dir.join(format!("{service}.d/keyward.conf"));
+        let text = format!(
+            "# {title} loads the provider from its start on. Written by keyward protect {name}.\n[Service]\nEnvironment={variable}\n"
+        );
+        self.new_files.insert(path, NewFile::Text(text));
+    }
+
     /// Files that hold a planned key, with the number of the key.
     pub(super) fn key_files(&self) -> impl Iterator<Item = (&Path, usize)> {
         let files = self.keys.of_file.iter().chain(&self.combined);

@@ -28,7 +28,8 @@ pub(super) type Texts = BTreeMap<PathBuf, String>;
 
 /// A server whose keys move.
 pub(super) trait Running {
-    /// Name of its journal and of its drop-in: several servers of a kind have several configurations.
+    /// Name of its journal and of its drop-in: several servers of a kind have several
+    /// configurations.
     fn name(&self) -> String;
 
     /// The processes that ask for signatures.
@@ -64,8 +65,8 @@ pub(super) trait Running {
     /// [`Failure`] if the server does not do so in time. The processes of before serve on.
     fn reload(&self, options: &Protect) -> Result<(), Failure>;
 
-    /// Waits until the processes of before have ended, but not for connections that stay open: these
-    /// need no key any more.
+    /// Waits until the processes of before have ended, but not for connections that stay open:
+    /// these need no key any more.
     fn settle(&self);
 
     /// Brings the server to the references in a way that loads the provider. Goes on where a stop
@@ -171,12 +172,9 @@ pub(super) struct Stopped {
 }
 
 impl Stopped {
-    /// The server of the only journal of a kind in a directory.
-    ///
-    /// # Errors
-    /// `running`, the reason why no server was found, if there is no such journal, or if there are
-    /// several.
-    pub(super) fn of_journal(server: Server, directory: &Path, running: Failure) -> Result<Self, Failure> {
+    /// The server of the only journal of a kind in a directory; `None` if there is no such journal,
+    /// or if there are several.
+    pub(super) fn of_journal(server: Server, directory: &Path) -> Option<Self> {
         let entries = fs::read_dir(directory).into_iter().flatten().flatten();
         let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
         let is_ours = |name: &String| {
@@ -184,12 +182,8 @@ impl Stopped {
                 || name.strip_prefix(server.name()).is_some_and(|rest| rest.starts_with('-'))
         };
         let mut names: Vec<_> = names.filter(is_ours).collect();
-        match (names.pop(), names.is_empty()) {
-            (Some(name), true) => {
-                Ok(Self { server, name, nobody: Workers { pid: 0, uid: 0, gid: 0, service: None } })
-            }
-            _ => Err(running),
-        }
+        let name = names.pop().filter(|_| names.is_empty())?;
+        Some(Self { server, name, nobody: Workers { pid: 0, uid: 0, gid: 0, service: None } })
     }
 }
 
@@ -307,8 +301,16 @@ pub(super) fn real(path: &Path) -> PathBuf {
     path.canonicalize().unwrap_or_else(|_| path.to_owned())
 }
 
+/// True if new processes of a server take the connections, and none of the processes of before
+/// does. A server without listeners of TCP has no other sign than its new processes.
+pub(super) fn has_taken_over(before: &BTreeSet<i32>, now: &BTreeSet<i32>) -> bool {
+    let takes = |pid: &i32| processes::takes_connections(*pid);
+    let mut new = now.difference(before).peekable();
+    new.peek().is_some() && !before.intersection(now).any(takes) && (new.any(takes) || !now.iter().any(takes))
+}
+
 /// Waits until something is so.
-pub(super) fn wait(is_so: impl Fn() -> bool) -> bool {
+pub(super) fn wait(mut is_so: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + LIMIT;
     loop {
         if is_so() {

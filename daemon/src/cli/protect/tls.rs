@@ -60,7 +60,7 @@ pub(super) fn other_key_exchanges(
             )),
         }
     }
-    if offers_rsa_key_exchange(exchanges.ciphers) {
+    if offers(exchanges.ciphers, "Kx=RSA") {
         match extra.rsa_key_exchange {
             true => drop(uses.insert(Use::RsaKeyExchange)),
             false => notes.push(format!(
@@ -71,10 +71,11 @@ pub(super) fn other_key_exchanges(
     (uses, notes)
 }
 
-/// True if a list of ciphers offers the RSA key exchange. OpenSSL decides about its own words.
-fn offers_rsa_key_exchange(ciphers: &str) -> bool {
+/// True if a list of ciphers offers a key exchange, such as `Kx=RSA`. OpenSSL decides about its own
+/// words (openssl-ciphers(1), -v).
+pub(super) fn offers(ciphers: &str, key_exchange: &str) -> bool {
     let listed = Command::new("openssl").args(["ciphers", "-v", ciphers]).output();
-    listed.is_ok_and(|listed| String::from_utf8_lossy(&listed.stdout).contains("Kx=RSA"))
+    listed.is_ok_and(|listed| String::from_utf8_lossy(&listed.stdout).contains(key_exchange))
 }
 
 /// Handshakes with each listener, for each kind of keys.
@@ -89,8 +90,8 @@ pub(super) fn probes(listeners: &BTreeSet<(SocketAddr, String)>) -> BTreeSet<Pro
     listeners.iter().take(MOST_LISTENERS).flat_map(of).collect()
 }
 
-/// An address of this host at which a socket answers that a configuration names as `PORT`, `*:PORT`,
-/// `ADDRESS:PORT`, or as an address alone, with a port that is usual then.
+/// An address of this host at which a socket answers that a configuration names as `PORT`,
+/// `*:PORT`, `ADDRESS:PORT`, or as an address alone, with a port that is usual then.
 pub(super) fn address(socket: &str, usual_port: u16) -> Option<SocketAddr> {
     if let Ok(port) = socket.parse::<u16>() {
         return Some((Ipv4Addr::LOCALHOST, port).into());

@@ -29,8 +29,8 @@ pub(crate) struct ConfigurationFile {
 impl Configuration {
     /// Reads the configuration of a running HAProxy.
     ///
-    /// # Errors
-    /// The reason as a sentence: a file that cannot be read, is too long, or that others can change.
+    /// # Errors The reason as a sentence: a file that cannot be read, is too long, or that others
+    /// can change.
     pub(crate) fn read(master: &Master) -> Result<Self, String> {
         let mut conf = Self { files: Vec::new(), lines: Vec::new(), directory: directory(master) };
         for named in named_files(master) {
@@ -86,8 +86,8 @@ impl Configuration {
     }
 }
 
-/// The certificates of a list behind `crt-list`, each with the options in its brackets and the names
-/// behind them (Configuration Manual, crt-list).
+/// The certificates of a list behind `crt-list`, each with the options in its brackets and the
+/// names behind them (Configuration Manual, crt-list).
 ///
 /// # Errors
 /// The reason as a sentence: a file that cannot be read, is too long, or that others can change.
@@ -122,8 +122,8 @@ pub(crate) struct ListEntry {
     pub(crate) line: Line,
 }
 
-/// The files that HAProxy loads of a directory behind `crt`: all but hidden ones, and such as belong
-/// to others (Configuration Manual, crt).
+/// The files that HAProxy loads of a directory behind `crt`: all but hidden ones, and such as
+/// belong to others (Configuration Manual, crt).
 pub(crate) fn files_of_directory(path: &Path) -> Result<Vec<PathBuf>, String> {
     let failed = |error| format!("cannot read {}: {error}", path.display());
     let mut files = BTreeSet::new();

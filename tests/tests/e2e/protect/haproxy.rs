@@ -10,7 +10,7 @@ use keyward_tests::tool::{Process, children, fail, run, stderr, succeed, wait_fo
 use keyward_tests::{Daemon, Handshake, Load, Pki, free_port, has_root};
 use rustix::process::Signal;
 
-use super::{Files, assert_all_shook_hands, keys_in_memory, make_keys, stored_files};
+use super::{Files, assert_all_shook_hands, keys_in_memory, make_keys, secrets, stored_files};
 
 /// An HAProxy as Debian runs it, in a chroot, whose keys are in files: a directory with an RSA key,
 /// an ECDSA key in one file with its certificate, and a wildcard with the key beside its file; and
@@ -136,7 +136,8 @@ fn sites_of_haproxy_move_under_load_and_back() {
     }
     let mut scene = Scene::start();
     let (before, shown) = (scene.files(), scene.certificates());
-    assert!(keys_in_memory(scene.master(), &scene.path("ssl")) > 0, "the scan finds keys");
+    let secrets = secrets(&scene.path("ssl"));
+    assert!(keys_in_memory(scene.master(), &secrets) > 0, "the scan finds keys");
     let plan = succeed(&mut scene.protect(&["--dry-run"]));
     for words in [
         "shop.example-p256 (p256, tls-server)",
@@ -163,7 +164,7 @@ fn sites_of_haproxy_move_under_load_and_back() {
     assert!(done.status.success(), "{}\n{}", stderr(&done), scene.log());
     assert!(begin.elapsed() < Duration::from_secs(60), "{:?}", begin.elapsed());
     assert_eq!(scene.certificates(), shown);
-    assert_eq!(keys_in_memory(scene.master(), &scene.path("ssl")), 0);
+    assert_eq!(keys_in_memory(scene.master(), &secrets), 0);
     assert!(scene.daemon.logged(&["signature", "outcome=done"]) > 3);
     let conf = fs::read_to_string(scene.path("haproxy.cfg")).unwrap();
     assert!(
@@ -194,7 +195,7 @@ fn sites_of_haproxy_move_under_load_and_back() {
     assert_eq!(scene.files(), before);
     assert!(scene.path("link.pem").is_symlink());
     assert_eq!(scene.certificates(), shown);
-    assert!(keys_in_memory(scene.master(), &scene.path("ssl")) > 0);
+    assert!(keys_in_memory(scene.master(), &secrets) > 0);
     assert_all_shook_hands(loads);
 
     // A certificate that somebody has put there since is not overwritten by the way back.

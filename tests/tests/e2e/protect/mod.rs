@@ -1,6 +1,7 @@
 //! `keyward protect`: a running server with key files becomes one with references, under load, and
 //! the other way round.
 
+mod apache;
 mod haproxy;
 mod nginx;
 
@@ -62,12 +63,14 @@ fn make_keys(pki: &Pki, directory: &Path) {
     fs::write(directory.join("mail.pem"), certificate + &key).unwrap();
 }
 
-/// Parts of these private keys that are in the memory of a server.
-fn keys_in_memory(master: u32, directory: &Path) -> usize {
-    let secrets: Vec<Vec<u8>> = ["shop.key", "wild.key", "mail.key", "shop rsa.key"]
-        .iter()
-        .map(|name| secret(&directory.join(name)))
-        .collect();
+/// Secret bytes of the keys of [`make_keys`].
+fn secrets(directory: &Path) -> Vec<Vec<u8>> {
+    let names = ["shop.key", "wild.key", "mail.key", "shop rsa.key"];
+    names.iter().map(|name| secret(&directory.join(name))).collect()
+}
+
+/// Parts of private keys that are in the memory of a server.
+fn keys_in_memory(master: u32, secrets: &[Vec<u8>]) -> usize {
     let secrets: Vec<&[u8]> = secrets.iter().map(Vec::as_slice).collect();
     let all = [master].into_iter().chain(children(master));
     all.map(|pid| memory::count(pid, &secrets).iter().sum::<usize>()).sum()

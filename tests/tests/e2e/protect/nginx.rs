@@ -12,7 +12,7 @@ use keyward_tests::tool::{children, fail, run, stderr, succeed, wait_for};
 use keyward_tests::{Daemon, Handshake, Load, Pki, free_port, has_root};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{Files, assert_all_shook_hands, keys_in_memory, make_keys, stored_files};
+use super::{Files, assert_all_shook_hands, keys_in_memory, make_keys, secrets, stored_files};
 
 /// An nginx with three sites whose keys are in files: a pair of RSA and ECDSA, a wildcard, and a
 /// certificate and its encrypted key in one file.
@@ -146,7 +146,7 @@ impl Scene {
 
     /// Parts of the private keys that are in the memory of the processes of nginx.
     fn keys_in_memory(&self) -> usize {
-        keys_in_memory(self.master(), &self.path("ssl"))
+        keys_in_memory(self.master(), &secrets(&self.path("ssl")))
     }
 }
 

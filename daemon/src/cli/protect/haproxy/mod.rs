@@ -7,7 +7,7 @@
 mod survey;
 
 use core::time::Duration;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use keyward_client::Address;
@@ -15,8 +15,8 @@ use keyward_proto::Use;
 use rustix::process::Signal;
 
 use super::journal::digest;
-use super::keys::{self, Keys, Wanted};
-use super::plan::{Edit, NewFile, Plan};
+use super::keys::{Keys, Wanted};
+use super::plan::{Edit, Plan};
 use super::running::{self, LIMIT, Running, Texts, Workers, real, safe, wait};
 use super::tls::{self, Extra};
 use super::{Protect, Server, grants};
@@ -26,7 +26,6 @@ use crate::cli::failure::Failure;
 use crate::cli::service_files;
 use crate::config::Config;
 use crate::ground::exit;
-use crate::ground::text::quoted;
 use crate::peers;
 use crate::servers::haproxy::{self, Configuration};
 use crate::servers::processes::{self, Master};
@@ -124,23 +123,6 @@ impl Haproxy {
         Ok(keys)
     }
 
-    /// References in the place of the key files.
-    fn replace_files(&self, plan: &mut Plan) -> Result<(), Failure> {
-        let key_files: Vec<_> = plan.keys.of_file.iter().map(|(path, at)| (path.clone(), *at)).collect();
-        for (path, number) in key_files {
-            safe(&path)?;
-            let kept = kept_beside(&path);
-            if kept.symlink_metadata().is_ok() {
-                let reason = format_args!("{} is there already: move it away", quoted(&kept));
-                return Err(Failure::new(exit::CANNOT_CREATE, reason));
-            }
-            let rest = keys::without_private_keys(&path)?;
-            plan.new_files.insert(path.clone(), NewFile::Reference(number, rest));
-            plan.replaced.insert(path, kept);
-        }
-        Ok(())
-    }
-
     fn describe_steps(&self, plan: &mut Plan, options: &Protect) {
         plan.steps.push("HAProxy checks its files".into());
         plan.steps.push("HAProxy reloads: a new worker takes over, and no connection is lost".into());
@@ -179,19 +161,11 @@ impl Running for Haproxy {
             return Err(Failure::new(exit::NO_INPUT, reason));
         }
         let keys = self.keys(&survey, &chosen, admin)?;
-        let mut plan = Plan {
-            server: format!("HAProxy, process {}, {}", self.master.pid, self.workers.described()),
-            edits: Vec::new(),
-            new_files: BTreeMap::new(),
-            probes: tls::probes(&survey.listeners),
-            combined: BTreeMap::new(),
-            replaced: BTreeMap::new(),
-            socket: None,
-            steps: Vec::new(),
-            notes: survey.notes,
-            keys,
-        };
-        self.replace_files(&mut plan)?;
+        let server = format!("HAProxy, process {}, {}", self.master.pid, self.workers.described());
+        let mut plan = Plan::new(server, keys, tls::probes(&survey.listeners), survey.notes);
+        for (path, number) in plan.keys.of_file.clone() {
+            plan.replace(&path, number)?;
+        }
         if !plan.is_empty() {
             self.load_provider(&mut plan, &conf, options)?;
             for edit in &plan.edits {
@@ -237,17 +211,10 @@ impl Running for Haproxy {
 
     fn reload(&self, _: &Protect) -> Result<(), Failure> {
         let before = self.worker_ids();
-        let had_listener = before.iter().any(|pid| processes::takes_connections(*pid));
         // A master that has started just now is ended by the signal.
         wait(|| self.master.heeds(Signal::USR2));
         running::signal(Server::Haproxy, &self.master, Signal::USR2)?;
-        let has_taken_over = || {
-            let now = self.worker_ids();
-            let mut new = now.iter().filter(|pid| !before.contains(pid));
-            new.any(|pid| !had_listener || processes::takes_connections(*pid))
-                && !before.iter().any(|pid| now.contains(pid) && processes::takes_connections(*pid))
-        };
-        match wait(has_taken_over) {
+        match wait(|| running::has_taken_over(&before, &self.worker_ids())) {
             true => Ok(()),
             false => {
                 let reason = format_args!(
@@ -352,12 +319,6 @@ fn global_lines(conf: &Configuration, lines: &[String]) -> Result<Edit, Failure>
         text.insert(0, '\n');
     }
     Ok(Edit { path: real(&file.path), line: number + 1, place: start..start, text, is_environment: false })
-}
-
-/// The other name of a key file. HAProxy loads no file of a directory with such a name.
-fn kept_beside(path: &Path) -> PathBuf {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!(".{name}.before-keyward.key"))
 }
 
 /// A word of the configuration of HAProxy.

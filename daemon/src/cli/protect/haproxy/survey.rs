@@ -151,8 +151,8 @@ impl Survey {
         Ok(())
     }
 
-    /// The files that a word behind `crt` names: a file, the files of a directory, or a bundle whose
-    /// files have the kinds of keys for endings.
+    /// The files that a word behind `crt` names: a file, the files of a directory, or a bundle
+    /// whose files have the kinds of keys for endings.
     fn files(&mut self, conf: &Configuration, line: &Line, word: &Word) -> Result<Vec<Found>, String> {
         if word.has_variable || word.text.starts_with('@') {
             // A name that begins with @ is one of a store.
@@ -225,8 +225,8 @@ impl Survey {
     }
 }
 
-/// The versions that a listener offers with a certificate. The options of an entry of a list replace
-/// those of the listener.
+/// The versions that a listener offers with a certificate. The options of an entry of a list
+/// replace those of the listener.
 fn versions(conf: &Configuration, line: &Line, entry: Option<&Line>) -> Versions {
     // TLS 1.2 is the first version by default (Configuration Manual, ssl-min-ver).
     let mut versions = Versions { tls12: true, tls13: true };

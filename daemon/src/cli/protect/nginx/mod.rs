@@ -8,7 +8,7 @@ mod survey;
 mod switch;
 
 use core::time::Duration;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -238,11 +238,7 @@ impl Nginx {
             }
         }
         if let Some(service) = &self.workers.service {
-            let path = options.systemd_dir.join(format!("{service}.d/keyward.conf"));
-            let text = format!(
-                "# nginx loads the provider from its start on. Written by keyward protect nginx.\n[Service]\nEnvironment={wanted}\n"
-            );
-            plan.new_files.insert(path, NewFile::Text(text));
+            plan.add_service_drop_in(options, service, &wanted);
         } else {
             plan.notes.push(format!(
                 "nginx runs in no service of systemd: let its next start have {wanted} in its environment, or it refuses the references"
@@ -299,18 +295,9 @@ impl Running for Nginx {
             return Err(Failure::new(exit::NO_INPUT, reason));
         }
         let keys = self.keys(&survey, &chosen, admin)?;
-        let mut plan = Plan {
-            server: self.described(),
-            edits: Vec::new(),
-            new_files: BTreeMap::new(),
-            probes: tls::probes(&survey.listeners),
-            combined: BTreeMap::new(),
-            replaced: BTreeMap::new(),
-            socket: socket_of(&conf),
-            steps: Vec::new(),
-            notes: survey.notes.clone(),
-            keys,
-        };
+        let probes = tls::probes(&survey.listeners);
+        let mut plan = Plan::new(self.described(), keys, probes, survey.notes.clone());
+        plan.socket = socket_of(&conf);
         self.change_sites(&mut plan, &conf, &survey, &chosen)?;
         if !plan.is_empty() {
             self.change_environment(&mut plan, &conf, options)?;

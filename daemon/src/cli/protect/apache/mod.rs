@@ -1,0 +1,391 @@
+//! Apache: the plan of its change, and the restart that carries it out.
+//!
+//! A graceful restart of Apache reads its files again in the process that runs, so that never loads
+//! a provider. One restart does, with `OPENSSL_CONF` in the environment.
+
+mod restart;
+mod survey;
+
+use core::time::Duration;
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use keyward_proto::Use;
+use rustix::process::Signal;
+
+use super::journal::digest;
+use super::keys::{Keys, Wanted};
+use super::plan::{Edit, NewFile, Plan};
+use super::running::{self, LIMIT, Running, Texts, Workers, beside, real, safe, wait};
+use super::tls::{self, Extra};
+use super::{Protect, Server, grants};
+use crate::admin::client::AdminClient;
+use crate::cli::doctor;
+use crate::cli::failure::Failure;
+use crate::ground::exit;
+use crate::servers::apache::{self, Configuration};
+use crate::servers::processes::{self, Master};
+use survey::{Survey, survey};
+
+/// A running Apache.
+pub(super) struct Apache {
+    master: Master,
+    workers: Workers,
+    /// Environment that it was started with.
+    environment: Vec<(String, String)>,
+    /// The processes before the last reload.
+    before: RefCell<BTreeSet<i32>>,
+}
+
+impl Apache {
+    /// Finds the Apache that runs on this host.
+    ///
+    /// # Errors
+    /// [`Failure`] if none runs ([`exit::UNAVAILABLE`]), or if several run and none is named.
+    pub(super) fn find(pid: Option<i32>) -> Result<Self, Failure> {
+        let master = running::master(Server::Apache, pid)?;
+        let has_children = || !processes::children(&master).is_empty();
+        wait(|| has_children() || master.signal(None).is_err());
+        let children = processes::children(&master);
+        let Some(worker) = children.iter().find(|child| child.uid != 0).or(children.first()) else {
+            let reason = format_args!(
+                "Apache (process {}) has no child processes; in debug mode (-X) it cannot be changed",
+                master.pid
+            );
+            return Err(Failure::new(exit::CONFIG, reason));
+        };
+        let environment = processes::environment(master.pid);
+        Ok(Self { workers: Workers::of(worker), environment, before: RefCell::default(), master })
+    }
+
+    /// Reads the configuration as Apache does.
+    ///
+    /// # Errors
+    /// [`Failure`] if Apache refuses its configuration, or cannot show it.
+    fn configuration(&self) -> Result<Configuration, Failure> {
+        let maps = fs::read_to_string(format!("/proc/{}/maps", self.master.pid)).unwrap_or_default();
+        let module = maps.lines().find_map(|line| line.get(line.find('/')?..)?.strip_suffix("/mod_ssl.so"));
+        let module = module.map(|directory| Path::new(directory).join("mod_info.so"));
+        let Some(module) = module else {
+            let reason = "Apache has not loaded mod_ssl, so it has no keys";
+            return Err(Failure::new(exit::NO_INPUT, reason));
+        };
+        if !module.is_file() {
+            let reason =
+                format_args!("cannot read the configuration of Apache: there is no {}", module.display());
+            return Err(Failure::new(exit::NO_INPUT, reason));
+        }
+        let mut command = apache::command(&self.master, &self.environment);
+        command.args(["-t", "-D", "DUMP_RUN_CFG"]);
+        let run = output(command)?;
+        let root = run.lines().find_map(|line| line.strip_prefix("ServerRoot: "));
+        let root = root.map(|root| root.trim_matches('"')).unwrap_or("/etc/apache2");
+        let mut command = apache::command(&self.master, &self.environment);
+        // The module is loaded for this process alone.
+        command.arg("-C").arg(format!("LoadModule info_module \"{}\"", module.display()));
+        command.args(["-t", "-D", "DUMP_CONFIG"]);
+        Ok(Configuration::parse(&output(command)?, Path::new(root)))
+    }
+
+    fn keys(&self, survey: &Survey<'_>, chosen: &[usize], admin: &AdminClient) -> Result<Keys, Failure> {
+        let wanted = chosen.iter().filter_map(|at| survey.pairs.get(*at)).map(|pair| Wanted {
+            file: pair.key_file.clone(),
+            certificate: Some(pair.certificate.clone()),
+            uses: pair.uses.clone(),
+            names: pair.names.clone(),
+            passphrases: Vec::new(),
+        });
+        let mut keys = Keys::read(wanted.collect())?;
+        for key in keys.planned.iter_mut().filter(|key| !tls::is_rsa(key.key_type)) {
+            key.uses.remove(&Use::RsaKeyExchange);
+        }
+        keys.compare(admin)?;
+        Ok(keys)
+    }
+
+    /// References beside the key files, and the directives that name them. Where no line of a file
+    /// names a key, as in a macro, the reference takes the place of the key file.
+    fn change_hosts(
+        &self,
+        plan: &mut Plan,
+        survey: &Survey<'_>,
+        chosen: &[usize],
+        texts: &mut Texts,
+    ) -> Result<(), Failure> {
+        for pair in chosen.iter().filter_map(|at| survey.pairs.get(*at)) {
+            let Some(number) = plan.keys.of_file.get(&pair.key_file).copied() else { continue };
+            let reference = beside(&pair.key_file, "keyward")?;
+            let mut edits = Vec::new();
+            for directive in &pair.directives {
+                let Some(file) = directive.file.as_deref().map(real) else { continue };
+                if !texts.contains_key(&file) {
+                    let text = fs::read_to_string(&file).map_err(|error| Failure::reading(&file, &error))?;
+                    texts.insert(file.clone(), text);
+                }
+                let text = texts.get(&file).map_or("", String::as_str);
+                let Some(place) = apache::place_of_argument(text, &directive.name, directive.line) else {
+                    continue;
+                };
+                // The line has the value as Apache shows it, or a variable.
+                let written = text.get(place.clone()).unwrap_or_default().trim_matches(['"', '\'']);
+                let value = directive.arguments.first().map_or("", String::as_str);
+                if written == value || written.contains("${") {
+                    edits.push(Edit {
+                        path: file,
+                        line: directive.line,
+                        place,
+                        text: word(&reference),
+                        is_environment: false,
+                    });
+                }
+            }
+            if edits.len() == pair.directives.len() && !edits.is_empty() {
+                for edit in &edits {
+                    safe(&edit.path)?;
+                }
+                plan.edits.extend(edits);
+                plan.new_files.insert(reference, NewFile::Reference(number, String::new()));
+            } else {
+                plan.replace(&pair.key_file, number)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The variable by which the next start of Apache loads the provider.
+    fn change_environment(
+        &self,
+        plan: &mut Plan,
+        options: &Protect,
+        texts: &mut Texts,
+    ) -> Result<(), Failure> {
+        let value = options.openssl_conf.display().to_string();
+        if value.contains(|c: char| c.is_whitespace() || "%\"'\\$;{}`".contains(c)) {
+            let reason = format_args!(
+                "cannot name {value} to Apache: choose a path without blanks and special characters"
+            );
+            return Err(Failure::new(exit::USAGE, reason));
+        }
+        let wanted = format!("OPENSSL_CONF={value}");
+        if let Some(service) = &self.workers.service {
+            plan.add_service_drop_in(options, service, &wanted);
+            return Ok(());
+        }
+        // apache2ctl of Debian reads the file.
+        let directory = self.variable("APACHE_CONFDIR").unwrap_or("/etc/apache2");
+        let envvars = Path::new(directory).join("envvars");
+        match fs::read_to_string(&envvars) {
+            Ok(text) if text.contains("OPENSSL_CONF=") && !text.contains(&wanted) => {
+                let reason =
+                    format_args!("{} sets OPENSSL_CONF already: write {wanted} there", envvars.display());
+                Err(Failure::new(exit::CONFIG, reason))
+            }
+            Ok(text) if text.contains(&wanted) => Ok(()),
+            Ok(text) => {
+                let path = real(&envvars);
+                safe(&path)?;
+                let line = 1 + text.lines().count();
+                let end = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
+                plan.edits.push(Edit {
+                    path: path.clone(),
+                    line,
+                    place: text.len()..text.len(),
+                    text: format!("{end}export {wanted}\n"),
+                    is_environment: false,
+                });
+                texts.insert(path, text);
+                Ok(())
+            }
+            Err(_) => {
+                plan.notes.push(format!(
+                    "Apache runs in no service of systemd: let each later start have {wanted} in its environment, or it refuses the references"
+                ));
+                Ok(())
+            }
+        }
+    }
+
+    fn describe_steps(&self, plan: &mut Plan, options: &Protect) {
+        plan.steps.push("Apache checks its files".into());
+        plan.steps.push(match self.has_provider() {
+            true => "Apache restarts gracefully: no connection is lost".into(),
+            false => {
+                plan.restarts = true;
+                "Apache restarts once: open connections end, and handshakes fail until it is up again".into()
+            }
+        });
+        plan.steps.push(format!("{} handshakes show the same certificates as before", plan.probes.len()));
+        if !plan.replaced.is_empty() {
+            plan.notes.push(
+                "another program that reads a file in whose place a reference comes gets the reference, too"
+                    .into(),
+            );
+        }
+        if plan.keys.of_file.keys().any(|file| file.starts_with("/etc/letsencrypt")) {
+            plan.notes.push(
+                "certbot writes new key files at each renewal: docs/certbot.md has the hook that keeps the keys in the daemon".into(),
+            );
+        }
+        plan.notes.push(options.way_back());
+    }
+
+    fn variable(&self, name: &str) -> Option<&str> {
+        let mut variables = self.environment.iter();
+        variables.find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The process that runs now: a restart has another one.
+    fn current(&self) -> Option<Master> {
+        match self.is_alive() {
+            true => Some(self.master.clone()),
+            false => restart::successor(&self.master),
+        }
+    }
+
+    /// Has the master read its files again, and waits until its new children take all connections.
+    fn restart_gracefully(&self, master: &Master) -> bool {
+        let before = children(master);
+        self.before.replace(before.clone());
+        wait(|| master.heeds(Signal::USR1));
+        master.signal(Some(Signal::USR1)).is_ok()
+            && wait(|| running::has_taken_over(&before, &children(master)))
+    }
+
+    /// True if no process of before is left.
+    fn is_settled(&self) -> bool {
+        let now = self.current().map(|master| children(&master)).unwrap_or_default();
+        self.before.borrow().is_disjoint(&now)
+    }
+}
+
+fn children(master: &Master) -> BTreeSet<i32> {
+    processes::children(master).into_iter().map(|child| child.pid).collect()
+}
+
+impl Running for Apache {
+    fn name(&self) -> String {
+        let named: Vec<_> = ["-d", "-f"].iter().flat_map(|option| self.master.values(option)).collect();
+        match named.is_empty() {
+            true => "apache".to_owned(),
+            false => format!("apache-{}", &digest(named.join("\n").as_bytes())[..12]),
+        }
+    }
+
+    fn workers(&self) -> &Workers {
+        &self.workers
+    }
+
+    fn plan(&self, options: &Protect, admin: &AdminClient) -> Result<(Plan, Texts), Failure> {
+        let conf = self.configuration()?;
+        let extra = Extra { dhe: options.with_dhe, rsa_key_exchange: options.with_rsa_key_exchange };
+        let survey = survey(&conf, extra).map_err(|reason| Failure::new(exit::CONFIG, reason))?;
+        let chosen: Vec<usize> =
+            (0..survey.pairs.len()).filter(|at| options.wants(&survey.pairs[*at].names)).collect();
+        if chosen.is_empty() && !options.site.is_empty() {
+            let reason =
+                format_args!("no virtual host of Apache with a key has the name {}", options.site.join(", "));
+            return Err(Failure::new(exit::NO_INPUT, reason));
+        }
+        let keys = self.keys(&survey, &chosen, admin)?;
+        let server = format!("Apache, process {}, {}", self.master.pid, self.workers.described());
+        let mut plan = Plan::new(server, keys, tls::probes(&survey.listeners), survey.notes.clone());
+        let mut texts = Texts::new();
+        self.change_hosts(&mut plan, &survey, &chosen, &mut texts)?;
+        if !plan.is_empty() {
+            if !self.has_provider() {
+                restart::check(&self.master, &self.workers, options)?;
+                self.change_environment(&mut plan, options, &mut texts)?;
+            }
+            plan.socket = self.variable("KEYWARD_SOCKET").map(str::to_owned);
+            grants::add(&mut plan, options, self);
+            self.describe_steps(&mut plan, options);
+        }
+        Ok((plan, texts))
+    }
+
+    fn check(&self, options: &Protect) -> Result<(), Failure> {
+        // The check of Apache reads no keys.
+        if let Some(fault) = doctor::faults_of_openssl_conf(&options.openssl_conf).first() {
+            let reason = format_args!("Apache could not load the provider: {fault}");
+            return Err(Failure::new(exit::CONFIG, reason));
+        }
+        let mut command = apache::command(&self.master, &self.environment);
+        command.arg("-t");
+        output(command).map(drop)
+    }
+
+    fn files_in_use(&self, _: &Protect) -> Result<BTreeSet<PathBuf>, Failure> {
+        let conf = self.configuration()?;
+        let files = conf.directives.iter().flat_map(|one| &one.arguments).map(|word| conf.path(word));
+        Ok(files.flat_map(|path| [real(&path), path]).collect())
+    }
+
+    fn has_provider(&self) -> bool {
+        processes::has_provider(self.master.pid)
+    }
+
+    fn is_alive(&self) -> bool {
+        self.master.signal(None).is_ok()
+    }
+
+    fn reload(&self, _: &Protect) -> Result<(), Failure> {
+        match self.current() {
+            None => restart::restart(&self.master, &self.workers, &self.environment, None).map(drop),
+            Some(master) if self.restart_gracefully(&master) => Ok(()),
+            Some(master) => {
+                let reason = format_args!(
+                    "Apache (process {}) did not take up its configuration within {} seconds; its error log says why",
+                    master.pid,
+                    LIMIT.as_secs()
+                );
+                Err(Failure::new(exit::UNAVAILABLE, reason))
+            }
+        }
+    }
+
+    fn settle(&self) {
+        wait(|| self.is_settled());
+    }
+
+    fn forward(&self, options: &Protect) -> Result<Option<Duration>, Failure> {
+        let file = Some(options.openssl_conf.as_path());
+        match self.current().is_some_and(|master| processes::has_provider(master.pid)) {
+            true => self.reload(options).map(|()| None),
+            false => restart::restart(&self.master, &self.workers, &self.environment, file).map(Some),
+        }
+    }
+
+    fn back(&self) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn finish(&self) -> Result<bool, Failure> {
+        Ok(wait(|| self.is_settled()))
+    }
+}
+
+/// Runs Apache. Returns standard output and standard error.
+///
+/// # Errors
+/// [`Failure`] has the line of the error.
+fn output(command: std::process::Command) -> Result<String, Failure> {
+    let (words, has_succeeded) = running::output(command)?;
+    if has_succeeded {
+        return Ok(words);
+    }
+    let lines = words.trim().lines();
+    let telling = lines.clone().find(|line| line.contains("rror")).or_else(|| lines.last());
+    Err(Failure::new(
+        exit::CONFIG,
+        format_args!("Apache refuses its configuration: {}", telling.unwrap_or("no message")),
+    ))
+}
+
+/// An argument of a directive.
+fn word(path: &Path) -> String {
+    let text = path.display().to_string();
+    let is_plain = text.bytes().all(|c| c.is_ascii_alphanumeric() || b"/._-=+,:@%".contains(&c));
+    if is_plain { text } else { format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"")) }
+}

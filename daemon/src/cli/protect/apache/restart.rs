@@ -1,0 +1,110 @@
+//! The restart of Apache: by its service, or by its own arguments.
+
+use core::time::Duration;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use super::super::running::{LIMIT, Workers, wait};
+use super::super::{Protect, Server};
+use crate::cli::failure::Failure;
+use crate::cli::program;
+use crate::ground::exit;
+use crate::servers::processes::{self, Master};
+
+/// Checks that Apache can be started again in the same way.
+///
+/// # Errors
+/// [`Failure`] if another program has started it, as in a container.
+pub(super) fn check(master: &Master, workers: &Workers, options: &Protect) -> Result<(), Failure> {
+    let in_foreground = master.arguments.iter().any(|word| {
+        ["FOREGROUND", "NO_DETACH", "ONE_PROCESS", "DEBUG"]
+            .iter()
+            .any(|name| word.trim_start_matches("-D") == *name)
+            || word == "-X"
+    });
+    if workers.service.is_some() || !in_foreground {
+        return Ok(());
+    }
+    Err(Failure::new(
+        exit::CONFIG,
+        format_args!(
+            "Apache (process {}) runs in the foreground, as in a container, so its starter must start it again: with OPENSSL_CONF={} in its environment; then run this command again",
+            master.pid,
+            options.openssl_conf.display()
+        ),
+    ))
+}
+
+/// Restarts Apache, or starts an Apache that has ended. Returns the time during which nothing took
+/// connections.
+///
+/// # Errors
+/// [`Failure`] if Apache does not come up.
+pub(super) fn restart(
+    master: &Master,
+    workers: &Workers,
+    environment: &[(String, String)],
+    openssl_conf: Option<&Path>,
+) -> Result<Duration, Failure> {
+    let begin = Instant::now();
+    if let Some(service) = &workers.service {
+        let restarted = program::run("systemctl", &["restart", service], b"");
+        restarted.map_err(|error| Failure::new(exit::UNAVAILABLE, error))?;
+    } else {
+        // A process of its own does both steps: the server comes up again, whatever happens to this
+        // command meanwhile.
+        let mut shell = Command::new("/bin/sh");
+        let old = if master.signal(None).is_ok() { master.pid.to_string() } else { String::new() };
+        shell.args(["-c", RESTART, "sh"]).arg(old).arg(&master.program);
+        shell.args(master.arguments.iter().skip(1).filter(|word| !word.is_empty()));
+        shell.env_clear().envs(environment.iter().map(|(name, value)| (name, value)));
+        shell.env_remove("OPENSSL_CONF").current_dir(&master.directory).stdin(Stdio::null());
+        // Ctrl-C must not stop it between the steps.
+        shell.process_group(0);
+        if let Some(file) = openssl_conf {
+            shell.env("OPENSSL_CONF", file);
+        }
+        let mut child = shell
+            .stdout(Stdio::null())
+            .spawn()
+            .map_err(|error| Failure::new(exit::OS, format_args!("cannot start Apache: {error}")))?;
+        let status = child.wait().map_err(|error| Failure::new(exit::OS, error))?;
+        if !status.success() {
+            let reason = format_args!("Apache did not start ({status}); its error log says why");
+            return Err(Failure::new(exit::UNAVAILABLE, reason));
+        }
+    }
+    let is_up = || {
+        successor(master)
+            .is_some_and(|new| processes::takes_connections(new.pid) && !processes::children(&new).is_empty())
+    };
+    match wait(is_up) {
+        true => Ok(begin.elapsed()),
+        false => {
+            let reason = format_args!(
+                "Apache did not come up within {} seconds; its error log says why",
+                LIMIT.as_secs()
+            );
+            Err(Failure::new(exit::UNAVAILABLE, reason))
+        }
+    }
+}
+
+/// Another Apache with the same configuration, which runs.
+pub(super) fn successor(old: &Master) -> Option<Master> {
+    let is_like = |new: &Master| ["-f", "-d"].iter().all(|option| new.values(option) == old.values(option));
+    let mut masters = processes::masters(Server::Apache.program()).into_iter();
+    masters.find(|new| new.pid != old.pid && is_like(new))
+}
+
+/// Ends a process, if one is named, and then runs the program behind it with its arguments.
+const RESTART: &str = r#"
+if [ -n "$1" ]; then
+    kill -TERM "$1"
+    while kill -0 "$1" 2>/dev/null; do sleep 0.02; done
+fi
+shift
+exec "$@"
+"#;
