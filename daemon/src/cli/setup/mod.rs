@@ -6,6 +6,7 @@
 //! the daemon, then the start.
 
 mod choice;
+mod chroot;
 mod configuration;
 mod credential;
 mod drop_in;
@@ -30,6 +31,7 @@ use super::output;
 use crate::ground::exit;
 use crate::ground::hardening;
 use crate::ground::ownership;
+use crate::peers;
 use choice::{Choice, Way};
 use found::Found;
 use place::Place;
@@ -110,6 +112,9 @@ impl Setup {
         }
         if configuration::make_first(&place.config)? {
             report.made.push(place.config.clone());
+        }
+        if place.has_systemd && !place.runtime_dir.join(peers::SOCKET).exists() {
+            report.made.extend(chroot::add_socket(Path::new("/"))?);
         }
         for file in found.left_over(&place, way) {
             output::note(format_args!(

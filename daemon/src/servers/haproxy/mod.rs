@@ -86,6 +86,13 @@ impl Configuration {
     }
 }
 
+/// The directory to which an HAProxy with this file changes its root, if it does.
+pub(crate) fn chroot(file: &Path) -> Option<PathBuf> {
+    let lines = parse(&text(file).ok()?, 0);
+    let mut chroots = lines.iter().filter(|line| line.is_in("global") && line.keyword() == "chroot");
+    chroots.next_back().map(|line| PathBuf::from(line.word(1))).filter(|path| path.is_absolute())
+}
+
 /// The certificates of a list behind `crt-list`, each with the options in its brackets and the
 /// names behind them (Configuration Manual, crt-list).
 ///
