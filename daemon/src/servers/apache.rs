@@ -79,9 +79,20 @@ impl Configuration {
     }
 
     /// The last directive of a name that counts for a virtual host: its own one, or the one at the
-    /// top.
-    pub(crate) fn inherited(&self, host: usize, name: &str) -> Option<&Directive> {
-        self.own(Some(host), name).last().or_else(|| self.own(None, name).last())
+    /// top. `None` is the server outside of all virtual hosts.
+    pub(crate) fn inherited(&self, host: Option<usize>, name: &str) -> Option<&Directive> {
+        self.own(host, name).last().or_else(|| self.own(None, name).last())
+    }
+
+    /// Addresses of a virtual host or, for `None`, the addresses that belong to no virtual host.
+    pub(crate) fn addresses(&self, host: Option<usize>) -> Vec<String> {
+        let Some(host) = host else {
+            let port = |address: &str| address.rsplit(':').next().map(str::to_owned);
+            let taken: Vec<_> = self.hosts.iter().flatten().map(|address| port(address)).collect();
+            let all = self.own(None, "listen").filter_map(|one| one.arguments.first());
+            return all.filter(|at| !taken.contains(&port(at))).cloned().collect();
+        };
+        self.hosts.get(host).cloned().unwrap_or_default()
     }
 
     /// A path in the configuration.
@@ -155,8 +166,7 @@ pub(crate) fn place_of_argument(text: &str, name: &str, line: usize) -> Option<c
     Some(start + argument..start + argument + length)
 }
 
-/// The program of Apache with the configuration of a running one, and with the part of its
-/// environment that a configuration uses.
+/// The program of Apache with the configuration and the environment of a running one.
 pub fn command(master: &Master, environment: &[(String, String)]) -> Command {
     let mut command = Command::new(&master.program);
     command.current_dir(&master.directory);
@@ -170,10 +180,8 @@ pub fn command(master: &Master, environment: &[(String, String)]) -> Command {
     }
     let attached = master.arguments.iter().skip(1).filter(|word| word.len() > 2 && word.starts_with("-D"));
     command.args(attached);
-    // Debian's apache2ctl reads these from a file (envvars).
-    let is_used = |name: &str| name.starts_with("APACHE_") || name == "LANG";
-    let used = environment.iter().filter(|(name, _)| is_used(name));
-    command.envs(used.map(|(name, value)| (name, value)));
+    // A configuration may use each of them.
+    command.env_clear().envs(environment.iter().map(|(name, value)| (name, value)));
     command
 }
 
@@ -218,7 +226,7 @@ mod tests {
                 "/b.conf 9 listen 443 None true",
             ]
         );
-        assert_eq!(conf.inherited(0, "sslprotocol").unwrap().arguments, ["TLSv1.3"]);
+        assert_eq!(conf.inherited(Some(0), "sslprotocol").unwrap().arguments, ["TLSv1.3"]);
         assert_eq!(conf.path("ssl/a.key"), Path::new("/etc/apache2/ssl/a.key"));
     }
 

@@ -3,6 +3,7 @@
 //! Every way back has the same order: files, check by the server, reload of the server, and only
 //! then the grants and keys that the server has used until then.
 
+use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
@@ -10,6 +11,7 @@ use keyward_proto::Reference;
 
 use super::Protect;
 use super::journal::{Journal, Phase, digest};
+use super::key_file::{KeyFile, Removal};
 use super::plan::{Plan, Probe};
 use super::running::{Running, real};
 use crate::admin::api::User;
@@ -19,6 +21,7 @@ use crate::cli::failure::Failure;
 use crate::cli::{output, program, service_files};
 use crate::config::Config;
 use crate::ground::exit;
+use crate::keys::now;
 use crate::peers;
 use crate::servers::served;
 
@@ -34,12 +37,11 @@ pub(super) struct Change<'a> {
 type Shown = BTreeMap<Probe, String>;
 
 impl Change<'_> {
-    /// Carries out a plan. `texts` are the contents of the files that the plan was made from. If a
-    /// step fails, everything that this run has done is put back.
+    /// Carries out a plan. If a step fails, everything that this run has done is put back.
     ///
     /// # Errors
     /// [`Failure`] of the step.
-    pub(super) fn make(&mut self, plan: &Plan, texts: &BTreeMap<PathBuf, String>) -> Result<(), Failure> {
+    pub(super) fn make(&mut self, plan: &Plan) -> Result<(), Failure> {
         self.check_daemon()?;
         let before = shown(&plan.probes)?;
         for name in plan.unseen(before.keys()) {
@@ -48,30 +50,27 @@ impl Change<'_> {
             ));
         }
         self.journal.begin_run()?;
-        let Err(failure) = self.steps(plan, texts, &before) else { return Ok(()) };
+        let Err(failure) = self.steps(plan, &before) else { return Ok(()) };
         let undone = self.server.back().and_then(|()| self.undo_run());
         Err(match undone {
-            Ok(()) => failure.while_trying("everything was put back"),
+            Ok(_) => failure.while_trying("everything was put back"),
             Err(error) => failure.while_trying(format_args!(
-                "not everything could be put back ({}); correct that, and run: keyward protect {} --undo",
+                "not everything could be put back ({}); correct that, and run: {}",
                 error.into_reason(),
-                self.options.server.name()
+                self.options.command("--undo")
             )),
         })
     }
 
-    fn steps(
-        &mut self,
-        plan: &Plan,
-        texts: &BTreeMap<PathBuf, String>,
-        before: &Shown,
-    ) -> Result<(), Failure> {
+    fn steps(&mut self, plan: &Plan, before: &Shown) -> Result<(), Failure> {
+        // Handshakes and a question have taken their time since.
+        plan.keys.check_unchanged()?;
         let title = self.options.server.title();
         let references = self.take_keys(plan)?;
-        let all = plan.contents(texts, &references, |_| true);
-        let first = plan.contents(texts, &references, |edit| edit.is_environment);
-        self.journal.keep(&first, texts, &plan.replaced)?;
-        self.journal.keep(&all, texts, &plan.replaced)?;
+        let all = plan.contents(&references, |_| true);
+        let first = plan.contents(&references, |edit| edit.is_environment);
+        self.journal.keep(&first, &plan.texts, &plan.replaced)?;
+        self.journal.keep(&all, &plan.texts, &plan.replaced)?;
         // The grants come before the first request, and the references before the lines that name
         // them.
         let edited: BTreeSet<_> = plan.edits.iter().map(|edit| &edit.path).collect();
@@ -96,11 +95,12 @@ impl Change<'_> {
         for (path, contents) in all.iter().filter(|(path, _)| edited.contains(path)) {
             self.journal.write(path, contents)?;
         }
+        plan.keys.check_unchanged()?;
         for (path, contents) in all.iter().filter(|(path, _)| plan.replaced.contains_key(*path)) {
             self.journal.replace(path, contents)?;
         }
         self.server.check(self.options)?;
-        self.done(&format!("{title} accepts the references"));
+        self.done(&format!("{title} accepts its files"));
         reload_systemd()?;
         self.journal.enter(Phase::Switching)?;
         self.forward()?;
@@ -137,18 +137,21 @@ impl Change<'_> {
 
     /// Has the daemon take the keys.
     fn take_keys(&mut self, plan: &Plan) -> Result<Vec<Reference>, Failure> {
-        for (file, number) in plan.key_files() {
-            let moved = plan.replaced.get(file).map(PathBuf::as_path);
+        for (path, number) in plan.key_files() {
+            let moved = plan.replaced.get(path).map(PathBuf::as_path);
             // The file behind a link that moves, too.
-            let is_noted = moved.is_some() && file.is_symlink() && plan.replaced.contains_key(&real(file));
-            if let Some(key) = plan.keys.planned.get(number).filter(|_| !is_noted) {
-                self.journal.note_key_file(file, key.label.as_str(), moved)?;
+            let is_noted = moved.is_some() && path.is_symlink() && plan.replaced.contains_key(&real(path));
+            let key = plan.keys.planned.get(number).filter(|_| !is_noted);
+            if let (Some(key), Some(facts)) = (key, plan.keys.facts.get(path)) {
+                let public_key = digest(key.spki());
+                let file = KeyFile::new(path, key.label.as_str(), public_key, *facts, moved);
+                self.journal.note_key_file(file)?;
             }
         }
         let mut references = Vec::new();
         for key in &plan.keys.planned {
             // Noted first: the undo removes a key that was made, and nothing was there before.
-            if !key.is_known() {
+            if !key.is_known() || key.is_deleted() {
                 self.journal.note_key(key.label.as_str(), key.spki())?;
             }
             let (reference, is_new) = key.take(self.admin)?;
@@ -199,6 +202,7 @@ impl Change<'_> {
             let reason = "keyward protect has changed nothing here that is not undone";
             return Err(Failure::new(exit::NO_INPUT, reason));
         }
+        let mut is_whole = true;
         while self.journal.phase().is_some() {
             if self.journal.is_final() {
                 let reason = format_args!(
@@ -209,18 +213,21 @@ impl Change<'_> {
             }
             self.refuse_foreign()?;
             self.server.back()?;
-            self.undo_run()?;
+            is_whole &= self.undo_run()?;
         }
         self.journal.remove()?;
-        self.done("every file is as it was");
+        self.done(match is_whole {
+            true => "every file is as it was",
+            false => "every other file is as it was",
+        });
         Ok(())
     }
 
-    /// Undoes the last run.
-    fn undo_run(&mut self) -> Result<(), Failure> {
+    /// Undoes the last run. Returns false if a file stays, which has a new key.
+    fn undo_run(&mut self) -> Result<bool, Failure> {
         let was_done = self.journal.phase() == Some(Phase::Done);
         self.journal.enter(Phase::Undoing)?;
-        self.journal.put_back()?;
+        let is_whole = self.journal.put_back()?;
         reload_systemd()?;
         if let Err(refusal) = self.server.check(self.options) {
             // Another part of the configuration may name a file of the run, such as a new site.
@@ -234,9 +241,17 @@ impl Change<'_> {
         self.server.reload(self.options)?;
         // Handshakes that have begun with references still need the keys.
         self.server.settle();
-        self.done(&format!("{} uses the files of before", self.options.server.title()));
-        self.forget_keys()?;
-        self.journal.forget_run()
+        let title = self.options.server.title();
+        if self.server.is_running() {
+            self.done(&format!("{title} uses the files of before"));
+        }
+        self.forget_keys().map_err(|failure| {
+            failure.while_trying(format_args!(
+                "the files of {title} are as they were, and the daemon still has grants and keys; when it answers, run the command again"
+            ))
+        })?;
+        self.journal.forget_run()?;
+        Ok(is_whole)
     }
 
     /// Removes the key files of changes that are done.
@@ -250,18 +265,46 @@ impl Change<'_> {
             let reason = format_args!("there is nothing to remove: first run keyward protect {name}");
             return Err(Failure::new(exit::NO_INPUT, reason));
         }
-        let named = self.server.files_in_use(self.options)?;
+        let mut in_use = vec![(title.to_owned(), self.server.files_in_use(self.options)?)];
+        in_use.extend(self.options.other_servers(self.server.pid()));
+        let (keys, _) = self.admin.list()?;
+        let is_signing = |public_key: &str| {
+            let mut enabled = keys.iter().filter(|key| key.state == "enabled");
+            enabled.any(|key| {
+                let mut numbers = key.versions.iter().map(|version| version.number);
+                numbers.any(|number| key.public_key(number).is_some_and(|spki| digest(&spki) == public_key))
+            })
+        };
         for file in self.journal.key_files() {
             let refused =
                 |why: &str| Failure::new(exit::CONFIG, format_args!("{} stays: {why}", file.path.display()));
-            if named.contains(&file.path) {
-                return Err(refused(&format!("{title} uses the file")));
+            if file.is_of_certbot() {
+                output::note(format_args!(
+                    "{} stays, because certbot renews nothing without it; docs/certbot.md puts a reference there",
+                    file.path.display()
+                ));
+                continue;
             }
-            if !file.is_same() {
+            let is_named = |files: &BTreeSet<PathBuf>| {
+                let is_it = |path: &PathBuf| path.metadata().is_ok_and(|found| file.is_at(&found));
+                files.contains(&file.path) || files.iter().any(is_it)
+            };
+            if let Some((user, _)) = in_use.iter().find(|(_, files)| is_named(files)) {
+                return Err(refused(&format!("{user} uses the file")));
+            }
+            if file.removal == Removal::None && !file.is_same() {
                 return Err(refused("it was changed since its key was imported"));
             }
-            if self.admin.show(&file.label)?.state != "enabled" {
-                return Err(refused(&format!("its key {} does not sign in the daemon now", file.label)));
+            if file.names() > 1 {
+                return Err(refused(
+                    "it has another name (a hard link), which would be empty then: remove that",
+                ));
+            }
+            if !is_signing(&file.public_key) {
+                return Err(refused(&format!(
+                    "no key of the daemon that signs now has its public key ({})",
+                    file.label
+                )));
             }
         }
         for path in self.journal.remove_key_files()? {
@@ -278,6 +321,8 @@ impl Change<'_> {
     fn forget_keys(&self) -> Result<(), Failure> {
         self.reload_daemon()?;
         let (known, _) = self.admin.list()?;
+        let of_others = self.journal.labels_of_others();
+        let own = self.server.workers();
         for imported in self.journal.imported() {
             let Some(key) = known.iter().find(|key| key.label == imported.label && key.deletion.is_none())
             else {
@@ -285,6 +330,20 @@ impl Change<'_> {
             };
             let is_it =
                 |number: u32| key.public_key(number).is_some_and(|spki| digest(&spki) == imported.public_key);
+            // The provider of another server would lose the key at once.
+            let peers = self.admin.show(&imported.label)?.peers;
+            let is_used = self.server.is_running()
+                && peers.iter().any(|peer| {
+                    let is_own = peer.uid == own.uid && peer.unit.as_deref() == own.service.as_deref();
+                    !is_own && now().saturating_sub(peer.last) < RECENTLY.as_secs()
+                });
+            if is_used || of_others.contains(&imported.label) {
+                output::note(format_args!(
+                    "key {0} stays in the daemon, because another server uses it; to delete it later: keyward key delete {0}",
+                    imported.label
+                ));
+                continue;
+            }
             // Another version, or another key, is in no file.
             match key.versions.as_slice() {
                 [one] if is_it(one.number) => {
@@ -430,7 +489,9 @@ fn compare(before: &Shown, after: &Shown) -> Result<(), Failure> {
     let other = before.iter().find(|(probe, certificate)| after.get(probe) != Some(*certificate));
     let Some((probe, _)) = other else { return Ok(()) };
     let how = match after.contains_key(probe) {
-        true => "shows another certificate than before",
+        true => {
+            "shows another certificate than before; if the server had not yet read files that were renewed, reload it first"
+        }
         false => "does not shake hands any more; the log of the daemon (keyward audit tail) may say why",
     };
     Err(Failure::new(exit::UNAVAILABLE, format_args!("the listener {} {how}, for {}", probe.at, probe.name)))
@@ -444,3 +505,6 @@ fn reload_systemd() -> Result<(), Failure> {
     let reloaded = program::run("systemctl", &["daemon-reload"], b"");
     reloaded.map(drop).map_err(|error| Failure::new(exit::UNAVAILABLE, error))
 }
+
+/// Time for which the use of a key counts for a deletion.
+const RECENTLY: Duration = Duration::from_secs(3600);

@@ -20,7 +20,11 @@ pub(super) fn add(plan: &mut Plan, options: &Protect, server: &dyn Running) {
     }
     let path = config::drop_in_directory(&options.config).join(format!("{}.toml", server.name()));
     // A second run adds sites, and keeps the grants of the first.
-    let mut text = fs::read_to_string(&path).unwrap_or_else(|_| {
+    let before = fs::read_to_string(&path).ok();
+    if let Some(before) = &before {
+        plan.texts.insert(path.clone(), before.clone());
+    }
+    let mut text = before.unwrap_or_else(|| {
         let (title, name) = (options.server.title(), options.server.name());
         format!(
             "# Grants of {title}. Written by keyward protect {name}; keyward protect {name} --undo removes the file.\n"

@@ -18,8 +18,10 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
-use super::key_file::{KeyFile, modified};
+use super::key_file::{KeyFile, Removal, modified};
+use super::keys::holds_private_key;
 use crate::cli::failure::Failure;
+use crate::cli::output;
 use crate::ground::exit;
 use crate::ground::ownership::{self, Owners};
 
@@ -272,21 +274,11 @@ impl Journal {
         self.runs.last().map(|run| run.entries.imported.as_slice()).unwrap_or_default()
     }
 
-    /// Notes a file with a private key, which will have another name if `moved` is given.
+    /// Notes a file with a private key.
     ///
     /// # Errors
-    /// [`Failure`] if the file cannot be examined, or the journal cannot be written.
-    pub(super) fn note_key_file(
-        &mut self,
-        path: &Path,
-        label: &str,
-        moved: Option<&Path>,
-    ) -> Result<(), Failure> {
-        let file = KeyFile::of(path, label)?;
-        let file = match moved {
-            Some(moved) => file.moved_to(moved),
-            None => file,
-        };
+    /// [`Failure`] if the journal cannot be written.
+    pub(super) fn note_key_file(&mut self, file: KeyFile) -> Result<(), Failure> {
         let run = self.last()?;
         run.entries.key_files.retain(|known| known.path != file.path);
         run.entries.key_files.push(file);
@@ -296,12 +288,32 @@ impl Journal {
     /// Files with private keys that the server needs no more, of all runs.
     pub(super) fn key_files(&self) -> Vec<&KeyFile> {
         let all = self.runs.iter().flat_map(|run| &run.entries.key_files);
-        all.filter(|file| !file.is_removed && file.path.exists()).collect()
+        all.filter(|file| file.removal != Removal::Done && file.exists()).collect()
     }
 
-    /// True if a key file of the last run was removed, so that there is no way back.
+    /// True if a key file of the last run was removed or overwritten, so that there is no way back.
     pub(super) fn is_final(&self) -> bool {
-        self.runs.last().is_some_and(|run| run.entries.key_files.iter().any(|file| file.is_removed))
+        let is_gone = |file: &KeyFile| match file.removal {
+            Removal::None => false,
+            Removal::Begun => !file.is_same(),
+            Removal::Done => true,
+        };
+        self.runs.last().is_some_and(|run| run.entries.key_files.iter().any(is_gone))
+    }
+
+    /// Labels of the keys that other journals in the directory of this one name: other servers use
+    /// these keys.
+    pub(super) fn labels_of_others(&self) -> BTreeSet<String> {
+        let mut labels = BTreeSet::new();
+        let children =
+            |path: &Path| fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+        let all = self.directory.parent().map(children).into_iter().flatten();
+        for run in all.filter(|path| *path != self.directory).flat_map(|path| children(&path)) {
+            let Ok(bytes) = fs::read(run.join(ENTRIES)) else { continue };
+            let Ok(entries) = serde_json::from_slice::<Entries>(&bytes) else { continue };
+            labels.extend(entries.key_files.into_iter().map(|file| file.label));
+        }
+        labels
     }
 
     /// Overwrites and removes the files with private keys. Returns their paths.
@@ -313,14 +325,18 @@ impl Journal {
         for run in &mut self.runs {
             for at in 0..run.entries.key_files.len() {
                 let Some(file) = run.entries.key_files.get_mut(at) else { continue };
-                if file.is_removed || !file.path.exists() {
+                if file.removal == Removal::Done || !file.exists() || file.is_of_certbot() {
                     continue;
                 }
-                // Noted first: after a stop, the file may be empty.
-                file.is_removed = true;
+                // Noted first: after a stop, the file may be overwritten.
+                file.removal = Removal::Begun;
                 let file = file.clone();
                 run.save()?;
                 file.wipe().map_err(|error| cannot_write(&file.path, &error))?;
+                if let Some(file) = run.entries.key_files.get_mut(at) {
+                    file.removal = Removal::Done;
+                }
+                run.save()?;
                 removed.push(file.path);
             }
         }
@@ -346,7 +362,8 @@ impl Journal {
             entry.moved.clone().or(copy)
         };
         let is_other = |entry: &&Entry| match fs::read(&entry.path) {
-            // The key file itself.
+            // The key file itself, or one that a renewal has put there.
+            Ok(contents) if entry.moved.is_some() && holds_private_key(&contents) => false,
             Ok(_)
                 if entry
                     .moved
@@ -367,14 +384,26 @@ impl Journal {
     }
 
     /// Puts every file back as it was before the last run, and removes the files and directories
-    /// that the run has made. Goes on where a stop has interrupted it.
+    /// that the run has made. Goes on where a stop has interrupted it. Returns false if a file
+    /// stays because a renewal has put a new key there.
     ///
     /// # Errors
     /// [`Failure`] names the first file that cannot be put back.
-    pub(super) fn put_back(&self) -> Result<(), Failure> {
-        let Some(run) = self.runs.last() else { return Ok(()) };
+    pub(super) fn put_back(&self) -> Result<bool, Failure> {
+        let Some(run) = self.runs.last() else { return Ok(true) };
+        let mut is_whole = true;
         for entry in &run.entries.files {
             if let Some(moved) = &entry.moved {
+                let is_renewed = fs::read(&entry.path).is_ok_and(|contents| holds_private_key(&contents));
+                if is_renewed && is_there(moved) && !is_one(&entry.path, moved) {
+                    output::note(format_args!(
+                        "{} has a key of its own again, and stays; the key file of before is {}",
+                        entry.path.display(),
+                        moved.display()
+                    ));
+                    is_whole = false;
+                    continue;
+                }
                 move_back(moved, &entry.path).map_err(|error| cannot_write(&entry.path, &error))?;
                 continue;
             }
@@ -412,7 +441,7 @@ impl Journal {
             // A directory in which somebody else has put files stays.
             let _ = fs::remove_dir(directory);
         }
-        Ok(())
+        Ok(is_whole)
     }
 
     /// Writes the files as the last run has left them: the way back was refused.
@@ -570,6 +599,7 @@ const ENTRIES: &str = "journal.json";
 
 #[cfg(test)]
 mod tests {
+    use super::super::key_file::Facts;
     use super::*;
 
     #[test]
@@ -622,7 +652,6 @@ mod tests {
         for step in 0..5 {
             let mut journal = Journal::open(&path("journal")).unwrap();
             journal.begin_run().unwrap();
-            journal.note_key_file(&path("link"), "shop", Some(&path(".link.before"))).unwrap();
             journal.keep(&files, &BTreeMap::new(), &replaced).unwrap();
             let linked = |name: &str| fs::hard_link(path(name), path(&format!(".{name}.before"))).unwrap();
             match step {
@@ -699,21 +728,51 @@ mod tests {
         let path = |name: &str| directory.path().join(name);
         fs::write(path("real"), "key").unwrap();
         std::os::unix::fs::symlink("real", path("link")).unwrap();
+        let note = |journal: &mut Journal| {
+            let facts = Facts::of(&path("link").metadata().unwrap());
+            journal.note_key_file(KeyFile::new(&path("link"), "shop", "00".into(), facts, None)).unwrap();
+        };
         let mut journal = Journal::open(&path("journal")).unwrap();
         journal.begin_run().unwrap();
-        journal.note_key_file(&path("link"), "shop", None).unwrap();
+        note(&mut journal);
         assert!(journal.key_files()[0].is_same() && !journal.is_final());
         fs::write(path("other"), "new").unwrap();
         fs::rename(path("other"), path("real")).unwrap();
         assert!(!journal.key_files()[0].is_same());
         assert!(journal.remove_key_files().is_err());
         assert_eq!(fs::read(path("real")).unwrap(), b"new");
-        journal.note_key_file(&path("link"), "shop", None).unwrap();
+        note(&mut journal);
+        assert_eq!(journal.key_files()[0].names(), 1);
         assert_eq!(journal.remove_key_files().unwrap(), [path("link")]);
         assert!(!path("real").exists() && path("link").symlink_metadata().is_err() && journal.is_final());
         // Another key at the same place is not of this journal.
         fs::write(path("link"), "another").unwrap();
         assert!(journal.remove_key_files().unwrap().is_empty());
         assert_eq!(fs::read(path("link")).unwrap(), b"another");
+    }
+
+    /// The file cannot be removed at first, or the command was stopped: the next one goes on.
+    #[test]
+    fn a_removal_that_has_failed_goes_on() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        fs::write(path("key"), "key").unwrap();
+        let mut journal = Journal::open(&path("journal")).unwrap();
+        journal.begin_run().unwrap();
+        let facts = Facts::of(&path("key").metadata().unwrap());
+        journal.note_key_file(KeyFile::new(&path("key"), "shop", "00".into(), facts, None)).unwrap();
+        // Others could exchange the file, so it is not touched.
+        fs::set_permissions(path("key"), Permissions::from_mode(0o666)).unwrap();
+        assert!(journal.remove_key_files().is_err());
+        assert!(!journal.is_final(), "the file is whole");
+        drop(journal);
+        let mut journal = Journal::open(&path("journal")).unwrap();
+        assert_eq!(journal.key_files().len(), 1);
+        fs::set_permissions(path("key"), Permissions::from_mode(0o600)).unwrap();
+        // As after a stop in the middle.
+        fs::write(path("key"), [0; 3]).unwrap();
+        assert!(journal.is_final());
+        assert_eq!(journal.remove_key_files().unwrap(), [path("key")]);
+        assert!(!path("key").exists());
     }
 }

@@ -8,76 +8,114 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cli::failure::Failure;
-use crate::ground::exit;
 use crate::ground::ownership;
 
-/// A file with a private key, and facts by which it is known again.
+/// A file with a private key that was imported, and facts by which the file is known again.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(super) struct KeyFile {
-    /// The path in the configuration.
+    /// The path in the configuration, or the other name that the file has got.
     pub(super) path: PathBuf,
     /// The path to which links lead.
     real: PathBuf,
     /// Label of the key in the daemon.
     pub(super) label: String,
+    /// SHA-256 of the public key, in hexadecimal digits.
+    pub(super) public_key: String,
+    facts: Facts,
+    /// How far its removal has come.
+    #[serde(default)]
+    pub(super) removal: Removal,
+}
+
+/// Facts about a file at the time when its key was read.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(super) struct Facts {
     device: u64,
     inode: u64,
     length: u64,
     /// Time of the last change of the contents, in nanoseconds since 1970.
     modified: u64,
-    /// True if the file is removed, or was about to be.
-    pub(super) is_removed: bool,
+}
+
+/// How far the removal of a file has come.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Removal {
+    #[default]
+    None,
+    /// The file may be overwritten in part.
+    Begun,
+    Done,
+}
+
+impl Facts {
+    pub(super) fn of(found: &fs::Metadata) -> Self {
+        Self { device: found.dev(), inode: found.ino(), length: found.len(), modified: modified(found) }
+    }
+
+    /// True if a path leads to the file as it was.
+    pub(super) fn hold_for(self, path: &Path) -> bool {
+        path.metadata().is_ok_and(|found| Self::of(&found) == self)
+    }
 }
 
 impl KeyFile {
-    /// The facts about a file as it is now. Others must not be able to exchange the file.
-    ///
-    /// # Errors
-    /// [`Failure`] if the file cannot be examined, or if others can change it.
-    pub(super) fn of(path: &Path, label: &str) -> Result<Self, Failure> {
-        let real = path.canonicalize().map_err(|error| Failure::reading(path, &error))?;
-        let file = ownership::open(&real).map_err(|error| {
-            Failure::new(exit::NO_PERMISSION, format_args!("cannot use {}: {error}", path.display()))
-        })?;
-        let found = file.metadata().map_err(|error| Failure::reading(path, &error))?;
-        Ok(Self {
-            path: path.to_owned(),
+    /// A file whose key was read with these facts. `public_key` is the SHA-256 of the public key.
+    /// The file will have the name `moved`, if that is given: if the path leads to it through a
+    /// link, the link will have the other name.
+    pub(super) fn new(
+        path: &Path,
+        label: &str,
+        public_key: String,
+        facts: Facts,
+        moved: Option<&Path>,
+    ) -> Self {
+        let mut real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        if let Some(name) = moved.and_then(Path::file_name).filter(|_| !path.is_symlink()) {
+            real.set_file_name(name);
+        }
+        Self {
+            path: moved.unwrap_or(path).to_owned(),
             real,
             label: label.to_owned(),
-            device: found.dev(),
-            inode: found.ino(),
-            length: found.len(),
-            modified: modified(&found),
-            is_removed: false,
-        })
-    }
-
-    /// The same file under another name in its directory. If the path leads to it through a link,
-    /// the link has the other name.
-    pub(super) fn moved_to(mut self, path: &Path) -> Self {
-        let is_link = self.path.is_symlink();
-        if !is_link {
-            let directory = self.real.parent().unwrap_or(Path::new("/"));
-            self.real = directory.join(path.file_name().unwrap_or_default());
+            public_key,
+            facts,
+            removal: Removal::None,
         }
-        self.path = path.to_owned();
-        self
     }
 
-    /// True if the file is the one whose key was imported.
+    /// True if the file is as it was when its key was imported.
     pub(super) fn is_same(&self) -> bool {
-        Self::of(&self.path, &self.label).is_ok_and(|now| now == Self { is_removed: false, ..self.clone() })
+        self.facts.hold_for(&self.path)
+    }
+
+    /// True if a file has the place of this one on the disk.
+    pub(super) fn is_at(&self, found: &fs::Metadata) -> bool {
+        (found.dev(), found.ino()) == (self.facts.device, self.facts.inode)
+    }
+
+    /// True if there is a file at its path, this one or another one.
+    pub(super) fn exists(&self) -> bool {
+        self.real.exists()
+    }
+
+    /// True if the file belongs to certbot, which renews nothing without it.
+    pub(super) fn is_of_certbot(&self) -> bool {
+        [&self.path, &self.real].iter().any(|path| path.starts_with(CERTBOT))
+    }
+
+    /// Number of names of the file on the disk.
+    pub(super) fn names(&self) -> u64 {
+        self.real.metadata().map_or(1, |found| found.nlink())
     }
 
     /// Overwrites the file and removes it. Copies elsewhere, and old blocks of the disk, stay.
     pub(super) fn wipe(&self) -> io::Result<()> {
         let mut file = ownership::open_to_write(&self.real).map_err(io::Error::other)?;
-        let found = file.metadata()?;
-        if (found.dev(), found.ino()) != (self.device, self.inode) {
+        if !self.is_at(&file.metadata()?) {
             return Err(io::Error::other("it is another file now"));
         }
-        io::copy(&mut io::repeat(0).take(self.length), &mut file)?;
+        io::copy(&mut io::repeat(0).take(self.facts.length), &mut file)?;
         file.sync_all()?;
         fs::remove_file(&self.real)?;
         if self.path != self.real {
@@ -92,3 +130,6 @@ pub(super) fn modified(found: &fs::Metadata) -> u64 {
     let since = found.modified().ok().and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
     since.map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
 }
+
+/// Directory of certbot.
+pub(super) const CERTBOT: &str = "/etc/letsencrypt";

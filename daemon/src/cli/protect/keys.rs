@@ -9,6 +9,7 @@ use keyward_proto::{KeyType, Label, Reference, Use};
 use keyward_unit::{ImportError, KeyFile};
 use zeroize::Zeroizing;
 
+use super::key_file::Facts;
 use crate::admin::api::KeyView;
 use crate::admin::client::{AdminClient, AdminClientError};
 use crate::admin::request;
@@ -49,6 +50,8 @@ pub(super) struct Keys {
     pub(super) planned: Vec<PlannedKey>,
     /// Number of the planned key in each file.
     pub(super) of_file: BTreeMap<PathBuf, usize>,
+    /// Facts about these files at the time of their reading.
+    pub(super) facts: BTreeMap<PathBuf, Facts>,
     /// Files that hold a reference already.
     pub(super) references: BTreeSet<PathBuf>,
 }
@@ -62,7 +65,7 @@ impl Keys {
         let mut keys = Self::default();
         let mut names = Vec::new();
         for wanted in wanted {
-            let bytes = contents(&wanted.file)?;
+            let (bytes, facts) = read(&wanted.file)?;
             if bytes.windows(BEGIN_REFERENCE.len()).any(|part| part == BEGIN_REFERENCE) {
                 keys.references.insert(wanted.file);
                 continue;
@@ -85,10 +88,44 @@ impl Keys {
             planned.uses.extend(wanted.uses);
             planned.files.insert(wanted.file.clone());
             names[at].extend(wanted.names);
+            keys.facts.insert(wanted.file.clone(), facts);
             keys.of_file.insert(wanted.file, at);
         }
         keys.name(&names);
         Ok(keys)
+    }
+
+    /// Checks that nobody has changed a key file since it was read.
+    ///
+    /// # Errors
+    /// [`Failure`] names the file.
+    pub(super) fn check_unchanged(&self) -> Result<(), Failure> {
+        match self.facts.iter().find(|(path, facts)| !facts.hold_for(path)) {
+            None => Ok(()),
+            Some((path, _)) => {
+                let why = format_args!("{} was changed just now; run the command again", path.display());
+                Err(Failure::new(exit::CONFIG, why))
+            }
+        }
+    }
+
+    /// Adds a file of certificates, if it holds a planned private key in plain form as well.
+    /// Returns the number of the key.
+    ///
+    /// # Errors
+    /// [`Failure`] if the file cannot be read.
+    pub(super) fn add_combined(&mut self, path: &Path) -> Result<Option<usize>, Failure> {
+        if let Some(number) = self.of_file.get(path) {
+            return Ok(Some(*number));
+        }
+        let (bytes, facts) = read(path)?;
+        let file = KeyFile::read(&bytes, None).ok().filter(|file| file.key_count() == 1);
+        let spki = file.as_ref().and_then(|file| file.spki(0).ok());
+        let number = self.planned.iter().position(|key| spki.is_some_and(|spki| spki == key.spki));
+        if number.is_some() {
+            self.facts.insert(path.to_owned(), facts);
+        }
+        Ok(number)
     }
 
     /// Chooses the labels: the first name of the server, with the type of the key where several
@@ -142,6 +179,11 @@ impl PlannedKey {
     /// True if the daemon has this key already.
     pub(super) fn is_known(&self) -> bool {
         self.known.is_some()
+    }
+
+    /// True if the daemon has this key, and it was deleted: it comes back.
+    pub(super) fn is_deleted(&self) -> bool {
+        self.known.as_ref().is_some_and(|(view, _)| view.deletion.is_some())
     }
 
     /// Has the daemon take the key, with the uses that it needs. Returns the reference, and true if
@@ -260,6 +302,11 @@ fn stem(key: &PlannedKey, names: &[String]) -> String {
 }
 
 fn contents(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    read(path).map(|(bytes, _)| bytes)
+}
+
+/// Reads a file, and the facts about that file.
+fn read(path: &Path) -> Result<(Zeroizing<Vec<u8>>, Facts), Failure> {
     let failed = |reason| Failure::reading(path, &reason);
     // Nobody else may choose the file that root reads and later removes.
     let file = ownership::open(path).map_err(|error| match error.into_io() {
@@ -268,12 +315,13 @@ fn contents(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
             Failure::new(exit::NO_PERMISSION, format_args!("cannot use {}: {error}", path.display()))
         }
     })?;
+    let facts = Facts::of(&file.metadata().map_err(failed)?);
     // With full capacity from the start: growing would leave unwiped copies in memory.
     let mut bytes = Zeroizing::new(Vec::with_capacity(LONGEST as usize + 1));
     file.take(LONGEST + 1).read_to_end(&mut bytes).map_err(failed)?;
     match bytes.len() as u64 > LONGEST {
         true => Err(Failure::new(exit::DATA, format_args!("{} is longer than 1 MiB", path.display()))),
-        false => Ok(bytes),
+        false => Ok((bytes, facts)),
     }
 }
 
@@ -313,25 +361,29 @@ pub(super) fn names(path: &Path) -> Vec<String> {
     leaf.map(|leaf| leaf.names().to_vec()).unwrap_or_default()
 }
 
-/// The text of a file in PEM without its private keys.
+/// The blocks of a file in PEM that are public: certificates, and parameters for DH. A text between
+/// the blocks may show a private key, as `openssl pkey -text` prints it, so the text is left out.
 ///
 /// # Errors
-/// [`Failure`] if the file cannot be read, or is no text.
-pub(super) fn without_private_keys(path: &Path) -> Result<String, Failure> {
+/// [`Failure`] if the file cannot be read, or a block has no end.
+pub(super) fn public_blocks(path: &Path) -> Result<String, Failure> {
     let bytes = contents(path)?;
-    let text = str::from_utf8(&bytes)
-        .map_err(|_| Failure::new(exit::DATA, format_args!("{} is not text in UTF-8", path.display())))?;
-    let (mut rest, mut is_inside) = (String::new(), false);
-    for line in text.split_inclusive('\n') {
-        let is_of_key = line.as_bytes().windows(PRIVATE_KEY.len()).any(|part| part == PRIVATE_KEY);
-        is_inside |= is_of_key && line.starts_with("-----BEGIN");
-        if !is_inside {
-            rest.push_str(line);
+    let text = String::from_utf8_lossy(&bytes);
+    let (mut rest, mut end) = (String::new(), None);
+    for line in text.lines().map(str::trim_end) {
+        let begun = PUBLIC.iter().find(|name| line == format!("-----BEGIN {name}-----"));
+        if let Some(name) = begun {
+            end = Some(format!("-----END {name}-----"));
         }
-        is_inside &= !(is_of_key && line.starts_with("-----END"));
+        if end.is_some() {
+            rest += line;
+            rest.push('\n');
+        }
+        if end.as_deref() == Some(line) {
+            end = None;
+        }
     }
-    // A key without an end hides the rest of the file from every reader.
-    match is_inside || holds_private_key(rest.as_bytes()) {
+    match end.is_some() || holds_private_key(rest.as_bytes()) {
         false => Ok(rest),
         true => Err(Failure::new(
             exit::DATA,
@@ -340,7 +392,17 @@ pub(super) fn without_private_keys(path: &Path) -> Result<String, Failure> {
     }
 }
 
-fn holds_private_key(bytes: &[u8]) -> bool {
+/// The reference in a file, if there is one.
+pub(super) fn reference(path: &Path) -> Option<Reference> {
+    let bytes = contents(path).ok()?;
+    let text = String::from_utf8_lossy(&bytes);
+    let (_, rest) = text.split_once(str::from_utf8(BEGIN_REFERENCE).ok()?)?;
+    let (body, _) = rest.split_once("-----END KEYWARD KEY-----")?;
+    Reference::from_pem(&format!("-----BEGIN KEYWARD KEY-----{body}-----END KEYWARD KEY-----\n")).ok()
+}
+
+/// True if a text in PEM holds a private key.
+pub(super) fn holds_private_key(bytes: &[u8]) -> bool {
     bytes.windows(PRIVATE_KEY.len()).any(|part| part == PRIVATE_KEY)
 }
 
@@ -375,8 +437,49 @@ const END_CERTIFICATE: &str = "-----END CERTIFICATE-----";
 const BEGIN_REFERENCE: &[u8] = b"-----BEGIN KEYWARD KEY-----";
 /// Part of the line with which every PEM block of a private key begins.
 const PRIVATE_KEY: &[u8] = b"PRIVATE KEY-----";
+/// Names of the blocks that a server reads from a file of certificates.
+const PUBLIC: [&str; 4] = ["CERTIFICATE", "TRUSTED CERTIFICATE", "X509 CRL", "DH PARAMETERS"];
 const DH_PARAMETERS: &[u8] = b"BEGIN DH PARAMETERS";
 /// Label of a key without any other name.
 const FALLBACK: &str = "server";
 /// Longest file of keys or certificates, in bytes (1 MiB).
 const LONGEST: u64 = 1 << 20;
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn only_public_blocks_stay() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("all.pem");
+        let certificate = "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n";
+        let parameters = "-----BEGIN DH PARAMETERS-----\nAA==\n-----END DH PARAMETERS-----\n";
+        let text = format!(
+            "priv:\n    8e:e5\n{}-----BEGIN EC PARAMETERS-----\nAA==\n-----END EC PARAMETERS-----\n\
+             -----BEGIN EC PRIVATE KEY-----\nBB==\n-----END EC PRIVATE KEY-----\nsubject=a\n{parameters}",
+            certificate.replace('\n', "\r\n")
+        );
+        fs::write(&path, text).unwrap();
+        assert_eq!(public_blocks(&path).unwrap(), format!("{certificate}{parameters}"));
+        fs::write(&path, "-----BEGIN CERTIFICATE-----\nAA==\n").unwrap();
+        assert!(public_blocks(&path).is_err());
+    }
+
+    #[test]
+    fn a_file_that_was_changed_since_is_seen() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("shop.key");
+        fs::write(&path, "one").unwrap();
+        let (_, facts) = read(&path).unwrap();
+        let keys = Keys { facts: [(path.clone(), facts)].into_iter().collect(), ..Keys::default() };
+        assert!(keys.check_unchanged().is_ok());
+        let other = directory.path().join("other");
+        fs::write(&other, "two").unwrap();
+        fs::rename(&other, &path).unwrap();
+        let refused = keys.check_unchanged().unwrap_err().into_reason();
+        assert!(refused.contains("shop.key was changed just now"), "{refused}");
+    }
+}

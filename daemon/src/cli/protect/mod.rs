@@ -18,6 +18,7 @@ mod plan;
 mod running;
 mod tls;
 
+use std::collections::BTreeSet;
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 
@@ -27,16 +28,18 @@ use super::client::{Client, RUNTIME_DIR};
 use super::doctor;
 use super::failure::Failure;
 use super::key::confirmed;
-use super::output::{print, print_json};
+use super::output::{self, print, print_json};
 use crate::admin::client::AdminClient;
 use crate::ground::text::quoted;
 use crate::ground::{exit, hardening};
 use crate::serve::DEFAULT_CONFIG;
+use crate::servers::processes;
 use apache::Apache;
 use change::Change;
 use haproxy::Haproxy;
 use journal::Journal;
 use nginx::Nginx;
+use plan::Plan;
 use running::{Running, Stopped};
 
 /// Key files stay where they are, and no private key is copied.
@@ -70,16 +73,16 @@ pub(super) struct Protect {
     #[arg(long)]
     with_rsa_key_exchange: bool,
     /// The openssl.cnf that activates the provider
-    #[arg(long, value_name = "FILE", default_value = "/etc/keyward/openssl.cnf")]
+    #[arg(long, value_name = "FILE", default_value = OPENSSL_CONF)]
     openssl_conf: PathBuf,
     /// Configuration file of the daemon; the grants go to a drop-in beside it
     #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
     config: PathBuf,
     /// Directory for the files as they were
-    #[arg(long, value_name = "DIR", default_value = "/etc/keyward/protected")]
+    #[arg(long, value_name = "DIR", default_value = JOURNAL)]
     journal: PathBuf,
     /// Directory for the drop-in of the service
-    #[arg(long, value_name = "DIR", default_value = "/etc/systemd/system")]
+    #[arg(long, value_name = "DIR", default_value = SYSTEMD_DIR)]
     systemd_dir: PathBuf,
     #[command(flatten)]
     client: Client,
@@ -174,15 +177,11 @@ impl Protect {
         // Another master may have come meanwhile.
         let server = self.server.find(self.pid.filter(|_| server.is_alive()))?;
         change.server = &*server;
-        let (plan, texts) = server.plan(self, admin)?;
+        let plan = server.plan(self, admin)?;
         if plan.is_empty() {
-            let title = self.server.title();
-            let text = match plan.keys.references.is_empty() {
-                true => format!("no server of {title} has a key in a file\n"),
-                false => format!("every key of {title} is in the daemon already\n"),
-            };
-            return print(&format!("{}\n{text}", plan.server));
+            return self.report_nothing(admin, &plan);
         }
+        self.check_other_servers(server.pid(), &plan)?;
         match (self.dry_run, self.client.json) {
             (true, true) => return print_json(&plan.json()),
             (true, false) => return print(&format!("{}\nNothing was changed (--dry-run).\n", plan.text())),
@@ -192,7 +191,7 @@ impl Protect {
         if plan.restarts && !self.restart {
             self.ask_for_restart()?;
         }
-        change.make(&plan, &texts)?;
+        change.make(&plan)?;
         match self.client.json {
             true => print_json(&plan.json()),
             false => Ok(()),
@@ -224,6 +223,80 @@ impl Protect {
         }
     }
 
+    /// Reports a plan without keys.
+    fn report_nothing(&self, admin: &AdminClient, plan: &Plan) -> Result<(), Failure> {
+        let title = self.server.title();
+        if self.client.json {
+            print_json(&plan.json())?;
+        } else {
+            let what = match plan.keys.references.is_empty() {
+                true => format!("no server of {title} has a key in a file that this command can move"),
+                false => format!("every key of {title} is in the daemon already"),
+            };
+            let notes: String = plan.notes.iter().map(|note| format!("\nNote: {note}\n")).collect();
+            print(&format!("{}\n{what}\n{notes}", plan.server))?;
+        }
+        for path in &plan.keys.references {
+            let Some(reference) = keys::reference(path) else { continue };
+            let key = admin.show(reference.label().as_str())?;
+            let has_key = key.public_key(reference.version()).is_some_and(|spki| spki == reference.spki());
+            if key.state != "enabled" || !has_key {
+                let reason = format_args!(
+                    "key {} of {} does not sign in the daemon now: see keyward key show {0}",
+                    key.label,
+                    path.display()
+                );
+                return Err(Failure::new(exit::CONFIG, reason));
+            }
+        }
+        Ok(())
+    }
+
+    /// Files that other servers of this host use, with the names of these servers. `own` is the
+    /// process of the server itself.
+    fn other_servers(&self, own: i32) -> Vec<(String, BTreeSet<PathBuf>)> {
+        let mut all = Vec::new();
+        for kind in Server::value_variants() {
+            for master in processes::masters(kind.program()).iter().filter(|master| master.pid != own) {
+                let found = kind.find(Some(master.pid)).and_then(|server| server.files_in_use(self));
+                match found {
+                    Ok(files) => all.push((format!("{} (process {})", kind.title(), master.pid), files)),
+                    // A process that has just ended uses nothing.
+                    Err(failure) if master.signal(None).is_ok() => output::warn(format_args!(
+                        "cannot see which files {} (process {}) uses: {}",
+                        kind.title(),
+                        master.pid,
+                        failure.into_reason()
+                    )),
+                    Err(_) => {}
+                }
+            }
+        }
+        all
+    }
+
+    /// Refuses references in the place of files that another server reads, too.
+    fn check_other_servers(&self, own: i32, plan: &Plan) -> Result<(), Failure> {
+        if plan.replaced.is_empty() {
+            return Ok(());
+        }
+        let name = |path: &Path| {
+            let directory = running::real(path.parent().unwrap_or(Path::new("/")));
+            directory.join(path.file_name().unwrap_or_default())
+        };
+        let replaced: BTreeSet<_> = plan.replaced.keys().map(|path| name(path)).collect();
+        for (user, files) in self.other_servers(own) {
+            if let Some(path) = files.iter().find(|path| replaced.contains(&name(path))) {
+                let reason = format_args!(
+                    "{user} uses {} too, and could not read a reference there: give it a file of its own",
+                    path.display()
+                );
+                return Err(Failure::new(exit::CONFIG, reason));
+            }
+        }
+        Ok(())
+    }
+
     /// Asks whether the server may restart.
     fn ask_for_restart(&self) -> Result<(), Failure> {
         let title = self.server.title();
@@ -246,14 +319,28 @@ impl Protect {
 
     /// How to go back, for the notes of a plan.
     fn way_back(&self) -> String {
-        let name = self.server.name();
-        let daemon = match self.client.runtime_dir == Path::new(RUNTIME_DIR) {
-            true => String::new(),
-            false => format!(" --runtime-dir {}", quoted(&self.client.runtime_dir)),
-        };
         format!(
-            "the key files stay, until keyward protect {name} --remove-key-files{daemon}; back: keyward protect {name} --undo{daemon}"
+            "the key files stay, until {}; back: {}",
+            self.command("--remove-key-files"),
+            self.command("--undo")
         )
+    }
+
+    /// The command for the same server with another option.
+    fn command(&self, option: &str) -> String {
+        let mut command = format!("keyward protect {} {option}", self.server.name());
+        for (name, path, usual) in [
+            ("--runtime-dir", &self.client.runtime_dir, RUNTIME_DIR),
+            ("--config", &self.config, DEFAULT_CONFIG),
+            ("--openssl-conf", &self.openssl_conf, OPENSSL_CONF),
+            ("--journal", &self.journal, JOURNAL),
+            ("--systemd-dir", &self.systemd_dir, SYSTEMD_DIR),
+        ] {
+            if *path != Path::new(usual) {
+                command += &format!(" {name} {}", quoted(path));
+            }
+        }
+        command
     }
 
     /// Says that a step is done.
@@ -263,3 +350,10 @@ impl Protect {
         }
     }
 }
+
+/// The openssl.cnf of the package.
+const OPENSSL_CONF: &str = "/etc/keyward/openssl.cnf";
+/// Directory of the journals.
+const JOURNAL: &str = "/etc/keyward/protected";
+/// Directory of the drop-ins of an administrator (systemd.unit(5)).
+const SYSTEMD_DIR: &str = "/etc/systemd/system";

@@ -3,6 +3,7 @@
 use core::fmt::Write;
 use core::ops::Range;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -13,7 +14,6 @@ use super::Protect;
 use super::keys::{self, Keys};
 use super::running::safe;
 use crate::cli::failure::Failure;
-use crate::ground::exit;
 use crate::ground::text::quoted;
 use crate::servers::served::Client;
 
@@ -62,6 +62,8 @@ pub(super) struct Plan {
     pub(super) socket: Option<String>,
     /// True if the server takes no connection for a moment.
     pub(super) restarts: bool,
+    /// Contents of the files that the plan was made from.
+    pub(super) texts: BTreeMap<PathBuf, String>,
     /// Steps after the files are written, for people.
     pub(super) steps: Vec<String>,
     /// Facts that a person should know before the change.
@@ -81,6 +83,7 @@ impl Plan {
             replaced: BTreeMap::new(),
             socket: None,
             restarts: false,
+            texts: BTreeMap::new(),
             steps: Vec::new(),
             notes,
         }
@@ -89,17 +92,17 @@ impl Plan {
     /// Plans a reference, with the rest of the file behind it, in the place of a key file.
     ///
     /// # Errors
-    /// [`Failure`] if others can change the file, or if its other name is taken.
+    /// [`Failure`] if others can change the file.
     pub(super) fn replace(&mut self, path: &Path, number: usize) -> Result<(), Failure> {
         safe(path)?;
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        // HAProxy loads no file of a directory with such a name.
-        let kept = path.with_file_name(format!(".{name}.before-keyward.key"));
-        if kept.symlink_metadata().is_ok() {
-            let reason = format_args!("{} is there already: move it away", quoted(&kept));
-            return Err(Failure::new(exit::CANNOT_CREATE, reason));
-        }
-        let rest = keys::without_private_keys(path)?;
+        // HAProxy loads no file of a directory with such a name. After a renewal by a key file,
+        // there are several.
+        let numbers = [String::new()].into_iter().chain((2..).map(|number| format!("-{number}")));
+        let mut kept =
+            numbers.map(|number| path.with_file_name(format!(".{name}.before-keyward{number}.key")));
+        let kept = kept.find(|kept| kept.symlink_metadata().is_err()).unwrap_or_default();
+        let rest = keys::public_blocks(path)?;
         self.new_files.insert(path.to_owned(), NewFile::Reference(number, rest));
         self.replaced.insert(path.to_owned(), kept);
         Ok(())
@@ -109,10 +112,20 @@ impl Plan {
     pub(super) fn add_service_drop_in(&mut self, options: &Protect, service: &str, variable: &str) {
         let (title, name) = (options.server.title(), options.server.name());
         let path = options.systemd_dir.join(format!("{service}.d/keyward.conf"));
-        let text = format!(
-            "# {title} loads the provider from its start on. Written by keyward protect {name}.\n[Service]\nEnvironment={variable}\n"
+        let line = format!("Environment={variable}");
+        let lines = format!(
+            "# {title} loads the provider from its start on. Written by keyward protect {name}.\n[Service]\n{line}\n"
         );
-        self.new_files.insert(path, NewFile::Text(text));
+        // An administrator may have a file of that name, with other settings.
+        match fs::read_to_string(&path) {
+            Ok(before) if before.lines().any(|known| known.trim() == line) => {}
+            Ok(before) => {
+                let end = if before.is_empty() || before.ends_with('\n') { "" } else { "\n" };
+                self.new_files.insert(path.clone(), NewFile::Text(format!("{before}{end}{lines}")));
+                self.texts.insert(path, before);
+            }
+            Err(_) => drop(self.new_files.insert(path, NewFile::Text(lines))),
+        }
     }
 
     /// Files that hold a planned key, with the number of the key.
@@ -134,11 +147,10 @@ impl Plan {
         self.keys.planned.is_empty()
     }
 
-    /// The contents of all files after the chosen edits. `texts` are the present contents of the
-    /// edited files, `references` those to the planned keys.
+    /// The contents of all files after the chosen edits. `references` are those to the planned
+    /// keys.
     pub(super) fn contents(
         &self,
-        texts: &BTreeMap<PathBuf, String>,
         references: &[Reference],
         is_chosen: impl Fn(&Edit) -> bool,
     ) -> BTreeMap<PathBuf, Vec<u8>> {
@@ -151,7 +163,7 @@ impl Plan {
         for edit in edits {
             let text = changed
                 .entry(edit.path.clone())
-                .or_insert_with(|| texts.get(&edit.path).cloned().unwrap_or_default());
+                .or_insert_with(|| self.texts.get(&edit.path).cloned().unwrap_or_default());
             text.replace_range(edit.place.clone(), &edit.text);
         }
         let new = self.new_files.iter().map(|(path, file)| {
@@ -206,6 +218,8 @@ impl Plan {
                     let key = self.keys.planned.get(*number);
                     key.map(|key| format!("reference to {}", key.label)).unwrap_or_default()
                 }
+                // A file that is there gets lines at its end.
+                NewFile::Text(_) if self.texts.contains_key(path) => "gets lines at its end".to_owned(),
                 NewFile::Text(text) => {
                     text.lines().next().unwrap_or_default().trim_start_matches("# ").to_owned()
                 }

@@ -2,7 +2,7 @@
 //! several servers share.
 
 use core::time::Duration;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -23,9 +23,6 @@ use crate::ground::program::{Limits, run};
 use crate::peers::service;
 use crate::servers::processes::{self, Child, Master};
 
-/// Contents of the files that a plan was made from.
-pub(super) type Texts = BTreeMap<PathBuf, String>;
-
 /// A server whose keys move.
 pub(super) trait Running {
     /// Name of its journal and of its drop-in: several servers of a kind have several
@@ -39,7 +36,7 @@ pub(super) trait Running {
     ///
     /// # Errors
     /// [`Failure`] for the first thing that cannot be done. Nothing was changed.
-    fn plan(&self, options: &Protect, admin: &AdminClient) -> Result<(Plan, Texts), Failure>;
+    fn plan(&self, options: &Protect, admin: &AdminClient) -> Result<Plan, Failure>;
 
     /// Has the server check its files.
     ///
@@ -56,8 +53,16 @@ pub(super) trait Running {
     /// True if the running server has loaded the provider.
     fn has_provider(&self) -> bool;
 
-    /// True if the server still runs.
+    /// The process that was found.
+    fn pid(&self) -> i32;
+
+    /// True if the process that was found still runs.
     fn is_alive(&self) -> bool;
+
+    /// True if the server runs, in this process or in another one.
+    fn is_running(&self) -> bool {
+        true
+    }
 
     /// Has the server read its configuration again, and waits until new connections meet that.
     ///
@@ -196,7 +201,7 @@ impl Running for Stopped {
         &self.nobody
     }
 
-    fn plan(&self, _: &Protect, _: &AdminClient) -> Result<(Plan, Texts), Failure> {
+    fn plan(&self, _: &Protect, _: &AdminClient) -> Result<Plan, Failure> {
         Err(Failure::new(exit::UNAVAILABLE, format_args!("{} does not run: start it", self.server.title())))
     }
 
@@ -216,7 +221,15 @@ impl Running for Stopped {
         false
     }
 
+    fn pid(&self) -> i32 {
+        0
+    }
+
     fn is_alive(&self) -> bool {
+        false
+    }
+
+    fn is_running(&self) -> bool {
         false
     }
 

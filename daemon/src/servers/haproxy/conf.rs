@@ -1,5 +1,7 @@
 //! Parser of haproxy.cfg: sections, lines and words (HAProxy Configuration Manual, 2.1 to 2.4).
 
+use std::collections::BTreeMap;
+
 /// A line of a configuration, with its words.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Line {
@@ -49,10 +51,44 @@ impl Line {
         pairs.filter(move |(one, _)| one.text == option).map(|(_, value)| value)
     }
 
+    /// Puts the values of variables into the words. A line `setenv` or `presetenv` of the section
+    /// global sets one. A word with an unknown variable stays as it is.
+    pub(super) fn expand(&mut self, variables: &mut BTreeMap<String, String>) {
+        for word in self.words.iter_mut().filter(|word| word.has_variable) {
+            if let Some(text) = expanded(&word.text, variables) {
+                *word = Word { text, has_variable: false };
+            }
+        }
+        let (name, value) = (self.word(1).to_owned(), self.word(2).to_owned());
+        match self.keyword() {
+            "setenv" if !self.is_conditional => drop(variables.insert(name, value)),
+            "presetenv" if !self.is_conditional => drop(variables.entry(name).or_insert(value)),
+            "unsetenv" => drop(variables.remove(&name)),
+            _ => {}
+        }
+    }
+
     /// The last value of an option.
     pub(crate) fn value(&self, option: &str) -> Option<&str> {
         self.values(option).last().map(|word| &*word.text)
     }
+}
+
+/// A text with the values of its variables, `$NAME` or `${NAME}`; `None` if one of them is unknown.
+fn expanded(text: &str, variables: &BTreeMap<String, String>) -> Option<String> {
+    let (mut done, mut rest) = (String::new(), text);
+    while let Some((before, after)) = rest.split_once('$') {
+        done += before;
+        let is_of_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let (name, behind) = match after.strip_prefix('{') {
+            Some(inside) => inside.split_once('}')?,
+            None => after.split_at(after.find(|c| !is_of_name(c)).unwrap_or(after.len())),
+        };
+        // A name in braces may have options behind it, such as a default value.
+        done += variables.get(name).filter(|_| name.chars().all(is_of_name))?;
+        rest = behind;
+    }
+    Some(done + rest)
 }
 
 /// The lines of a file. `section` is the one in which the file before has ended.
@@ -187,6 +223,22 @@ mod tests {
         let values: Vec<_> = lines[5].values("crt").map(|word| word.text.as_str()).collect();
         assert_eq!(values, ["b", "c"]);
         assert_eq!((lines[5].value("crt"), lines[5].file), (Some("c"), 2));
+    }
+
+    #[test]
+    fn variables_have_their_values() {
+        let mut variables = BTreeMap::from([("HOME".to_owned(), "/root".to_owned())]);
+        let mut lines = parse(
+            "global\n setenv CERTS /etc/certs\n presetenv HOME /other\nfrontend a\n bind :1 ssl crt \"${CERTS}/a.pem\" crt \"$HOME/b\" crt \"$UNKNOWN/c\" crt '$HOME'\n",
+            0,
+        );
+        lines.iter_mut().for_each(|line| line.expand(&mut variables));
+        let shown: Vec<_> =
+            lines[4].values("crt").map(|word| (word.text.as_str(), word.has_variable)).collect();
+        assert_eq!(
+            shown,
+            [("/etc/certs/a.pem", false), ("/root/b", false), ("$UNKNOWN/c", true), ("$HOME", false)]
+        );
     }
 
     proptest::proptest! {

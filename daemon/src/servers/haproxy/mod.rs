@@ -2,7 +2,7 @@
 
 mod conf;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -33,6 +33,7 @@ impl Configuration {
     /// can change.
     pub(crate) fn read(master: &Master) -> Result<Self, String> {
         let mut conf = Self { files: Vec::new(), lines: Vec::new(), directory: directory(master) };
+        let mut variables: BTreeMap<_, _> = super::processes::environment(master.pid).into_iter().collect();
         for named in named_files(master) {
             let path = conf.directory.join(named);
             let files = match path.is_dir() {
@@ -41,7 +42,9 @@ impl Configuration {
             };
             for path in files {
                 let text = text(&path)?;
-                conf.lines.extend(parse(&text, conf.files.len()));
+                let mut lines = parse(&text, conf.files.len());
+                lines.iter_mut().for_each(|line| line.expand(&mut variables));
+                conf.lines.extend(lines);
                 conf.files.push(ConfigurationFile { path, text });
             }
         }
@@ -77,6 +80,43 @@ impl Configuration {
             _ => self.directory.clone(),
         };
         directory.join(base).join(word)
+    }
+
+    /// Every file that a word of the configuration names, or a line of a list of certificates.
+    ///
+    /// # Errors
+    /// The reason as a sentence: a file of certificates or keys whose name has an unknown variable.
+    pub(crate) fn files_in_use(&self) -> Result<BTreeSet<PathBuf>, String> {
+        let mut files = BTreeSet::new();
+        for line in &self.lines {
+            for (option, word) in line.words.iter().zip(line.words.iter().skip(1)) {
+                if word.has_variable && FILE_OPTIONS.contains(&&*option.text) {
+                    return Err(format!("{}: nobody knows which file {} is", self.place(line), word.text));
+                }
+                self.add_files(line, word, &mut files);
+            }
+            for list in line.values("crt-list").filter(|list| !list.has_variable) {
+                for entry in certificate_list(&self.path(line, &list.text, ""))? {
+                    self.add_files(line, &entry.file, &mut files);
+                }
+            }
+        }
+        Ok(files)
+    }
+
+    /// Adds the files that a word may name, with the files that HAProxy looks for beside them.
+    fn add_files(&self, line: &Line, word: &Word, files: &mut BTreeSet<PathBuf>) {
+        for base in ["", "crt-base", "key-base", "ca-base"] {
+            let path = self.path(line, &word.text, base);
+            if path.is_dir() && line.values("crt").any(|crt| crt == word) {
+                files.extend(files_of_directory(&path).unwrap_or_default());
+            }
+            for ending in ["", ".key", ".rsa", ".ecdsa", ".dsa"] {
+                let mut name = path.clone().into_os_string();
+                name.push(ending);
+                files.extend(Some(PathBuf::from(name)).filter(|path| path.is_file()));
+            }
+        }
     }
 
     /// A place in a file, for people.
@@ -217,6 +257,8 @@ impl Word {
     }
 }
 
+/// Options with the name of a file of certificates or keys.
+const FILE_OPTIONS: [&str; 6] = ["crt", "crt-list", "key", "ca-file", "ca-sign-file", "ssl-dh-param-file"];
 /// Longest file of a configuration, in bytes (16 MiB).
 const LONGEST: u64 = 16 << 20;
 

@@ -198,19 +198,77 @@ fn sites_of_haproxy_move_under_load_and_back() {
     assert!(keys_in_memory(scene.master(), &secrets) > 0);
     assert_all_shook_hands(loads);
 
-    // A certificate that somebody has put there since is not overwritten by the way back.
+    // A renewal puts a key file into the place of the reference. The command takes that, too, and
+    // the way back does not exchange it for an older one.
     succeed(&mut scene.protect(&[]));
     let shop = scene.path("certs/shop.pem");
-    let reference = fs::read(&shop).unwrap();
     fs::write(&shop, &before[&shop].0).unwrap();
-    let (_, words) = fail(&mut scene.protect(&["--undo"]));
-    assert!(words.contains("shop.pem (before: ") && words.contains("would lose that change"), "{words}");
-    fs::write(&shop, reference).unwrap();
+    succeed(&mut scene.protect(&[]));
+    assert!(scene.path("certs/.shop.pem.before-keyward-2.key").exists());
     // HAProxy does not run: files are put back, and the next start reads them.
     scene.haproxy = None;
-    let undone = run(&mut scene.protect(&["--undo"]));
-    assert!(undone.status.success() && stderr(&undone).contains("does not run"), "{}", stderr(&undone));
+    // Among these processes is no HAProxy of another test.
+    let protect = scene.protect(&["--undo"]);
+    let mut alone = Command::new("unshare");
+    alone.args(["--pid", "--fork", "--mount-proc"]).arg(protect.get_program()).args(protect.get_args());
+    let undone = run(&mut alone);
+    let words = stderr(&undone);
+    assert!(undone.status.success() && words.contains("does not run"), "{words}");
+    assert!(words.contains("shop.pem has a key of its own again, and stays"), "{words}");
+    assert!(words.contains("every other file is as it was"), "{words}");
+    fs::remove_file(kept).unwrap();
     assert_eq!(contents(&scene, &scene.files()), contents(&scene, &before));
+}
+
+/// Two HAProxy use one key, and one of them a file of the other.
+#[test]
+fn a_key_that_another_server_uses_stays() {
+    if !has_root() {
+        return;
+    }
+    let scene = Scene::start();
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let configure = |file: &str| {
+        let text = fs::read_to_string(scene.path("haproxy.cfg")).unwrap();
+        let sites = text.find("frontend shop").unwrap();
+        let frontend = format!(
+            "frontend other\n\tbind {address} ssl crt {file}\n\thttp-request return status 200 content-type text/plain string served\n"
+        );
+        fs::write(scene.path("other.cfg"), format!("{}{frontend}", &text[..sites])).unwrap();
+    };
+    configure("certs/shop.pem");
+    let mut command = Command::new("/usr/sbin/haproxy");
+    command.args(["-W", "-db", "-f"]).arg(scene.path("other.cfg"));
+    let other = Process::start(&mut command, &scene.path("output.log"));
+    let handshake = Handshake::new(&scene.pki, address).asking_for("shop.example");
+    wait_for("the other HAProxy", || handshake.certificate().ok().map(drop));
+    let (_, words) = fail(&mut scene.protect(&[]));
+    assert!(
+        words.contains(&format!("HAProxy (process {}) uses ", other.id())) && words.contains("shop.pem too"),
+        "{words}"
+    );
+    // With a file of its own, both can move.
+    fs::copy(scene.path("certs/shop.pem"), scene.path("other.pem")).unwrap();
+    configure("other.pem");
+    let workers = children(other.id());
+    other.signal(Signal::USR2);
+    wait_for("a new worker", || children(other.id()).iter().all(|pid| !workers.contains(pid)).then_some(()));
+    succeed(&mut scene.protect(&[]));
+    let mut protect_other = scene.daemon.keyward(&["protect", "haproxy", "--pid", &other.id().to_string()]);
+    protect_other.arg("--config").arg(scene.daemon.path("keyward.toml"));
+    protect_other.arg("--openssl-conf").arg(scene.daemon.openssl_conf());
+    protect_other.arg("--journal").arg(scene.path("journal"));
+    let done = run(&mut protect_other);
+    assert!(stderr(&done).contains("is in the daemon already"), "{}", stderr(&done));
+    let undone = run(&mut scene.protect(&["--undo"]));
+    let words = stderr(&undone);
+    assert!(undone.status.success(), "{words}");
+    assert!(
+        words.contains("key shop.example-p256 stays in the daemon, because another server uses it"),
+        "{words}"
+    );
+    assert!(words.contains("key mail.example deleted"), "{words}");
+    assert!(handshake.make().is_ok());
 }
 
 #[test]
@@ -220,7 +278,26 @@ fn key_files_of_haproxy_are_removed_for_good() {
     }
     let scene = Scene::start();
     let shown = scene.certificates();
+    // Another section names the file behind the link.
+    let text = fs::read_to_string(scene.path("haproxy.cfg")).unwrap();
+    let direct =
+        format!("frontend direct\n\tbind 127.0.0.1:{} ssl crt mail.pem\n\thttp-request deny\n", free_port());
+    fs::write(scene.path("haproxy.cfg"), format!("{text}{direct}")).unwrap();
+    succeed(&mut scene.protect(&["--site", "mail"]));
+    let (_, words) = fail(&mut scene.protect(&["--remove-key-files"]));
+    assert!(words.contains("link.pem.before-keyward.key stays: HAProxy uses the file"), "{words}");
+    let text = fs::read_to_string(scene.path("haproxy.cfg")).unwrap();
+    fs::write(scene.path("haproxy.cfg"), text.replace(&direct, "")).unwrap();
     succeed(&mut scene.protect(&[]));
+    // A copy would be empty, or the key would be nowhere.
+    fs::hard_link(scene.path("mail.pem"), scene.path("copy.pem")).unwrap();
+    let (_, words) = fail(&mut scene.protect(&["--remove-key-files"]));
+    assert!(words.contains("it has another name (a hard link)"), "{words}");
+    fs::remove_file(scene.path("copy.pem")).unwrap();
+    succeed(&mut scene.daemon.keyward(&["key", "disable", "mail.example"]));
+    let (_, words) = fail(&mut scene.protect(&["--remove-key-files"]));
+    assert!(words.contains("no key of the daemon that signs now has its public key"), "{words}");
+    succeed(&mut scene.daemon.keyward(&["key", "enable", "mail.example"]));
     let removed = run(&mut scene.protect(&["--remove-key-files"]));
     assert!(removed.status.success(), "{}", stderr(&removed));
     for name in ["certs/.shop.pem.before-keyward.key", "certs/.wild.pem.key.before-keyward.key", "mail.pem"] {

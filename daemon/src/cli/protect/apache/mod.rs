@@ -16,9 +16,10 @@ use keyward_proto::Use;
 use rustix::process::Signal;
 
 use super::journal::digest;
-use super::keys::{Keys, Wanted};
+use super::key_file::CERTBOT;
+use super::keys::{self, Keys, Wanted};
 use super::plan::{Edit, NewFile, Plan};
-use super::running::{self, LIMIT, Running, Texts, Workers, beside, real, safe, wait};
+use super::running::{self, LIMIT, Running, Workers, beside, real, safe, wait};
 use super::tls::{self, Extra};
 use super::{Protect, Server, grants};
 use crate::admin::client::AdminClient;
@@ -35,6 +36,8 @@ pub(super) struct Apache {
     workers: Workers,
     /// Environment that it was started with.
     environment: Vec<(String, String)>,
+    /// Umask and limits that it was started with, in the words of a shell.
+    limits: [String; 5],
     /// The processes before the last reload.
     before: RefCell<BTreeSet<i32>>,
 }
@@ -57,7 +60,8 @@ impl Apache {
             return Err(Failure::new(exit::CONFIG, reason));
         };
         let environment = processes::environment(master.pid);
-        Ok(Self { workers: Workers::of(worker), environment, before: RefCell::default(), master })
+        let limits = restart::limits(master.pid);
+        Ok(Self { workers: Workers::of(worker), environment, limits, before: RefCell::default(), master })
     }
 
     /// Reads the configuration as Apache does.
@@ -106,42 +110,33 @@ impl Apache {
     }
 
     /// References beside the key files, and the directives that name them. Where no line of a file
-    /// names a key, as in a macro, the reference takes the place of the key file.
-    fn change_hosts(
-        &self,
-        plan: &mut Plan,
-        survey: &Survey<'_>,
-        chosen: &[usize],
-        texts: &mut Texts,
-    ) -> Result<(), Failure> {
+    /// names a key in these words, as in a macro or with a variable, the reference takes the place
+    /// of the key file.
+    fn change_hosts(&self, plan: &mut Plan, survey: &Survey<'_>, chosen: &[usize]) -> Result<(), Failure> {
         for pair in chosen.iter().filter_map(|at| survey.pairs.get(*at)) {
             let Some(number) = plan.keys.of_file.get(&pair.key_file).copied() else { continue };
-            let reference = beside(&pair.key_file, "keyward")?;
             let mut edits = Vec::new();
+            let reference = beside(&pair.key_file, "keyward")?;
             for directive in &pair.directives {
                 let Some(file) = directive.file.as_deref().map(real) else { continue };
-                if !texts.contains_key(&file) {
+                if !plan.texts.contains_key(&file) {
                     let text = fs::read_to_string(&file).map_err(|error| Failure::reading(&file, &error))?;
-                    texts.insert(file.clone(), text);
+                    plan.texts.insert(file.clone(), text);
                 }
-                let text = texts.get(&file).map_or("", String::as_str);
+                let text = plan.texts.get(&file).map_or("", String::as_str);
                 let Some(place) = apache::place_of_argument(text, &directive.name, directive.line) else {
                     continue;
                 };
-                // The line has the value as Apache shows it, or a variable.
+                // A line with a variable may be the line of several hosts, with several files.
                 let written = text.get(place.clone()).unwrap_or_default().trim_matches(['"', '\'']);
-                let value = directive.arguments.first().map_or("", String::as_str);
-                if written == value || written.contains("${") {
-                    edits.push(Edit {
-                        path: file,
-                        line: directive.line,
-                        place,
-                        text: word(&reference),
-                        is_environment: false,
-                    });
+                if directive.arguments.first().is_some_and(|value| value == written) {
+                    let (line, text) = (directive.line, word(&reference));
+                    edits.push(Edit { path: file, line, place, text, is_environment: false });
                 }
             }
-            if edits.len() == pair.directives.len() && !edits.is_empty() {
+            // Apache reads the certificate from the same file.
+            let is_combined = real(&pair.key_file) == real(&pair.certificate);
+            if edits.len() == pair.directives.len() && !edits.is_empty() && !is_combined {
                 for edit in &edits {
                     safe(&edit.path)?;
                 }
@@ -150,17 +145,18 @@ impl Apache {
             } else {
                 plan.replace(&pair.key_file, number)?;
             }
+            if !is_combined && keys::certificates_alone(&pair.certificate)?.is_some() {
+                plan.notes.push(format!(
+                    "{} holds a private key as well as a certificate: take the key out of the file",
+                    pair.certificate.display()
+                ));
+            }
         }
         Ok(())
     }
 
     /// The variable by which the next start of Apache loads the provider.
-    fn change_environment(
-        &self,
-        plan: &mut Plan,
-        options: &Protect,
-        texts: &mut Texts,
-    ) -> Result<(), Failure> {
+    fn change_environment(&self, plan: &mut Plan, options: &Protect) -> Result<(), Failure> {
         let value = options.openssl_conf.display().to_string();
         if value.contains(|c: char| c.is_whitespace() || "%\"'\\$;{}`".contains(c)) {
             let reason = format_args!(
@@ -168,22 +164,25 @@ impl Apache {
             );
             return Err(Failure::new(exit::USAGE, reason));
         }
-        let wanted = format!("OPENSSL_CONF={value}");
-        if let Some(service) = &self.workers.service {
-            plan.add_service_drop_in(options, service, &wanted);
-            return Ok(());
-        }
-        // apache2ctl of Debian reads the file.
+        // apache2ctl of Debian reads the file, also in the service, and after its settings.
         let directory = self.variable("APACHE_CONFDIR").unwrap_or("/etc/apache2");
         let envvars = Path::new(directory).join("envvars");
-        match fs::read_to_string(&envvars) {
-            Ok(text) if text.contains("OPENSSL_CONF=") && !text.contains(&wanted) => {
-                let reason =
-                    format_args!("{} sets OPENSSL_CONF already: write {wanted} there", envvars.display());
-                Err(Failure::new(exit::CONFIG, reason))
+        let text = fs::read_to_string(&envvars).ok();
+        let set = text.as_ref().and_then(|text| assigned(text, VARIABLE));
+        let own = self.variable(VARIABLE).map(str::to_owned);
+        for (other, place) in [(&set, envvars.display().to_string()), (&own, "its environment".into())] {
+            if let Some(other) = other.as_ref().filter(|other| **other != value) {
+                let reason = format_args!(
+                    "Apache has OPENSSL_CONF={other} in {place}: let {value} include that file (.include {other}), and remove the variable there"
+                );
+                return Err(Failure::new(exit::CONFIG, reason));
             }
-            Ok(text) if text.contains(&wanted) => Ok(()),
-            Ok(text) => {
+        }
+        let wanted = format!("{VARIABLE}={value}");
+        match (&self.workers.service, text) {
+            _ if set.is_some() => {}
+            (Some(service), _) => plan.add_service_drop_in(options, service, &wanted),
+            (None, Some(text)) => {
                 let path = real(&envvars);
                 safe(&path)?;
                 let line = 1 + text.lines().count();
@@ -195,16 +194,13 @@ impl Apache {
                     text: format!("{end}export {wanted}\n"),
                     is_environment: false,
                 });
-                texts.insert(path, text);
-                Ok(())
+                plan.texts.insert(path, text);
             }
-            Err(_) => {
-                plan.notes.push(format!(
-                    "Apache runs in no service of systemd: let each later start have {wanted} in its environment, or it refuses the references"
-                ));
-                Ok(())
-            }
+            (None, None) => plan.notes.push(format!(
+                "Apache runs in no service of systemd: let each later start have {wanted} in its environment, or it refuses the references"
+            )),
         }
+        Ok(())
     }
 
     fn describe_steps(&self, plan: &mut Plan, options: &Protect) {
@@ -217,17 +213,10 @@ impl Apache {
             }
         });
         plan.steps.push(format!("{} handshakes show the same certificates as before", plan.probes.len()));
-        if !plan.replaced.is_empty() {
-            plan.notes.push(
-                "another program that reads a file in whose place a reference comes gets the reference, too"
-                    .into(),
-            );
-        }
-        if plan.keys.of_file.keys().any(|file| file.starts_with("/etc/letsencrypt")) {
-            plan.notes.push(
-                "certbot writes new key files at each renewal: docs/certbot.md has the hook that keeps the keys in the daemon".into(),
-            );
-        }
+        plan.notes.push(match plan.keys.of_file.keys().any(|file| real(file).starts_with(CERTBOT)) {
+            true => "certbot writes a new key at each renewal, and Apache ends when it reads the new certificate with the reference of before: install the hook of docs/certbot.md before the next renewal".into(),
+            false => "if a program renews one of these certificates with a new key, Apache ends when it reads that certificate with the reference of before: let the program keep the key, or let keyward renew (docs/certificates.md)".into(),
+        });
         plan.notes.push(options.way_back());
     }
 
@@ -277,7 +266,7 @@ impl Running for Apache {
         &self.workers
     }
 
-    fn plan(&self, options: &Protect, admin: &AdminClient) -> Result<(Plan, Texts), Failure> {
+    fn plan(&self, options: &Protect, admin: &AdminClient) -> Result<Plan, Failure> {
         let conf = self.configuration()?;
         let extra = Extra { dhe: options.with_dhe, rsa_key_exchange: options.with_rsa_key_exchange };
         let survey = survey(&conf, extra).map_err(|reason| Failure::new(exit::CONFIG, reason))?;
@@ -291,18 +280,17 @@ impl Running for Apache {
         let keys = self.keys(&survey, &chosen, admin)?;
         let server = format!("Apache, process {}, {}", self.master.pid, self.workers.described());
         let mut plan = Plan::new(server, keys, tls::probes(&survey.listeners), survey.notes.clone());
-        let mut texts = Texts::new();
-        self.change_hosts(&mut plan, &survey, &chosen, &mut texts)?;
+        self.change_hosts(&mut plan, &survey, &chosen)?;
         if !plan.is_empty() {
             if !self.has_provider() {
                 restart::check(&self.master, &self.workers, options)?;
-                self.change_environment(&mut plan, options, &mut texts)?;
+                self.change_environment(&mut plan, options)?;
             }
             plan.socket = self.variable("KEYWARD_SOCKET").map(str::to_owned);
             grants::add(&mut plan, options, self);
             self.describe_steps(&mut plan, options);
         }
-        Ok((plan, texts))
+        Ok(plan)
     }
 
     fn check(&self, options: &Protect) -> Result<(), Failure> {
@@ -326,13 +314,19 @@ impl Running for Apache {
         processes::has_provider(self.master.pid)
     }
 
+    fn pid(&self) -> i32 {
+        self.master.pid
+    }
+
     fn is_alive(&self) -> bool {
         self.master.signal(None).is_ok()
     }
 
     fn reload(&self, _: &Protect) -> Result<(), Failure> {
         match self.current() {
-            None => restart::restart(&self.master, &self.workers, &self.environment, None).map(drop),
+            None => {
+                restart::restart(&self.master, &self.workers, &self.environment, &self.limits, None).map(drop)
+            }
             Some(master) if self.restart_gracefully(&master) => Ok(()),
             Some(master) => {
                 let reason = format_args!(
@@ -353,7 +347,9 @@ impl Running for Apache {
         let file = Some(options.openssl_conf.as_path());
         match self.current().is_some_and(|master| processes::has_provider(master.pid)) {
             true => self.reload(options).map(|()| None),
-            false => restart::restart(&self.master, &self.workers, &self.environment, file).map(Some),
+            false => {
+                restart::restart(&self.master, &self.workers, &self.environment, &self.limits, file).map(Some)
+            }
         }
     }
 
@@ -366,6 +362,13 @@ impl Running for Apache {
     }
 }
 
+/// The last value that a file of a shell assigns to a variable, at the beginning of a line.
+fn assigned(text: &str, name: &str) -> Option<String> {
+    let lines = text.lines().map(str::trim).map(|line| line.strip_prefix("export ").unwrap_or(line));
+    let mut values = lines.filter_map(|line| line.trim_start().strip_prefix(name)?.strip_prefix('='));
+    values.next_back().map(|value| value.trim().trim_matches(['"', '\'']).to_owned())
+}
+
 /// Runs Apache. Returns standard output and standard error.
 ///
 /// # Errors
@@ -375,12 +378,12 @@ fn output(command: std::process::Command) -> Result<String, Failure> {
     if has_succeeded {
         return Ok(words);
     }
-    let lines = words.trim().lines();
-    let telling = lines.clone().find(|line| line.contains("rror")).or_else(|| lines.last());
-    Err(Failure::new(
-        exit::CONFIG,
-        format_args!("Apache refuses its configuration: {}", telling.unwrap_or("no message")),
-    ))
+    // The line after that of the place has the reason.
+    let lines: Vec<_> = words.trim().lines().collect();
+    let telling = lines.iter().position(|line| line.contains("rror"));
+    let telling = lines.get(telling.unwrap_or(lines.len().saturating_sub(1))..).unwrap_or_default();
+    let telling: Vec<_> = telling.iter().take(2).copied().collect();
+    Err(Failure::new(exit::CONFIG, format_args!("Apache refuses its configuration: {}", telling.join(" "))))
 }
 
 /// An argument of a directive.
@@ -388,4 +391,20 @@ fn word(path: &Path) -> String {
     let text = path.display().to_string();
     let is_plain = text.bytes().all(|c| c.is_ascii_alphanumeric() || b"/._-=+,:@%".contains(&c));
     if is_plain { text } else { format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"")) }
+}
+
+/// The variable with the openssl.cnf of a program (openssl-env(7)).
+const VARIABLE: &str = "OPENSSL_CONF";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_variable_is_set_by_a_line_and_not_by_a_comment() {
+        let text = "# export OPENSSL_CONF=/a\nOPENSSL_CONF_OLD=/b\nexport LANG=C\n";
+        assert_eq!(assigned(text, VARIABLE), None);
+        let text = format!("{text}export OPENSSL_CONF=/c\n  OPENSSL_CONF=\"/d\"\n");
+        assert_eq!(assigned(&text, VARIABLE).as_deref(), Some("/d"));
+    }
 }

@@ -1,6 +1,7 @@
 //! The restart of Apache: by its service, or by its own arguments.
 
 use core::time::Duration;
+use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -46,6 +47,7 @@ pub(super) fn restart(
     master: &Master,
     workers: &Workers,
     environment: &[(String, String)],
+    limits: &[String; 5],
     openssl_conf: Option<&Path>,
 ) -> Result<Duration, Failure> {
     let begin = Instant::now();
@@ -57,10 +59,10 @@ pub(super) fn restart(
         // command meanwhile.
         let mut shell = Command::new("/bin/sh");
         let old = if master.signal(None).is_ok() { master.pid.to_string() } else { String::new() };
-        shell.args(["-c", RESTART, "sh"]).arg(old).arg(&master.program);
+        shell.args(["-c", RESTART, "sh"]).args(limits).arg(old).arg(&master.program);
         shell.args(master.arguments.iter().skip(1).filter(|word| !word.is_empty()));
         shell.env_clear().envs(environment.iter().map(|(name, value)| (name, value)));
-        shell.env_remove("OPENSSL_CONF").current_dir(&master.directory).stdin(Stdio::null());
+        shell.current_dir(&master.directory).stdin(Stdio::null());
         // Ctrl-C must not stop it between the steps.
         shell.process_group(0);
         if let Some(file) = openssl_conf {
@@ -92,6 +94,25 @@ pub(super) fn restart(
     }
 }
 
+/// Umask of a process, and its soft and hard limits of core dumps and of open files, in the words
+/// of a shell. This process has stricter ones, which a server must not inherit.
+pub(super) fn limits(pid: i32) -> [String; 5] {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let umask = status.lines().find_map(|line| line.strip_prefix("Umask:"));
+    let umask = umask.map_or("0022", str::trim).to_owned();
+    let text = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap_or_default();
+    let of = |name: &str, usual: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        let mut words = line.unwrap_or_default().split_whitespace().map(str::to_owned);
+        [words.next(), words.next()].map(|word| word.unwrap_or_else(|| usual.to_owned()))
+    };
+    let ([core, most_core], [files, most_files]) =
+        (of("Max core file size", "0"), of("Max open files", "1024"));
+    // A shell counts core dumps in blocks of 512 bytes.
+    let blocks = |bytes: String| bytes.parse::<u64>().map_or(bytes, |bytes| (bytes / 512).to_string());
+    [umask, blocks(core), blocks(most_core), files, most_files]
+}
+
 /// Another Apache with the same configuration, which runs.
 pub(super) fn successor(old: &Master) -> Option<Master> {
     let is_like = |new: &Master| ["-f", "-d"].iter().all(|option| new.values(option) == old.values(option));
@@ -101,6 +122,10 @@ pub(super) fn successor(old: &Master) -> Option<Master> {
 
 /// Ends a process, if one is named, and then runs the program behind it with its arguments.
 const RESTART: &str = r#"
+umask "$1"
+ulimit -H -c "$3" && ulimit -S -c "$2"
+ulimit -H -n "$5" && ulimit -S -n "$4"
+shift 5
 if [ -n "$1" ]; then
     kill -TERM "$1"
     while kill -0 "$1" 2>/dev/null; do sleep 0.02; done

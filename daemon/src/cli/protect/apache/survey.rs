@@ -38,35 +38,40 @@ pub(super) struct Survey<'a> {
 /// The reason why a key cannot move.
 pub(super) fn survey(conf: &Configuration, extra: Extra) -> Result<Survey<'_>, String> {
     let mut survey = Survey::default();
-    let has_tls = |host: usize| {
-        let engine = conf.inherited(host, "sslengine").and_then(|one| one.arguments.first());
-        engine.is_some_and(|value| value.eq_ignore_ascii_case("on") || value.eq_ignore_ascii_case("optional"))
-    };
-    for host in (0..conf.hosts.len()).filter(|host| has_tls(*host)) {
+    // The server outside of all virtual hosts is one, too.
+    let hosts = [None].into_iter().chain((0..conf.hosts.len()).map(Some));
+    for host in hosts.filter(|host| has_tls(conf, *host)) {
         survey.serve(conf, host, extra)?;
     }
-    for one in conf.directives.iter().filter(|one| one.name == "sslproxymachinecertificatefile") {
-        let file = one.arguments.first().map_or("", String::as_str);
-        survey.note(format!(
-            "SSLProxyMachineCertificateFile {file} stays as it is: Apache reads that key without a provider"
-        ));
+    for one in &conf.directives {
+        let is_key = |name: &String| name.eq_ignore_ascii_case("PrivateKey");
+        let why = match &*one.name {
+            "sslproxymachinecertificatefile" => "Apache reads that key without a provider",
+            "mdcertificatekeyfile" | "mdomain" => "mod_md has keys of its own",
+            "sslopensslconfcmd" if one.arguments.first().is_some_and(is_key) => {
+                "this command does not read it"
+            }
+            _ => continue,
+        };
+        survey.note(format!("{} {} stays as it is: {why}", one.name, one.arguments.join(" ")));
     }
     Ok(survey)
 }
 
 impl<'a> Survey<'a> {
     /// The keys of a virtual host, and its listeners.
-    fn serve(&mut self, conf: &'a Configuration, host: usize, extra: Extra) -> Result<(), String> {
-        let of = |name: &'static str| conf.own(Some(host), name);
+    fn serve(&mut self, conf: &'a Configuration, host: Option<usize>, extra: Extra) -> Result<(), String> {
+        let of = |name: &'static str| conf.own(host, name);
         let first = |one: &Directive| one.arguments.first().cloned().unwrap_or_default();
         let names: Vec<String> = of("servername")
             .chain(of("serveralias"))
             .flat_map(|one| one.arguments.iter().map(|name| bare(name)))
             .collect();
-        let shown = names.first().cloned().unwrap_or_else(|| conf.hosts[host].join(" "));
+        let shown = names.first().cloned().unwrap_or_else(|| conf.addresses(host).join(" "));
         // The first host of an address decides about the version before the name is known.
-        let same = |other: &usize| conf.hosts[*other].iter().any(|at| conf.hosts[host].contains(at));
-        let leader = (0..host).find(same).unwrap_or(host);
+        let own = conf.addresses(host);
+        let same = |other: &usize| conf.addresses(Some(*other)).iter().any(|at| own.contains(at));
+        let leader = (0..host.unwrap_or(0)).find(same).map_or(host, Some);
         let mut uses = BTreeSet::new();
         let mut has_tls12 = false;
         for one in [leader, host] {
@@ -84,7 +89,7 @@ impl<'a> Survey<'a> {
                 let of_tls12 = |one: &&Directive| one.arguments.len() == 1 || one.arguments[0] == "SSL";
                 conf.own(at, "sslciphersuite").filter(of_tls12).last()
             };
-            let suite = suites(Some(host)).or_else(|| suites(None));
+            let suite = suites(host).or_else(|| suites(None));
             let ciphers = suite.and_then(|one| one.arguments.last()).map_or(DEFAULT_CIPHERS, String::as_str);
             // Apache has parameters of its own for DH.
             let has_dh = offers(ciphers, "Kx=DH ");
@@ -126,7 +131,7 @@ impl<'a> Survey<'a> {
             pair.names.extend(names.iter().cloned());
         }
         let name = names.iter().find(|name| is_host(name)).cloned().unwrap_or_else(|| "localhost".into());
-        let at = conf.hosts[host].iter().flat_map(|address| addresses(conf, address));
+        let at = own.iter().flat_map(|address| addresses(conf, address));
         self.listeners.extend(at.map(|at| (at, name.clone())));
         Ok(())
     }
@@ -138,9 +143,27 @@ impl<'a> Survey<'a> {
     }
 }
 
+/// True if a host has TLS: by SSLEngine, or without that because Listen names the protocol https,
+/// as it does for port 443 by itself.
+fn has_tls(conf: &Configuration, host: Option<usize>) -> bool {
+    let engine = conf.inherited(host, "sslengine").and_then(|one| one.arguments.first());
+    if let Some(engine) = engine {
+        return ["on", "optional"].iter().any(|on| engine.eq_ignore_ascii_case(on));
+    }
+    let port = |address: &str| address.rsplit(':').next().and_then(|port| port.parse::<u16>().ok());
+    let is_https = |address: &String| {
+        port(address) == Some(443)
+            || conf.own(None, "listen").any(|one| {
+                one.arguments.get(1).is_some_and(|protocol| protocol.eq_ignore_ascii_case("https"))
+                    && one.arguments.first().and_then(|at| port(at)) == port(address)
+            })
+    };
+    conf.inherited(host, "sslcertificatefile").is_some() && conf.addresses(host).iter().any(is_https)
+}
+
 /// The versions that a host offers (mod_ssl, SSLProtocol): a word without a sign replaces the words
 /// before it.
-fn versions(conf: &Configuration, host: usize) -> Versions {
+fn versions(conf: &Configuration, host: Option<usize>) -> Versions {
     let all = Versions { tls12: true, tls13: true };
     let mut versions = all;
     if let Some(one) = conf.inherited(host, "sslprotocol") {
@@ -160,7 +183,7 @@ fn versions(conf: &Configuration, host: usize) -> Versions {
         }
     }
     // SSL_CONF_cmd(3)
-    for one in [None, Some(host)].into_iter().flat_map(|host| conf.own(host, "sslopensslconfcmd")) {
+    for one in [None, host].into_iter().flat_map(|host| conf.own(host, "sslopensslconfcmd")) {
         let [name, value, ..] = one.arguments.as_slice() else { continue };
         match &*name.to_ascii_lowercase() {
             "minprotocol" => versions.tls12 &= !value.eq_ignore_ascii_case("TLSv1.3"),
@@ -247,6 +270,13 @@ mod tests {
             "<VirtualHost *:80>",
             "ServerName plain.example",
             "</VirtualHost>",
+            "Listen 127.0.0.1:9443 https",
+            "<VirtualHost 127.0.0.1:9443>",
+            "ServerName d.example",
+            "SSLCertificateFile /d.crt",
+            "SSLCertificateKeyFile /d.key",
+            "</VirtualHost>",
+            "MDCertificateKeyFile /md.key",
         ]);
         let conf = Configuration::parse(&dump, Path::new("/etc/apache2"));
         let survey = survey(&conf, Extra::default()).unwrap();
@@ -269,16 +299,47 @@ mod tests {
                 "/etc/apache2/ssl/a.key 1 tls-server a.example www.a.example",
                 "/etc/apache2/ssl/a 2.key 1 tls-server a.example www.a.example",
                 "/b.pem 0 tls-server tls13-server b.example",
+                "/d.key 1 tls-server d.example",
             ]
         );
         let listeners: Vec<_> = survey.listeners.iter().map(|(at, name)| format!("{at} {name}")).collect();
-        assert_eq!(listeners, ["127.0.0.1:443 a.example", "127.0.0.1:443 b.example", "[::1]:8443 localhost"]);
+        assert_eq!(
+            listeners,
+            [
+                "127.0.0.1:443 a.example",
+                "127.0.0.1:443 b.example",
+                "127.0.0.1:9443 d.example",
+                "[::1]:8443 localhost"
+            ]
+        );
         let notes = survey.notes.join("\n");
-        for words in ["pkcs11:object=c stays", "offers the RSA key exchange", "ciphers with DHE"] {
+        for words in [
+            "pkcs11:object=c stays",
+            "mdcertificatekeyfile /md.key stays",
+            "offers the RSA key exchange",
+            "ciphers with DHE",
+        ] {
             assert_eq!(notes.matches(words).count(), 1, "{notes} and {words}");
         }
         let old = Configuration::parse(&dump.replace("all -TLSv1.1", "TLSv1.1"), Path::new("/"));
         let refused = super::survey(&old, Extra::default()).err().unwrap();
         assert!(refused.starts_with("a.example offers neither"), "{refused}");
+    }
+
+    #[test]
+    fn the_server_outside_of_virtual_hosts_counts() {
+        let text = dump(&[
+            "Listen 127.0.0.1:443",
+            "ServerName main.example",
+            "SSLEngine on",
+            "SSLCertificateFile /m.crt",
+            "SSLCertificateKeyFile /m.key",
+        ]);
+        let conf = Configuration::parse(&text, Path::new("/etc/apache2"));
+        let survey = survey(&conf, Extra::default()).unwrap();
+        assert_eq!(survey.pairs.len(), 1);
+        assert_eq!(survey.pairs[0].names, ["main.example"]);
+        let listeners: Vec<_> = survey.listeners.iter().map(|(at, name)| format!("{at} {name}")).collect();
+        assert_eq!(listeners, ["127.0.0.1:443 main.example"]);
     }
 }

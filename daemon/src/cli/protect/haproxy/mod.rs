@@ -15,9 +15,10 @@ use keyward_proto::Use;
 use rustix::process::Signal;
 
 use super::journal::digest;
+use super::key_file::CERTBOT;
 use super::keys::{Keys, Wanted};
 use super::plan::{Edit, Plan};
-use super::running::{self, LIMIT, Running, Texts, Workers, real, safe, wait};
+use super::running::{self, LIMIT, Running, Workers, real, safe, wait};
 use super::tls::{self, Extra};
 use super::{Protect, Server, grants};
 use crate::admin::client::AdminClient;
@@ -127,8 +128,10 @@ impl Haproxy {
         plan.steps.push("HAProxy checks its files".into());
         plan.steps.push("HAProxy reloads: a new worker takes over, and no connection is lost".into());
         plan.steps.push(format!("{} handshakes show the same certificates as before", plan.probes.len()));
-        plan.notes.push("another program that reads one of these files gets the reference, too".into());
-        if plan.keys.of_file.keys().any(|file| real(file).starts_with("/etc/letsencrypt")) {
+        plan.notes.push(
+            "a program that renews these certificates with a key file puts that key into the place of the reference; run the command again then, or let keyward renew them (docs/certificates.md)".into(),
+        );
+        if plan.keys.of_file.keys().any(|file| real(file).starts_with(CERTBOT)) {
             plan.notes.push(
                 "certbot writes new key files at each renewal: docs/certbot.md has the hook that keeps the keys in the daemon".into(),
             );
@@ -149,7 +152,7 @@ impl Running for Haproxy {
         &self.workers
     }
 
-    fn plan(&self, options: &Protect, admin: &AdminClient) -> Result<(Plan, Texts), Failure> {
+    fn plan(&self, options: &Protect, admin: &AdminClient) -> Result<Plan, Failure> {
         self.check(options)?;
         let conf = read(&self.master)?;
         let extra = Extra { dhe: options.with_dhe, rsa_key_exchange: options.with_rsa_key_exchange };
@@ -163,6 +166,7 @@ impl Running for Haproxy {
         let keys = self.keys(&survey, &chosen, admin)?;
         let server = format!("HAProxy, process {}, {}", self.master.pid, self.workers.described());
         let mut plan = Plan::new(server, keys, tls::probes(&survey.listeners), survey.notes);
+        plan.texts = conf.files.iter().map(|file| (real(&file.path), file.text.clone())).collect();
         for (path, number) in plan.keys.of_file.clone() {
             plan.replace(&path, number)?;
         }
@@ -174,8 +178,7 @@ impl Running for Haproxy {
             grants::add(&mut plan, options, self);
             self.describe_steps(&mut plan, options);
         }
-        let texts = conf.files.into_iter().map(|file| (real(&file.path), file.text)).collect();
-        Ok((plan, texts))
+        Ok(plan)
     }
 
     fn check(&self, _: &Protect) -> Result<(), Failure> {
@@ -195,14 +198,17 @@ impl Running for Haproxy {
 
     fn files_in_use(&self, _: &Protect) -> Result<BTreeSet<PathBuf>, Failure> {
         let conf = read(&self.master)?;
-        let survey = survey(&conf, Extra::default()).map_err(|reason| Failure::new(exit::CONFIG, reason))?;
-        let files = survey.pairs.into_iter().flat_map(|pair| [Some(pair.key_file), pair.certificate]);
-        Ok(files.flatten().flat_map(|path| [real(&path), path]).collect())
+        let files = conf.files_in_use().map_err(|reason| Failure::new(exit::CONFIG, reason))?;
+        Ok(files.into_iter().flat_map(|path| [real(&path), path]).collect())
     }
 
     fn has_provider(&self) -> bool {
         // The master of HAProxy loads nothing after a reload.
         processes::has_provider(self.workers.pid)
+    }
+
+    fn pid(&self) -> i32 {
+        self.master.pid
     }
 
     fn is_alive(&self) -> bool {
@@ -304,7 +310,7 @@ fn socket(conf: &Configuration, options: &Protect) -> Result<String, Failure> {
 
 /// The edit that puts lines at the beginning of the section `global`.
 fn global_lines(conf: &Configuration, lines: &[String]) -> Result<Edit, Failure> {
-    let section = conf.lines.iter().find(|line| line.keyword() == "global");
+    let section = conf.lines.iter().find(|line| line.keyword() == "global" && !line.is_conditional);
     let file = conf.files.get(section.map_or(0, |line| line.file));
     let file = file.ok_or_else(|| Failure::new(exit::SOFTWARE, "HAProxy has no files"))?;
     let number = section.map_or(0, |line| line.number);

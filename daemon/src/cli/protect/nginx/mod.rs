@@ -15,9 +15,10 @@ use std::process::Command;
 use keyward_proto::Use;
 
 use super::journal::digest;
+use super::key_file::CERTBOT;
 use super::keys::{self, Keys, Wanted};
 use super::plan::{Edit, NewFile, Plan};
-use super::running::{self, Running, Texts, Workers, beside, real, safe};
+use super::running::{self, Running, Workers, beside, real, safe};
 use super::tls::{self, Extra};
 use super::{Protect, Server, grants};
 use crate::admin::client::AdminClient;
@@ -175,7 +176,13 @@ impl Nginx {
             {
                 let alone = beside(path, "certificates")?;
                 change(directive, &alone);
-                plan.combined.insert(path.clone(), number);
+                match plan.keys.add_combined(path)? {
+                    Some(number) => drop(plan.combined.insert(path.clone(), number)),
+                    None => plan.notes.push(format!(
+                        "{} holds another private key, which nginx does not use: take it out of the file",
+                        path.display()
+                    )),
+                }
                 plan.new_files.insert(alone, NewFile::Text(certificates));
             }
             plan.new_files.insert(reference, NewFile::Reference(number, String::new()));
@@ -257,7 +264,7 @@ impl Nginx {
         });
         plan.steps.push(format!("{} handshakes show the same certificates as before", plan.probes.len()));
         plan.notes.push("in a shell, write keyward env before commands that read this configuration: keyward env nginx -t".into());
-        if plan.keys.of_file.keys().any(|file| file.starts_with("/etc/letsencrypt")) {
+        if plan.keys.of_file.keys().any(|file| file.starts_with(CERTBOT)) {
             plan.notes.push(
                 "certbot writes new key files at each renewal: docs/certbot.md has the hook that keeps the keys in the daemon".into(),
             );
@@ -278,7 +285,7 @@ impl Running for Nginx {
         &self.workers
     }
 
-    fn plan(&self, options: &Protect, admin: &AdminClient) -> Result<(Plan, Texts), Failure> {
+    fn plan(&self, options: &Protect, admin: &AdminClient) -> Result<Plan, Failure> {
         let conf = self.configuration(options)?;
         if !self.has_provider() {
             self.check_successor(&conf, options)?;
@@ -298,14 +305,14 @@ impl Running for Nginx {
         let probes = tls::probes(&survey.listeners);
         let mut plan = Plan::new(self.described(), keys, probes, survey.notes.clone());
         plan.socket = socket_of(&conf);
+        plan.texts = conf.files.iter().map(|file| (real(&file.path), file.text.clone())).collect();
         self.change_sites(&mut plan, &conf, &survey, &chosen)?;
         if !plan.is_empty() {
             self.change_environment(&mut plan, &conf, options)?;
             grants::add(&mut plan, options, self);
             self.describe_steps(&mut plan, options);
         }
-        let texts = conf.files.iter().map(|file| (real(&file.path), file.text.clone())).collect();
-        Ok((plan, texts))
+        Ok(plan)
     }
 
     fn check(&self, options: &Protect) -> Result<(), Failure> {
@@ -323,6 +330,10 @@ impl Running for Nginx {
 
     fn has_provider(&self) -> bool {
         processes::has_provider(self.master.pid)
+    }
+
+    fn pid(&self) -> i32 {
+        self.master.pid
     }
 
     fn is_alive(&self) -> bool {
