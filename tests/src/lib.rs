@@ -13,6 +13,7 @@ pub mod backend;
 pub mod cgroup;
 pub mod client;
 pub mod daemon;
+pub mod golden;
 pub mod host;
 pub mod knot;
 pub mod machine;

@@ -16,6 +16,8 @@ mod doctor;
 mod env;
 mod failure;
 mod generate_docs;
+#[cfg(test)]
+mod golden;
 mod input;
 mod key;
 mod output;

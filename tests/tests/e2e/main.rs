@@ -17,6 +17,7 @@ mod csr;
 mod doctor;
 mod examples;
 mod finite_fields;
+mod golden;
 mod grep11;
 mod handshakes;
 mod hosts;
