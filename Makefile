@@ -3,7 +3,7 @@
 
 CARGO ?= cargo
 DEMO_PACKAGES = nginx libssl-dev pkg-config gcc curl openssl ca-certificates
-TEST_PACKAGES = $(DEMO_PACKAGES) mmdebstrap haproxy apache2-bin stunnel4 lighttpd lighttpd-mod-openssl unbound valgrind \
+TEST_PACKAGES = $(DEMO_PACKAGES) buildah mmdebstrap haproxy apache2-bin stunnel4 lighttpd lighttpd-mod-openssl unbound valgrind \
 	apparmor bind9-dnsutils certbot dovecot-imapd faketime iproute2 knot libtss2-esys-3.0.2-0 libtss2-rc0 libtss2-tcti-swtpm0 nodejs \
 	openjdk-17-jre-headless openssh-client pebble perl postgresql-15 prometheus prometheus-node-exporter \
 	protobuf-compiler putty-tools python3-cryptography python3-grpcio python3-protobuf swtpm systemd
@@ -37,7 +37,7 @@ BUILD_TESTS = $(CARGO) build --release --workspace --lib --bins --tests --exampl
 # The inner loop: own crates without optimisation, whose dependencies are those of the other builds.
 QUICK = CARGO_INCREMENTAL=1 $(CARGO) --config 'profile.release.package.keyward.opt-level=0'
 
-.PHONY: all check demo test test-openssl-4 soak bench packages lint install-demo install-test
+.PHONY: all check demo test test-openssl-4 soak bench packages image lint install-demo install-test
 
 all: install-demo
 	$(CARGO) build --profile dist -p keyward -p keyward-openssl -p keyward-acme -p keyward-deploy
@@ -100,6 +100,12 @@ packages: all
 	@.ci/install-packages dpkg-dev lintian python3
 	.ci/packages dist
 	lintian --fail-on error,warning target/packages/*.deb
+
+# A container image in target/image, an OCI archive. Needs root.
+image: install-demo
+	@.ci/install-packages buildah python3
+	$(CARGO) build --profile dist -p keyward
+	.ci/image dist
 
 lint: install-demo
 	$(CARGO) fmt --all --check

@@ -13,6 +13,7 @@ mod certbot;
 mod certificates;
 mod client_certificates;
 mod configurations;
+mod containers;
 mod csr;
 mod doctor;
 mod examples;
