@@ -37,7 +37,7 @@ BUILD_TESTS = $(CARGO) build --release --workspace --lib --bins --tests --exampl
 # The inner loop: own crates without optimisation, whose dependencies are those of the other builds.
 QUICK = CARGO_INCREMENTAL=1 $(CARGO) --config 'profile.release.package.keyward.opt-level=0'
 
-.PHONY: all check demo test test-openssl-4 soak bench packages image lint install-demo install-test
+.PHONY: all check demo test test-openssl-4 soak bench packages image release lint install-demo install-test
 
 all: install-demo
 	$(CARGO) build --profile dist -p keyward -p keyward-openssl -p keyward-acme -p keyward-deploy
@@ -79,7 +79,7 @@ test-openssl-4: install-test
 	$(CARGO) test --release -p keyward-tests --features openssl-4 --test e2e -- $(addsuffix ::,$(OPENSSL_TESTS))
 
 # The same tests as in `make test` for longer and with larger counts, one after another, with their
-# figures. Takes about an hour.
+# figures, then the fuzzer, then two builds that must be the same. Takes more than an hour.
 soak: install-test
 	$(BUILD_TESTS)
 	tests/openssl/build 3.5 >/dev/null
@@ -94,6 +94,7 @@ soak: install-test
 	KEYWARD_SOAK=1 $(CARGO) test --release --workspace --test soak -- --nocapture
 	@$(LEFT_OUT)
 	CARGO="$(CARGO)" .ci/fuzz $(FUZZ_SECONDS)
+	CARGO="$(CARGO)" .ci/two-builds
 
 # Debian packages in target/packages, and the remarks of lintian.
 packages: all
@@ -106,6 +107,12 @@ image: install-demo
 	@.ci/install-packages buildah python3
 	$(CARGO) build --profile dist -p keyward
 	.ci/image dist
+
+# The files of a release in target/release-files: docs/releases.md. KEY=FILE signs the checksums.
+release: install-demo
+	@.ci/install-packages dpkg-dev openssh-client python3
+	CARGO="$(CARGO)" .ci/release
+	CARGO="$(CARGO)" KEY="$(KEY)" .ci/release-files for-release/dist
 
 lint: install-demo
 	$(CARGO) fmt --all --check

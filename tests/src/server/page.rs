@@ -21,7 +21,7 @@ impl Page {
         let path = match name {
             // The page of the crate.
             "rustls" => "../provider/rustls/README.md".to_owned(),
-            "certbot" | "chroot" | "convert" | "hosts" => format!("../docs/{name}.md"),
+            "certbot" | "chroot" | "convert" | "hosts" | "releases" => format!("../docs/{name}.md"),
             _ => format!("../docs/servers/{name}.md"),
         };
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);

@@ -35,6 +35,7 @@ mod pages;
 mod protect;
 mod purpose;
 mod reference_files;
+mod releases;
 mod remote_keys;
 mod resumption;
 mod rsa_key_exchange;
