@@ -38,6 +38,14 @@ pub(super) enum AdminError {
     NoRoute,
     #[error("{0}")]
     NeedsRole(Box<NeedsRole>),
+    #[error(
+        "the request comes from a web page, which may neither change anything here nor read for another site; use the commands of keyward"
+    )]
+    OfWebPage,
+    #[error(
+        "the request is for the server {0:?}, which this socket is not; ask for http://localhost, with any port"
+    )]
+    OtherHost(String),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(
@@ -56,7 +64,8 @@ impl IntoResponse for AdminError {
             Self::ManyReaders => StatusCode::SERVICE_UNAVAILABLE,
             Self::NoTrail(_) => StatusCode::INSUFFICIENT_STORAGE,
             Self::NoRoute => StatusCode::NOT_FOUND,
-            Self::NeedsRole(_) => StatusCode::FORBIDDEN,
+            Self::NeedsRole(_) | Self::OfWebPage => StatusCode::FORBIDDEN,
+            Self::OtherHost(_) => StatusCode::MISDIRECTED_REQUEST,
             Self::Store(error) => store_status(error),
         };
         // Readers who ask again and again must not fill the log.

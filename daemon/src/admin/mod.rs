@@ -12,6 +12,7 @@ mod certificates;
 pub(crate) mod client;
 mod csr;
 mod error;
+mod foreign;
 mod gate;
 mod keys;
 mod metrics;
@@ -80,6 +81,7 @@ pub(crate) async fn serve(
         .method_not_allowed_fallback(async || AdminError::NoRoute)
         .layer(DefaultBodyLimit::max(MAX_KEY_FILE))
         .layer(middleware::from_fn(to_the_end))
+        .layer(middleware::from_fn(foreign::refuse))
         .layer(middleware::from_fn_with_state(admin.clone(), rights::identify))
         .with_state(admin);
     let service = routes.into_make_service_with_connect_info::<Caller>();

@@ -29,7 +29,8 @@ fn repeat(daemon: &Daemon, method: &str, path: &str, body: &str, times: usize) -
     let connect = |_| UnixStream::connect(daemon.path("run/admin.sock")).unwrap();
     let mut streams: Vec<_> = (0..CONNECTIONS.min(times)).map(connect).collect();
     let length = body.len();
-    let request = format!("{method} {path} HTTP/1.1\r\nhost: k\r\ncontent-length: {length}\r\n\r\n{body}");
+    let request =
+        format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n{body}");
     let mut statuses = Vec::new();
     while statuses.len() < times {
         let together = (times - statuses.len()).min(CONNECTIONS);

@@ -221,7 +221,7 @@ impl Daemon {
         let mut stream = UnixStream::connect(self.path("run/admin.sock"))?;
         let length = body.len();
         let request = format!(
-            "{method} {path} HTTP/1.1\r\nhost: k\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+            "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
         );
         // The daemon refuses a body that is too long before all of it is sent. Then writing fails,
         // or reading after the answer.

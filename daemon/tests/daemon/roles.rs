@@ -171,7 +171,7 @@ fn roles_come_by_user_and_group_and_end_with_a_reload() {
     // time when it was opened.
     let mut stream = as_ids(games, one, || UnixStream::connect(daemon.path("run/admin.sock")).unwrap());
     let mut ask_again = || {
-        stream.write_all(b"GET /v1/units HTTP/1.1\r\nhost: k\r\n\r\n").unwrap();
+        stream.write_all(b"GET /v1/units HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
         let mut reader = BufReader::new(&stream);
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {

@@ -87,8 +87,9 @@ fn the_body_of_a_user_without_a_right_is_not_read() {
     {
         let mut stream = as_user(uid, || connect(&daemon));
         // The body never comes.
-        let request =
-            format!("POST {path} HTTP/1.1\r\nhost: k\r\nconnection: close\r\ncontent-length: 60000\r\n\r\n");
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: 60000\r\n\r\n"
+        );
         stream.write_all(request.as_bytes()).unwrap();
         let begin = Instant::now();
         let answer = answer(&mut stream);
@@ -105,7 +106,7 @@ fn a_connection_without_a_role_is_short() {
     let daemon = daemon();
     // One answer, although the client asks for more.
     let mut stream = as_user(MALLORY, || connect(&daemon));
-    let _ = stream.write_all(&b"GET /live HTTP/1.1\r\nhost: k\r\n\r\n".repeat(3));
+    let _ = stream.write_all(&b"GET /live HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(3));
     let text = answer(&mut stream);
     assert_eq!(text.matches("HTTP/1.1 ").count(), 1, "{text}");
     assert!(text.starts_with("HTTP/1.1 200 ") && text.contains("connection: close"), "{text}");
@@ -140,7 +141,7 @@ fn a_connection_without_a_role_is_short() {
         end.join().unwrap()
     });
     assert!((4..12).contains(&hung_up.as_secs()), "{hung_up:?}");
-    viewer.write_all(b" k\r\n\r\n").unwrap();
+    viewer.write_all(b" localhost\r\n\r\n").unwrap();
     assert!(answer(&mut viewer).starts_with("HTTP/1.1 200 "));
 }
 

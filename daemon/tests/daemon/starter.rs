@@ -96,7 +96,7 @@ fn signals_to_both_processes_do_not_shorten_the_drain() {
     for signal in [Signal::TERM, Signal::INT] {
         let mut daemon = Daemon::dev("");
         let mut slow = UnixStream::connect(daemon.path("run/admin.sock")).unwrap();
-        slow.write_all(b"POST /v1/keys HTTP/1.1\r\nhost: k\r\ncontent-length: 99\r\n\r\n{").unwrap();
+        slow.write_all(b"POST /v1/keys HTTP/1.1\r\nhost: localhost\r\ncontent-length: 99\r\n\r\n{").unwrap();
         // When the daemon answers this request, it has begun with the request before.
         daemon.succeed(&["key", "list"]);
         let (began, child) = (Instant::now(), daemon.daemon_pid());

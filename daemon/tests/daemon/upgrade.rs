@@ -98,7 +98,7 @@ fn a_slow_administrator_does_not_delay_the_others() {
     let mut daemon = Daemon::dev("");
     for stops in [false, true] {
         let mut slow = UnixStream::connect(daemon.path("run/admin.sock")).unwrap();
-        slow.write_all(b"POST /v1/keys HTTP/1.1\r\nhost: k\r\ncontent-length: 99\r\n\r\n{").unwrap();
+        slow.write_all(b"POST /v1/keys HTTP/1.1\r\nhost: localhost\r\ncontent-length: 99\r\n\r\n{").unwrap();
         // When the daemon answers this request, it has begun with the request before.
         daemon.succeed(&["key", "list"]);
         let began = Instant::now();
