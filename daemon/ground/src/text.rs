@@ -49,6 +49,18 @@ pub fn time(seconds: u64) -> String {
     humantime::format_rfc3339_seconds(UNIX_EPOCH + since).to_string()
 }
 
+/// Distance from a time to another one, both in seconds, as in `in 41 days` and `3 hours ago`.
+pub fn distance(now: u64, then: u64) -> String {
+    let apart = now.abs_diff(then);
+    let (count, unit) = match apart {
+        ..7200 => (apart / 60, "minute"),
+        7200..172_800 => (apart / 3600, "hour"),
+        _ => (apart / 86_400, "day"),
+    };
+    let s = if count == 1 { "" } else { "s" };
+    if then >= now { format!("in {count} {unit}{s}") } else { format!("{count} {unit}{s} ago") }
+}
+
 /// True for control characters, the Bidi_Control characters of Unicode (UAX #9), and the separators
 /// of lines and paragraphs.
 fn is_unsafe(c: char) -> bool {
@@ -109,5 +121,20 @@ mod tests {
         let log = String::from_utf8(log).unwrap();
         assert_eq!(log.lines().count(), 1, "{log}");
         assert!(!log.trim_end().contains(is_unsafe), "{log}");
+    }
+
+    #[test]
+    fn distances_have_one_unit() {
+        for (then, expected) in [
+            (1_000_000, "in 0 minutes"),
+            (1_000_060, "in 1 minute"),
+            (1_007_199, "in 119 minutes"),
+            (1_007_200, "in 2 hours"),
+            (1_172_800, "in 2 days"),
+            (999_000, "16 minutes ago"),
+            (0, "11 days ago"),
+        ] {
+            assert_eq!(distance(1_000_000, then), expected);
+        }
     }
 }
