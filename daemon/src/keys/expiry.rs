@@ -1,4 +1,4 @@
-//! Keeps the metric of certificates that expire up to date.
+//! Expiry of certificates: keeps the metric of certificates that expire up to date.
 
 use core::time::Duration;
 use std::collections::HashMap;
@@ -81,6 +81,15 @@ fn expiry_of(key: &Key) -> Option<Expiry> {
     Some(Expiry { version: version.number, not_before, not_after })
 }
 
+/// True if a valid certificate should have been renewed by now. Times are in seconds since 1970.
+pub(crate) fn is_soon(not_before: u64, not_after: u64, now: u64) -> bool {
+    let soon = SOON.min(not_after.saturating_sub(not_before) / 4);
+    not_after.saturating_sub(now) < soon
+}
+
+/// Seconds before expiry (21 days) by which a certificate should have been renewed. For a
+/// certificate that is valid for less than four times as long, it is a quarter of that time.
+const SOON: u64 = 21 * 24 * 3600;
 /// Number of keys that are read from the store at a time.
 const PAGE: usize = 256;
 /// Pause before a store that cannot be read is read again.

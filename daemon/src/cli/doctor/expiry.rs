@@ -8,6 +8,7 @@ use crate::admin::api::KeyView;
 use crate::admin::client::AdminClient;
 use crate::cli::key::for_daemon;
 use crate::cli::output::{from_now, time};
+use crate::keys::expiry::is_soon;
 
 /// Checks the certificates of enabled keys. The certificate in use may be of an earlier version
 /// than the current one.
@@ -87,18 +88,9 @@ fn finding(key: &KeyView, now: u64, runtime_dir: &Path) -> Option<Finding> {
     })
 }
 
-/// True if a valid certificate should have been renewed by now. Times are in seconds since 1970.
-pub(super) fn is_soon(not_before: u64, not_after: u64, now: u64) -> bool {
-    let soon = SOON.min(not_after.saturating_sub(not_before) / 4);
-    not_after.saturating_sub(now) < soon
-}
-
 const CHECK: &str = "expiry";
 /// Maximum number of keys that findings name.
 const MOST: usize = 10;
-/// Seconds before expiry (21 days) by which a certificate should have been renewed. For a
-/// certificate that is valid for less than four times as long, it is a quarter of that time.
-const SOON: u64 = 21 * 24 * 3600;
 
 #[cfg(test)]
 mod tests {

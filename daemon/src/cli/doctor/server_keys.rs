@@ -11,11 +11,12 @@ use keyward_proto::Reference;
 use super::files::read_start;
 use super::finding::Finding;
 use super::server_conf::{ConfiguredKey, KeySource};
-use super::{expiry, openssl_program, reference};
+use super::{openssl_program, reference};
 use crate::cli::key::for_daemon;
 use crate::cli::output::{from_now, time};
 use crate::ground::text::quoted;
 use crate::keys::certificates::{Certificate, Chain};
+use crate::keys::expiry::is_soon;
 
 /// Keys of a configuration, by the contents of their files.
 #[derive(Default)]
@@ -127,7 +128,7 @@ impl ServerReference {
             let detail = format!("the certificate in {path} has expired on {}, {}", time(end), from_now(end));
             return Some(Finding::fail(CHECK, detail, renew));
         }
-        expiry::is_soon(certificate.not_before(), end, now).then(|| {
+        is_soon(certificate.not_before(), end, now).then(|| {
             Finding::warn(
                 CHECK,
                 format!("the certificate in {path} expires on {}, {}", time(end), from_now(end)),
