@@ -10,6 +10,7 @@
 pub mod acme_proxy;
 pub mod attacker;
 pub mod backend;
+pub mod browser;
 pub mod cgroup;
 pub mod client;
 pub mod daemon;
@@ -31,6 +32,7 @@ pub mod unit_server;
 pub use acme_proxy::AcmeProxy;
 pub use attacker::Attacker;
 pub use backend::{Backend, Units};
+pub use browser::Browser;
 pub use client::{Handshake, Load};
 pub use daemon::Daemon;
 pub use host::Host;

@@ -336,6 +336,13 @@ pub(crate) struct StatusView {
     pub(crate) version: String,
     pub(crate) pid: u32,
     pub(crate) uptime_seconds: u64,
+    /// Time of the start in seconds since 1970; none from an older version.
+    #[serde(default)]
+    pub(crate) started: Option<u64>,
+    /// True if every backend can sign, and uses of keys are recorded as far as they must be; none
+    /// from an older version.
+    #[serde(default)]
+    pub(crate) can_sign: Option<bool>,
     /// True if the daemon runs with `--dev`.
     pub(crate) dev: bool,
     pub(crate) backends: Vec<BackendView>,
@@ -343,6 +350,15 @@ pub(crate) struct StatusView {
     #[serde(default)]
     pub(crate) state_dir: PathBuf,
     pub(crate) keys: u64,
+    /// Number of keys in each state; none from an older version.
+    #[serde(default)]
+    pub(crate) keys_by_state: Option<BTreeMap<String, u64>>,
+    /// Number of enabled keys that cannot sign now; none from an older version.
+    #[serde(default)]
+    pub(crate) unusable_keys: Option<u64>,
+    /// The certificates in use; none from an older version.
+    #[serde(default)]
+    pub(crate) certificates: Option<CertificatesView>,
     /// Time when the key store was made, in seconds since 1970; none for a store of an older
     /// version.
     #[serde(default)]
@@ -397,6 +413,39 @@ pub(crate) struct StatusView {
     pub(crate) closed_for_malformed: u64,
     /// Connections closed because a limit was reached, since the start.
     pub(crate) closed_for_limit: u64,
+}
+
+/// The certificates in use.
+#[derive(Debug, Default, Deserialize, Serialize)]
+pub(crate) struct CertificatesView {
+    /// Number of certificates of active keys.
+    pub(crate) total: usize,
+    /// Number of these that have expired.
+    pub(crate) expired: usize,
+    /// Number of these that are valid, and should have been renewed by now.
+    pub(crate) soon: usize,
+    /// Certificates that have expired, then the next ones to expire; five at most.
+    pub(crate) first: Vec<ExpiringView>,
+}
+
+/// A certificate in use. Times are in seconds since 1970.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct ExpiringView {
+    /// Label of the key.
+    pub(crate) key: String,
+    pub(crate) version: u32,
+    /// Names in the SubjectAltName; the subject if there are none.
+    pub(crate) names: Vec<String>,
+    /// Start of the validity of the certificate of the chain that expires first.
+    pub(crate) not_before: u64,
+    /// End of that validity.
+    pub(crate) not_after: u64,
+    /// Name of the plan that renews the certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) plan: Option<String>,
+    /// Time of the next renewal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) renewal: Option<u64>,
 }
 
 /// A measure that confines the process of the daemon.
@@ -533,7 +582,7 @@ impl RepairedView {
 }
 
 /// An answer that refuses a request.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Refusal {
     pub(crate) error: String,
 }

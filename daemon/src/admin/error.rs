@@ -46,6 +46,8 @@ pub(super) enum AdminError {
         "the request is for the server {0:?}, which this socket is not; ask for http://localhost, with any port"
     )]
     OtherHost(String),
+    #[error("the daemon still reads its keys, of which there are very many; ask again in a minute")]
+    StillReading,
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(
@@ -66,13 +68,18 @@ impl IntoResponse for AdminError {
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::NeedsRole(_) | Self::OfWebPage => StatusCode::FORBIDDEN,
             Self::OtherHost(_) => StatusCode::MISDIRECTED_REQUEST,
+            Self::StillReading => StatusCode::SERVICE_UNAVAILABLE,
             Self::Store(error) => store_status(error),
         };
         // Readers who ask again and again must not fill the log.
-        if status.is_server_error() && !matches!(self, Self::ManyReaders) {
+        if status.is_server_error() && !matches!(self, Self::ManyReaders | Self::StillReading) {
             tracing::error!("administrator's request failed: {self}");
         }
-        (status, Json(Refusal { error: printable(&self.to_string()) })).into_response()
+        let refusal = Refusal { error: printable(&self.to_string()) };
+        let mut response = (status, Json(&refusal)).into_response();
+        // The status page tells a person the same.
+        response.extensions_mut().insert(refusal);
+        response
     }
 }
 

@@ -17,6 +17,8 @@ mod gate;
 mod keys;
 mod metrics;
 mod metrics_port;
+mod overview;
+mod page;
 mod parse;
 mod plain_key;
 mod plans;
@@ -74,6 +76,7 @@ pub(crate) async fn serve(
         strangers: Arc::new(Semaphore::new(1)),
         strangers_page: Arc::default(),
         trail_readers: Arc::default(),
+        overview: Arc::default(),
         ending: stopping.clone(),
     };
     let routes = routes(admin.daemon.serves_grep11)
@@ -82,6 +85,7 @@ pub(crate) async fn serve(
         .layer(DefaultBodyLimit::max(MAX_KEY_FILE))
         .layer(middleware::from_fn(to_the_end))
         .layer(middleware::from_fn(foreign::refuse))
+        .layer(middleware::from_fn(page::explain))
         .layer(middleware::from_fn_with_state(admin.clone(), rights::identify))
         .with_state(admin);
     let service = routes.into_make_service_with_connect_info::<Caller>();
@@ -134,6 +138,7 @@ fn routes_of_keys(routes: Routes) -> Routes {
     use Right::{Manage, Operate, Purge, View};
 
     routes
+        .route("/", get(page::show), "page", View)
         .route("/v1/keys", get(keys::list), "list", View)
         .route("/v1/keys/{label}", get(keys::show), "show", View)
         .route("/v1/keys/{label}/access", get(access::show), "access", View)
@@ -192,6 +197,7 @@ struct Admin {
     strangers: Arc<Semaphore>,
     strangers_page: Arc<StrangersPage>,
     trail_readers: Arc<audit::Readers>,
+    overview: Arc<overview::Known>,
 }
 
 impl Admin {

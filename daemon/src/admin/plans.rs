@@ -514,7 +514,8 @@ fn needed_files(daemon: &Daemon, plan: &config::Plan) -> Vec<PathBuf> {
     root.into_iter().chain(key).collect()
 }
 
-fn words(daemon: &Daemon, state: &renewal::PlanState) -> &'static str {
+/// Word for the state of a plan.
+pub(super) fn words(daemon: &Daemon, state: &renewal::PlanState) -> &'static str {
     let now = now();
     match &state.certificate {
         _ if key_problem(state).is_some() => "failing",

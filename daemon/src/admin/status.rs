@@ -1,35 +1,48 @@
 //! State of the daemon.
 
+use core::time::Duration;
 use std::process;
 
 use axum::Json;
 use axum::extract::State;
 
+use super::overview::Overview;
 use super::trail_view::AuditView;
-use super::{Admin, Answer, units};
+use super::{Admin, AdminError, Answer, units};
 use crate::admin::api::{MeasureView, StatusView};
 use crate::admin::purge_view::{PurgesView, RecoveryView};
 use crate::ground::{confinement, names};
-use crate::keys::StoreError;
+use crate::keys::now;
 
 pub(super) async fn show(State(admin): State<Admin>) -> Answer<StatusView> {
     Ok(Json(view(&admin).await?))
 }
 
-async fn view(Admin { daemon, peers, .. }: &Admin) -> Result<StatusView, StoreError> {
+pub(super) async fn view(admin: &Admin) -> Result<StatusView, AdminError> {
+    let Admin { daemon, peers, .. } = admin;
     let confinement = tokio::task::spawn_blocking(confinement::observe).await.unwrap_or_default();
     let (closed_for_malformed, closed_for_limit) = daemon.metrics.closed();
     let shred = daemon.keys.shred().await?;
+    // The other facts are shown also if the keys cannot be read, or not in time.
+    let overview = Overview::within(PATIENCE, daemon, &admin.overview).await.ok().flatten();
+    let backends = units::backends(daemon).await?;
+    let is_recorded = !daemon.config().audit.refuse_on_failure || daemon.trail_failure().is_none();
+    let uptime = daemon.started.elapsed().as_secs();
     Ok(StatusView {
         purges: Some(PurgesView::of(daemon, &shred).await?),
         recovery: RecoveryView::of(&shred),
         version: env!("CARGO_PKG_VERSION").into(),
         pid: process::id(),
-        uptime_seconds: daemon.started.elapsed().as_secs(),
+        uptime_seconds: uptime,
+        started: Some(now().saturating_sub(uptime)),
+        can_sign: Some(is_recorded && backends.iter().all(|backend| backend.ready)),
         dev: daemon.dev,
-        backends: units::backends(daemon).await?,
+        backends,
         state_dir: daemon.keys.state_dir().to_owned(),
         keys: daemon.keys.count().await?,
+        keys_by_state: overview.as_ref().map(|overview| overview.states.clone()),
+        unusable_keys: overview.as_ref().map(|overview| overview.mute),
+        certificates: overview.as_ref().map(|overview| overview.certificates()),
         store_created: daemon.keys.created().await?,
         grants: daemon.configured_grants(),
         config_file: daemon.config_file.clone(),
@@ -55,3 +68,6 @@ async fn view(Admin { daemon, peers, .. }: &Admin) -> Result<StatusView, StoreEr
         closed_for_limit,
     })
 }
+
+/// Longest time for the numbers of keys and certificates.
+const PATIENCE: Duration = Duration::from_secs(2);

@@ -46,14 +46,19 @@ pub(super) async fn backends(daemon: &Daemon) -> Result<Vec<BackendView>, StoreE
     Ok(views)
 }
 
-/// Units of every backend.
+/// Units of every backend, as an answer.
 pub(super) async fn list(State(admin): State<Admin>) -> Answer<Vec<UnitView>> {
+    Ok(Json(views(&admin.daemon).await?))
+}
+
+/// Units of every backend.
+pub(super) async fn views(daemon: &Daemon) -> Result<Vec<UnitView>, StoreError> {
     let mut views = Vec::new();
-    for backend in admin.daemon.backends.iter() {
-        let of_keys = MasterKeys::of(&admin.daemon, backend).await?;
+    for backend in daemon.backends.iter() {
+        let of_keys = MasterKeys::of(daemon, backend).await?;
         views.extend(backend.units().into_iter().map(|unit| view(backend, &of_keys, unit)));
     }
-    Ok(Json(views))
+    Ok(views)
 }
 
 /// Master keys that wrap the keys of a backend.

@@ -31,6 +31,7 @@ mod outgoing;
 pub(crate) mod owner;
 pub(crate) mod reactors;
 mod record;
+pub(crate) mod refusals;
 pub(crate) mod service;
 mod session;
 mod session_end;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::connections::{ConnectionLimits, Connections};
 use super::log_limits::LogLimits;
 use super::reactors::Reactors;
+use super::refusals::Refusals;
 use crate::config::Config;
 use crate::daemon::Daemon;
 use crate::ground::fair::{Gate, MOST_WAITING};
@@ -14,6 +15,7 @@ pub(crate) struct Shared {
     pub(crate) daemon: Arc<Daemon>,
     pub(crate) connections: Arc<Connections>,
     pub(crate) log_limits: LogLimits,
+    pub(crate) refusals: Refusals,
     /// Turns of users for look-ups of keys that are not in memory.
     pub(super) look_ups: Gate,
     pub(crate) reactors: Reactors,
@@ -28,6 +30,7 @@ impl Shared {
             daemon,
             connections: Arc::new(Connections::new()),
             log_limits: LogLimits::default(),
+            refusals: Refusals::default(),
             look_ups: Gate::new(LOOK_UPS, MOST_WAITING),
             reactors,
             descriptors,

@@ -158,6 +158,12 @@ fn keys_are_shown_and_stopped_while_the_unit_is_sealed() {
         assert!(status == 78 && line.contains("keyward unit unseal FILE --unit-key"), "{words:?}: {line}");
     }
     daemon.succeed(&["unit", "list"]);
+    let (status, page) = daemon.http("GET", "/", "").unwrap();
+    assert_eq!(status, 200, "{page}");
+    for words in ["✗ not possible", "keyward unit unseal FILE", "! not verified", "its backend is not ready"]
+    {
+        assert!(page.contains(words), "{words}: {page}");
+    }
     for words in [["key", "disable", "none"], ["key", "compromise", "none"], ["key", "show", "none"]] {
         let (status, line) = daemon.fail(&words);
         assert!(status == 66 && line.contains("there is no key none"), "{line}");

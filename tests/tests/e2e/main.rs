@@ -43,5 +43,6 @@ mod rustls_tonic;
 mod secrets;
 mod servers;
 mod signature_algorithms;
+mod status_page;
 mod users;
 mod versions;
