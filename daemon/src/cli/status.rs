@@ -1,5 +1,7 @@
-//! `keyward status`: the state of the daemon in a few lines.
+//! `keyward status`: the state of the daemon on one screen, and as an exit status for cron.
 
+use core::time::Duration;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -8,12 +10,11 @@ use clap::Args;
 use super::client::Client;
 use super::failure::Failure;
 use super::key::for_daemon;
-use super::output::{print, print_json};
-use crate::admin::api::{MeasureView, StatusView};
+use super::output::{ago, from_now, print, print_json, time};
+use crate::admin::api::{CertificatesView, ExpiringView, MeasureView, StatusView};
 use crate::admin::client::AdminClient;
 use crate::ground::opening::{Opening, described};
 
-/// Exits with 1 if there is a problem.
 #[derive(Args, Debug)]
 pub(super) struct Status {
     #[command(flatten)]
@@ -30,65 +31,191 @@ impl Status {
         } else {
             print(&text(&status, &self.client.runtime_dir))?;
         }
-        let is_well = problems(&status).is_empty() && status.backends.iter().all(|backend| backend.ready);
-        if is_well { Ok(()) } else { Err(Failure::silent(PROBLEM)) }
+        match Health::of(&status) {
+            Health::Well => Ok(()),
+            Health::Warns => Err(Failure::silent(PROBLEM)),
+            Health::CannotSign => Err(Failure::silent(CANNOT_SIGN)),
+        }
+    }
+}
+
+/// The state of the daemon in one word.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Health {
+    Well,
+    /// There is a problem, and keys sign.
+    Warns,
+    /// A backend cannot sign, or uses must be recorded and cannot be.
+    CannotSign,
+}
+
+impl Health {
+    fn of(status: &StatusView) -> Self {
+        // An older daemon says nothing about records.
+        let can_sign = status.can_sign.unwrap_or_else(|| status.backends.iter().all(|backend| backend.ready));
+        match (can_sign, problems(status).is_empty()) {
+            (false, _) => Self::CannotSign,
+            (true, false) => Self::Warns,
+            (true, true) => Self::Well,
+        }
+    }
+
+    fn words(self) -> &'static str {
+        match self {
+            Self::Well => "well",
+            Self::Warns => "keys sign, and there are problems, see below",
+            Self::CannotSign => "KEYS CANNOT SIGN, see below",
+        }
     }
 }
 
 fn text(status: &StatusView, runtime_dir: &Path) -> String {
-    let StatusView { version, pid, uptime_seconds, keys, grants, connections, .. } = status;
-    let up = humantime::format_duration(core::time::Duration::from_secs(*uptime_seconds));
-    let mut text = format!(
-        "daemon      {version}, process {pid}, up {up}\nkeys        {keys}\ngrants      {grants}\nconnections {connections}\n"
-    );
-    for backend in &status.backends {
-        let ready = if backend.ready { "ready" } else { "not ready" };
-        text += &format!("backend     {} ({}): {ready}\n", backend.name, backend.unit);
-        if let Some(opening) = &backend.opening {
-            text +=
-                &format!("            opened {}\n", opened(opening, backend.ready, backend.next_start_fails));
-        }
+    let mut text = line("state", Health::of(status).words());
+    if status.dev {
+        text += &line("mode", "DEVELOPMENT (--dev), for no key that matters; see: keyward setup");
     }
-    if let Some(audit) = &status.audit {
-        let signed = audit.checkpoint.as_ref().map_or_else(
-            || "not signed yet".into(),
-            |checkpoint| format!("signed to {} at {}", checkpoint.through, checkpoint.time),
-        );
-        text += &format!("audit trail {} records, {signed}\n", audit.last);
-        if audit.unwritten > 0 {
-            text += &format!("            {} uses without a record since the start\n", audit.unwritten);
-        }
-        if let (Some(files), Some(bytes), Some(free)) = (audit.files, audit.bytes, audit.free) {
-            text += &format!(
-                "            {files} files, {} MiB, {free} % of the file system free\n",
-                bytes >> 20
-            );
-        }
+    text += &daemon(status);
+    text += &backends(status);
+    text += &keys(status);
+    if let Some(certificates) = &status.certificates {
+        text += &expiry(certificates);
     }
-    for MeasureView { measure, in_force, detail } in &status.confinement {
-        let label = if *in_force { "confined" } else { "unconfined" };
-        text += &format!("{label:<12}{measure}: {detail}\n");
+    text += &line("connections", &format!("{} open, {} requests", status.connections, status.requests));
+    let last = status.last_refusals.as_ref();
+    text += &outcomes("signatures", &status.outcomes, last);
+    if !status.decryption_outcomes.is_empty() {
+        text += &outcomes("decryptions", &status.decryption_outcomes, last);
     }
-    for path in status.purges.iter().flat_map(|purges| &purges.leftovers) {
-        let path = path.display();
-        text += &format!("purges      do not reach copies of before, as long as there is {path}\n");
-    }
-    if let Some(purges) = status.purges.as_ref().filter(|purges| !purges.r#final) {
-        text += &match purges.keys_left {
-            0 => "purges      not final: no key is left to wrap anew, but a file cannot be written yet\n"
-                .to_owned(),
-            keys => format!("purges      not final: {keys} keys are left to wrap anew\n"),
-        };
-    }
+    text += &trail(status);
+    text += &confinement(status);
+    text += &purges(status);
     if let Some(warning) = status.recovery_warning() {
         let command = for_daemon("keyward backup --recovery FILE".into(), runtime_dir);
-        text += &format!("recovery    {warning}; run: {command}\n");
+        text += &line("recovery", &format!("{warning}; run: {command}"));
     }
     for setting in &status.waiting_for_restart {
-        text += &format!("restart     needed for {setting}\n");
+        text += &line("restart", &format!("needed for {setting}"));
     }
     for problem in problems(status) {
-        text += &format!("problem     {problem}\n");
+        text += &line("problem", &problem);
+    }
+    text
+}
+
+/// A line of the text, with its title in the first column.
+fn line(title: &str, text: &str) -> String {
+    format!("{title:<12}{text}\n")
+}
+
+fn daemon(status: &StatusView) -> String {
+    let StatusView { version, pid, uptime_seconds, started, .. } = status;
+    let up = humantime::format_duration(Duration::from_secs(*uptime_seconds));
+    let since = started.map(|at| format!(", since {}", time(at))).unwrap_or_default();
+    line("daemon", &format!("{version}, process {pid}{since}, up {up}"))
+}
+
+fn backends(status: &StatusView) -> String {
+    let mut text = String::new();
+    for backend in &status.backends {
+        let ready = if backend.ready { "ready" } else { "not ready" };
+        text += &line("backend", &format!("{} ({}): {ready}", backend.name, backend.unit));
+        if let Some(opening) = &backend.opening {
+            let opened = opened(opening, backend.ready, backend.next_start_fails);
+            text += &line("", &format!("opened {opened}"));
+        }
+    }
+    text
+}
+
+fn keys(status: &StatusView) -> String {
+    let states = status.keys_by_state.iter().flatten();
+    let states: Vec<_> = states.map(|(state, count)| format!("{count} {state}")).collect();
+    let states = if states.is_empty() { String::new() } else { format!(": {}", states.join(", ")) };
+    line("keys", &format!("{}{states}; {} grants", status.keys, status.grants))
+}
+
+/// The certificates that expire next, in lines that fit the screen.
+fn expiry(certificates: &CertificatesView) -> String {
+    let CertificatesView { total, expired, soon, first } = certificates;
+    let mut text = match total {
+        0 => line("expiry", "no key has a certificate"),
+        _ => line("expiry", &format!("{total} certificates, {expired} expired, {soon} to renew")),
+    };
+    for ExpiringView { key, names, not_after, .. } in first {
+        let row = format!("{:<15} {key} ({})", from_now(*not_after), names.join(", "));
+        let shown = match row.char_indices().nth(ROW) {
+            Some((end, _)) => format!("{}...", &row[..end]),
+            None => row,
+        };
+        text += &line("", &shown);
+    }
+    text
+}
+
+/// Successes, then refusals by their outcomes, the most frequent ones first, with the time of the
+/// last one. The rare ones share a line.
+fn outcomes(title: &str, counts: &BTreeMap<String, u64>, last: Option<&BTreeMap<String, u64>>) -> String {
+    let done = counts.get(DONE).copied().unwrap_or_default();
+    let mut refused: Vec<_> = counts.iter().filter(|(outcome, _)| *outcome != DONE).collect();
+    refused.sort_by_key(|(_, count)| core::cmp::Reverse(**count));
+    let sum: u64 = refused.iter().map(|(_, count)| **count).sum();
+    let mut text = line(title, &format!("{done} done, {sum} refused"));
+    let rare = refused.split_off(refused.len().min(MOST_OUTCOMES));
+    for (outcome, count) in refused {
+        let at = last.and_then(|last| last.get(outcome));
+        let at = at.map(|at| format!(", last {}", ago(*at))).unwrap_or_default();
+        text += &line("", &format!("{count} {outcome}{at}"));
+    }
+    if !rare.is_empty() {
+        let rare: Vec<_> = rare.into_iter().map(|(outcome, count)| format!("{count} {outcome}")).collect();
+        text += &line("", &rare.join(", "));
+    }
+    text
+}
+
+fn trail(status: &StatusView) -> String {
+    let Some(audit) = &status.audit else { return String::new() };
+    let signed = audit.checkpoint.as_ref().map_or_else(
+        || "not signed yet".into(),
+        |checkpoint| format!("signed to {} at {}", checkpoint.through, checkpoint.time),
+    );
+    let mut text = line("audit trail", &format!("{} records, {signed}", audit.last));
+    if audit.unwritten > 0 {
+        text += &line("", &format!("{} uses without a record since the start", audit.unwritten));
+    }
+    if let (Some(files), Some(bytes), Some(free)) = (audit.files, audit.bytes, audit.free) {
+        let space = format!("{files} files, {} MiB, {free} % of the file system free", bytes >> 20);
+        text += &line("", &space);
+    }
+    text
+}
+
+/// The measures that are in force in one line, and a line for each other one.
+fn confinement(status: &StatusView) -> String {
+    let (inside, outside): (Vec<_>, Vec<_>) = status.confinement.iter().partition(|measure| measure.in_force);
+    let names: Vec<_> = inside.iter().map(|measure| measure.measure.as_str()).collect();
+    let mut text = String::new();
+    if !names.is_empty() {
+        text += &line("confined", &names.join(", "));
+    }
+    for MeasureView { measure, detail, .. } in outside {
+        text += &line("unconfined", &format!("{measure}: {detail}"));
+    }
+    text
+}
+
+fn purges(status: &StatusView) -> String {
+    let mut text = String::new();
+    for path in status.purges.iter().flat_map(|purges| &purges.leftovers) {
+        let path = path.display();
+        text += &line("purges", &format!("do not reach copies of before, as long as there is {path}"));
+    }
+    if let Some(purges) = status.purges.as_ref().filter(|purges| !purges.r#final) {
+        let left = match purges.keys_left {
+            0 => "no key is left to wrap anew, but a file cannot be written yet".to_owned(),
+            keys => format!("{keys} keys are left to wrap anew"),
+        };
+        text += &line("purges", &format!("not final: {left}"));
     }
     text
 }
@@ -106,8 +233,22 @@ pub(super) fn opened(opening: &str, is_open: bool, next_start_fails: bool) -> &s
 fn problems(status: &StatusView) -> Vec<String> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let of_trail = status.audit.iter().flat_map(|audit| audit.problems(now));
-    status.problems.iter().cloned().chain(of_trail).collect()
+    let keys = status.unusable_keys.filter(|keys| *keys > 0);
+    let keys = keys.map(|keys| format!("{keys} enabled keys cannot sign now; see: keyward unit list"));
+    let certificates = status.certificates.as_ref().filter(|all| all.expired + all.soon > 0);
+    let certificates = certificates.map(|CertificatesView { expired, soon, .. }| {
+        format!("{expired} certificates expired, {soon} to renew; how: keyward doctor")
+    });
+    status.problems.iter().cloned().chain(of_trail).chain(keys).chain(certificates).collect()
 }
 
-/// Exit status if there is a problem.
+/// Exit status if there is a problem, and keys sign.
 const PROBLEM: u8 = 1;
+/// Exit status if keys cannot sign.
+const CANNOT_SIGN: u8 = 2;
+/// Outcome of a successful request.
+const DONE: &str = "done";
+/// Outcomes of refusals with a line of their own.
+const MOST_OUTCOMES: usize = 4;
+/// Longest row about a certificate, in characters: with its indent and the dots, 79.
+const ROW: usize = 64;

@@ -39,6 +39,7 @@ mod shred;
 mod signers;
 mod signing_service;
 mod starter;
+mod status;
 mod status_page;
 mod store;
 mod terminal;

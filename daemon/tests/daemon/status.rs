@@ -1,0 +1,113 @@
+//! `keyward status`: its exit status for cron, and its one screen.
+
+use std::fs;
+use std::process::Command;
+
+use keyward_proto::Outcome;
+use rustix::process::Signal;
+
+use crate::fixture::{Daemon, certificate_verify};
+
+/// Exit status and output.
+fn status(daemon: &Daemon) -> (i32, String) {
+    let output = daemon.keyward(&["status"]);
+    (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
+}
+
+/// Attaches a certificate to a new key. The certificate was made this many days ago, and is valid
+/// for this many days since then.
+fn certify(daemon: &Daemon, label: &str, age: u32, days: u32) {
+    let (key, chain) = (daemon.path("plain.key"), daemon.path("chain.pem"));
+    let mut openssl = Command::new("faketime");
+    openssl.args([&format!("{age} days ago"), "openssl"]).args([
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+    ]);
+    openssl.args(["-days", &days.to_string(), "-subj", "/CN=shop", "-keyout"]).arg(&key);
+    openssl.args(["-addext", &format!("subjectAltName=DNS:{label}.example"), "-out"]).arg(&chain);
+    let made = openssl.output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    daemon.succeed(&["key", "import", label, "--in", key.to_str().unwrap()]);
+    daemon.succeed(&["cert", "attach", label, "--in", chain.to_str().unwrap()]);
+}
+
+#[test]
+fn the_exit_status_says_how_bad_it_is() {
+    let mut daemon = Daemon::production(&[("*", "tls-server")]);
+    daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
+    certify(&daemon, "good", 0, 90);
+    let (code, text) = status(&daemon);
+    assert!(code == 0 && text.starts_with("state       well\n"), "{code} {text}");
+
+    certify(&daemon, "old", 91, 90);
+    let (code, text) = status(&daemon);
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("2 certificates, 1 expired, 0 to renew"), "{text}");
+    assert!(
+        text.contains("problem     1 certificates expired, 0 to renew") && text.contains("old (old.example)"),
+        "{text}"
+    );
+    daemon.succeed(&["cert", "detach", "old"]);
+    assert_eq!(status(&daemon).0, 0);
+    certify(&daemon, "soon", 80, 90);
+    let (code, text) = status(&daemon);
+    assert!(code == 1 && text.contains("2 certificates, 0 expired, 1 to renew"), "{code} {text}");
+    daemon.succeed(&["cert", "detach", "soon"]);
+
+    daemon.end(Signal::TERM);
+    let output = daemon.keyward(&["status"]);
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(69), &b""[..]));
+    fs::rename(daemon.path("master.key"), daemon.path("away")).unwrap();
+    daemon.start(&[]);
+    let (code, text) = status(&daemon);
+    assert!(code == 2 && text.starts_with("state       KEYS CANNOT SIGN"), "{code} {text}");
+    assert!(text.contains("enabled keys cannot sign now"), "{text}");
+}
+
+#[test]
+fn one_screen_has_keys_certificates_and_refusals() {
+    let daemon = Daemon::dev("");
+    for label in ["a", "b", "c"] {
+        daemon.succeed(&["key", "generate", label, "--type", "p256"]);
+    }
+    daemon.succeed(&["key", "disable", "c"]);
+    for (label, days) in [("d60", 60), ("d40", 40), ("d50", 50), ("d90", 90), ("d80", 80), ("d70", 70)] {
+        certify(&daemon, label, 0, days);
+    }
+    for _ in 0..2 {
+        assert_eq!(daemon.outcome("a", &certificate_verify()), Outcome::Done);
+    }
+    assert_eq!(daemon.outcome("c", &certificate_verify()), Outcome::KeyDisabled);
+    assert_eq!(daemon.outcome("none", &certificate_verify()), Outcome::UnknownKey);
+    let (code, text) = status(&daemon);
+    assert_eq!(code, 0, "{text}");
+    for words in [
+        "mode        DEVELOPMENT (--dev)",
+        "keys        9: 1 disabled, 8 enabled; 0 grants",
+        "expiry      6 certificates, 0 expired, 0 to renew",
+        "signatures  2 done, 2 refused\n            1 key-disabled, last 0 minutes ago\n            1 unknown-key, last 0",
+        "confined    ",
+    ] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+    let rows: Vec<_> = text.lines().filter_map(|line| line.split_once(" (d")).collect();
+    let labels: Vec<_> = rows.iter().map(|(before, _)| before.rsplit(' ').next().unwrap()).collect();
+    assert_eq!(labels, ["d40", "d50", "d60", "d70", "d80"], "{text}");
+    let lines: Vec<_> = text.lines().collect();
+    assert!(lines.len() <= 24, "{} lines: {text}", lines.len());
+    for line in lines.iter().filter(|line| !line.starts_with("unconfined")) {
+        assert!(line.chars().count() <= 80, "{line}");
+    }
+
+    let json: serde_json::Value = serde_json::from_str(&daemon.succeed(&["status", "--json"])).unwrap();
+    assert_eq!(json["keys_by_state"], serde_json::json!({"disabled": 1, "enabled": 8}));
+    assert_eq!((&json["can_sign"], &json["unusable_keys"]), (&true.into(), &0.into()));
+    let first = &json["certificates"]["first"];
+    assert_eq!(first.as_array().unwrap().len(), 5);
+    assert_eq!((&first[0]["key"], &first[0]["names"]), (&"d40".into(), &serde_json::json!(["d40.example"])));
+}
