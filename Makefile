@@ -55,13 +55,14 @@ check: install-test
 	CARGO_INCREMENTAL=1 $(CARGO) clippy --release --workspace --all-targets -- -D warnings
 	$(QUICK) test --release --workspace --lib
 
-# Everything that CI runs. OpenSSL is built beside the rest, which leaves a processor idle at times.
+# Everything that CI runs. OpenSSL and a clean Debian are made beside the rest, which leaves a
+# processor idle at times.
 # Tests wait more than they compute, so there is one more thread than processors, except for the
 # programs that measure: load, shares, soak and unit_connections.
 test: install-test
-	@tests/openssl/build 3.5 >/dev/null & openssl=$$!; status=0; \
+	@tests/openssl/build 3.5 >/dev/null & openssl=$$!; tests/debian/build >/dev/null & debian=$$!; status=0; \
 	{ $(MAKE) --no-print-directory lint && $(BUILD_TESTS); } || status=$$?; \
-	wait $$openssl || status=$$?; exit $$status
+	wait $$openssl || status=$$?; wait $$debian || status=$$?; exit $$status
 	@rm -f target/left-out
 	RUST_TEST_THREADS=3 $(CARGO) test --release --workspace --lib --bins --test '[!lsu]*'
 	$(CARGO) test --release --workspace --test '[lsu]*'
@@ -83,6 +84,7 @@ test-openssl-4: install-test
 soak: install-test
 	$(BUILD_TESTS)
 	tests/openssl/build 3.5 >/dev/null
+	tests/debian/build >/dev/null
 	@rm -f target/left-out
 	@set -e; for test in $(SOAK_TESTS); do \
 		echo "soak: $$test, since $$(date +%H:%M)"; \
