@@ -6,6 +6,7 @@
 //! change, for `--undo`, which goes back run by run. It has no secret: files with private keys are
 //! never changed.
 
+use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, FileTimes, Permissions};
 use std::io::{self, ErrorKind, Read, Write};
@@ -20,6 +21,7 @@ use tempfile::NamedTempFile;
 
 use super::key_file::{KeyFile, Removal, modified};
 use super::keys::holds_private_key;
+use super::running;
 use crate::cli::failure::Failure;
 use crate::cli::output;
 use crate::ground::exit;
@@ -115,9 +117,11 @@ impl Journal {
         ownership::make_private_directory(directory).map_err(|error| failed(&error))?;
         ownership::check_directory(directory, Owners::Own).map_err(|error| failed(&error))?;
         let lock = File::open(directory).map_err(|error| failed(&error))?;
-        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
-            Failure::new(exit::IN_USE, "another keyward protect works on this server; wait for its end")
-        })?;
+        // A program that this process has just started may still have the lock of before.
+        if !running::wait_for(TURN, || flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok()) {
+            let reason = "another keyward protect works on this server; wait for its end";
+            return Err(Failure::new(exit::IN_USE, reason));
+        }
         let mut numbers = Vec::new();
         for entry in fs::read_dir(directory).map_err(|error| failed(&error))? {
             let name = entry.map_err(|error| failed(&error))?.file_name();
@@ -481,6 +485,15 @@ impl Journal {
     }
 }
 
+impl Drop for Journal {
+    /// Removes the directory of a journal in which there is nothing, as after a refusal.
+    fn drop(&mut self) {
+        if self.runs.is_empty() && fs::remove_dir(&self.directory).is_ok() {
+            let _ = self.directory.parent().map(fs::remove_dir);
+        }
+    }
+}
+
 impl Run {
     /// Copies a file into the directory of the run. `expected` is its text at the time of the plan.
     fn keep(&self, path: &Path, expected: Option<&String>) -> Result<Option<Before>, Failure> {
@@ -554,7 +567,7 @@ fn written(path: &Path, contents: &[u8], mode: u32, owner: Option<(u32, u32)>) -
 /// Replaces a file by its former contents, with its former owner, mode and time.
 fn written_at(path: &Path, contents: &[u8], before: &Before) -> io::Result<()> {
     let file = beside(path, contents, before.mode, Some((before.uid, before.gid)))?;
-    let modified = SystemTime::UNIX_EPOCH + core::time::Duration::from_nanos(before.modified);
+    let modified = SystemTime::UNIX_EPOCH + Duration::from_nanos(before.modified);
     file.as_file().set_times(FileTimes::new().set_modified(modified))?;
     persist(file, path)
 }
@@ -596,6 +609,8 @@ fn cannot_write(path: &Path, reason: &io::Error) -> Failure {
 /// Beginning of the name of a file that is not whole yet.
 const PART: &str = ".keyward-part-";
 const ENTRIES: &str = "journal.json";
+/// Longest time until a journal is free.
+const TURN: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {

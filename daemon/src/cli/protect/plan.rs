@@ -14,6 +14,8 @@ use super::Protect;
 use super::keys::{self, Keys};
 use super::running::safe;
 use crate::cli::failure::Failure;
+use crate::cli::{program, service_files};
+use crate::ground::exit;
 use crate::ground::text::quoted;
 use crate::servers::served::Client;
 
@@ -108,11 +110,21 @@ impl Plan {
         Ok(())
     }
 
-    /// Plans a drop-in that gives the next start of a service a variable.
-    pub(super) fn add_service_drop_in(&mut self, options: &Protect, service: &str, variable: &str) {
+    /// Plans a drop-in that gives the next start of a service the variable `OPENSSL_CONF`.
+    ///
+    /// # Errors
+    /// [`Failure`] if the service has another value of the variable.
+    pub(super) fn add_service_drop_in(&mut self, options: &Protect, service: &str) -> Result<(), Failure> {
         let (title, name) = (options.server.title(), options.server.name());
+        let value = options.openssl_conf.display().to_string();
+        if let Some(other) = openssl_conf_of(service).filter(|other| *other != value) {
+            let reason = format_args!(
+                "{service} has OPENSSL_CONF={other}: let {value} include that file (.include {other}), and remove the variable (systemctl cat {service} shows its file)"
+            );
+            return Err(Failure::new(exit::CONFIG, reason));
+        }
         let path = options.systemd_dir.join(format!("{service}.d/keyward.conf"));
-        let line = format!("Environment={variable}");
+        let line = format!("Environment=OPENSSL_CONF={value}");
         let lines = format!(
             "# {title} loads the provider from its start on. Written by keyward protect {name}.\n[Service]\n{line}\n"
         );
@@ -126,6 +138,7 @@ impl Plan {
             }
             Err(_) => drop(self.new_files.insert(path, NewFile::Text(lines))),
         }
+        Ok(())
     }
 
     /// Files that hold a planned key, with the number of the key.
@@ -269,6 +282,18 @@ impl Plan {
             "notes": self.notes,
         })
     }
+}
+
+/// The value of `OPENSSL_CONF` for the next start of a service, by its unit and all drop-ins.
+fn openssl_conf_of(service: &str) -> Option<String> {
+    if !service_files::has_systemd() {
+        return None;
+    }
+    let shown = program::run_any("systemctl", &["show", "--property=Environment", service]).ok()?;
+    let text = String::from_utf8_lossy(&shown).into_owned();
+    let words = text.strip_prefix("Environment=")?.split_whitespace();
+    let mut values = words.filter_map(|word| word.trim_matches('"').strip_prefix("OPENSSL_CONF="));
+    values.next_back().map(str::to_owned)
 }
 
 /// Names of uses, for people.

@@ -322,9 +322,14 @@ pub(super) fn has_taken_over(before: &BTreeSet<i32>, now: &BTreeSet<i32>) -> boo
     new.peek().is_some() && !before.intersection(now).any(takes) && (new.any(takes) || !now.iter().any(takes))
 }
 
-/// Waits until something is so.
-pub(super) fn wait(mut is_so: impl FnMut() -> bool) -> bool {
-    let deadline = Instant::now() + LIMIT;
+/// Waits until a server has done what a signal says. False if that takes too long.
+pub(super) fn wait(is_so: impl FnMut() -> bool) -> bool {
+    wait_for(LIMIT, is_so)
+}
+
+/// Waits until something is so. False if that takes longer than `limit`.
+pub(super) fn wait_for(limit: Duration, mut is_so: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + limit;
     loop {
         if is_so() {
             return true;

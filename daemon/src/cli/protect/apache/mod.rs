@@ -181,7 +181,7 @@ impl Apache {
         let wanted = format!("{VARIABLE}={value}");
         match (&self.workers.service, text) {
             _ if set.is_some() => {}
-            (Some(service), _) => plan.add_service_drop_in(options, service, &wanted),
+            (Some(service), _) => plan.add_service_drop_in(options, service)?,
             (None, Some(text)) => {
                 let path = real(&envvars);
                 safe(&path)?;

@@ -245,7 +245,7 @@ impl Nginx {
             }
         }
         if let Some(service) = &self.workers.service {
-            plan.add_service_drop_in(options, service, &wanted);
+            plan.add_service_drop_in(options, service)?;
         } else {
             plan.notes.push(format!(
                 "nginx runs in no service of systemd: let its next start have {wanted} in its environment, or it refuses the references"
