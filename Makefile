@@ -17,7 +17,7 @@ OPENSSL_TESTS = versions hosts asynchronous configurations reference_files finit
 	signature_algorithms
 
 # Tests with a long form beside the short one in `make test`: program/module, in tests/tests.
-SOAK_TESTS = e2e/purpose shares/fairness shares/connections shares/services e2e/master_key e2e/acme e2e/protect
+SOAK_TESTS = e2e/purpose shares/fairness shares/connections shares/services e2e/master_key e2e/acme e2e/protect e2e/packages
 
 # Names the tests that could not do their work here: without root, or in a container. They enter
 # themselves.

@@ -13,9 +13,18 @@ fn three_commands_from_the_packages_to_protected_sites() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap();
     succeed(&mut Command::new(source.join("tests/debian/build")));
     let scratch = tempfile::tempdir().unwrap();
-    for (version, directory) in [("0.0.1", "before"), ("", "")] {
+    // The short form has the same programs under an older version.
+    let previous = match std::env::var_os("KEYWARD_SOAK").is_some() {
+        true => {
+            succeed(&mut Command::new(source.join("tests/debian/previous")));
+            "previous/release"
+        }
+        false => "release",
+    };
+    for (profile, version, directory) in [(previous, "0.0.1", "before"), ("release", "", "")] {
         let mut make = Command::new(source.join(".ci/packages"));
-        make.arg("release").args(Some(version).filter(|version| !version.is_empty()));
+        make.arg(profile).args(Some(version).filter(|version| !version.is_empty()));
+        make.env("DOCUMENTED_BY", source.join("target/release/keyward"));
         let list = succeed(make.env("COMPRESSION", "none").current_dir(&source));
         let to = scratch.path().join(directory);
         fs::create_dir_all(&to).unwrap();
@@ -32,6 +41,7 @@ fn three_commands_from_the_packages_to_protected_sites() {
     println!("{text}");
     assert!(output.status.success(), "{}\n{text}{}", output.status, stderr(&output));
     for words in [
+        if previous == "release" { "in the chroot by setup: 1" } else { "in the chroot by setup: 0" },
         "keys in the memory of nginx before: 4",
         "keys in the memory of nginx after: 0",
         "keys in the memory of HAProxy after: 0",

@@ -19,8 +19,11 @@ pub(super) struct KeyFile {
     real: PathBuf,
     /// Label of the key in the daemon.
     pub(super) label: String,
-    /// SHA-256 of the public key, in hexadecimal digits.
+    /// SHA-256 of the public key, in hexadecimal digits; empty in a journal of an earlier version,
+    /// which does not know it.
+    #[serde(default)]
     pub(super) public_key: String,
+    #[serde(flatten)]
     facts: Facts,
     /// How far its removal has come.
     #[serde(default)]
