@@ -359,6 +359,30 @@ fn what_cannot_be_protected_is_left_alone() {
     assert!(said.contains("the daemon has another configuration"), "{said}");
     fs::remove_file(scene.path("other.toml")).unwrap();
     unchanged(&scene);
+    // No grant can be given: there is no place for it, or the configuration has a fault.
+    fs::write(scene.daemon.path("keyward.d"), "a file").unwrap();
+    let (_, said) = fail(&mut scene.protect(&[]));
+    assert!(said.contains("everything was put back") && said.contains("keyward.d"), "{said}");
+    fs::remove_file(scene.daemon.path("keyward.d")).unwrap();
+    unchanged(&scene);
+    fs::create_dir(scene.daemon.path("keyward.d")).unwrap();
+    fs::write(
+        scene.daemon.path("keyward.d/other.toml"),
+        "[[grant]]\nuser = \"no-such-user\"\nkeys = [\"a\"]\n",
+    )
+    .unwrap();
+    refused(&scene, &[], "no-such-user");
+    fs::remove_dir_all(scene.daemon.path("keyward.d")).unwrap();
+    unchanged(&scene);
+    // A unit that waits for its owners takes no key.
+    let mut sealed = Daemon::prepare_for_owners("");
+    sealed.resume();
+    let mut command = sealed.keyward(&["protect", "nginx", "--pid", &scene.master().to_string()]);
+    command.arg("--config").arg(sealed.path("keyward.toml")).arg("--openssl-conf").arg(sealed.openssl_conf());
+    command.arg("--journal").arg(scene.path("journal"));
+    let (_, said) = fail(&mut command);
+    assert!(said.contains("the backend embedded of the daemon is not ready"), "{said}");
+    unchanged(&scene);
     scene.daemon.stop();
     refused(&scene, &[], "the daemon");
     unchanged(&scene);
