@@ -10,8 +10,7 @@ use std::path::PathBuf;
 use keyward_proto::Reference;
 
 use super::Protect;
-use super::journal::{Journal, Phase, digest};
-use super::key_file::{KeyFile, Removal};
+use super::journal::{Journal, KeyFile, Phase, Removal, digest};
 use super::plan::{Plan, Probe};
 use super::running::{Running, real};
 use crate::admin::api::User;

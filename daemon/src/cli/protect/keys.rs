@@ -9,7 +9,7 @@ use keyward_proto::{KeyType, Label, Reference, Use};
 use keyward_unit::{ImportError, KeyFile};
 use zeroize::Zeroizing;
 
-use super::key_file::Facts;
+use super::journal::Facts;
 use crate::admin::api::KeyView;
 use crate::admin::client::{AdminClient, AdminClientError};
 use crate::admin::request;

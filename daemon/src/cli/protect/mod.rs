@@ -11,7 +11,6 @@ mod change;
 mod grants;
 mod haproxy;
 mod journal;
-mod key_file;
 mod keys;
 mod nginx;
 mod plan;

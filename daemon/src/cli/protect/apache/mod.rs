@@ -15,8 +15,7 @@ use std::path::{Path, PathBuf};
 use keyward_proto::Use;
 use rustix::process::Signal;
 
-use super::journal::digest;
-use super::key_file::CERTBOT;
+use super::journal::{CERTBOT, digest};
 use super::keys::{self, Keys, Wanted};
 use super::plan::{Edit, NewFile, Plan};
 use super::running::{self, LIMIT, Running, Workers, beside, real, safe, wait};

@@ -14,8 +14,7 @@ use keyward_client::Address;
 use keyward_proto::Use;
 use rustix::process::Signal;
 
-use super::journal::digest;
-use super::key_file::CERTBOT;
+use super::journal::{CERTBOT, digest};
 use super::keys::{Keys, Wanted};
 use super::plan::{Edit, Plan};
 use super::running::{self, LIMIT, Running, Workers, real, safe, wait};

@@ -14,8 +14,7 @@ use std::process::Command;
 
 use keyward_proto::Use;
 
-use super::journal::digest;
-use super::key_file::CERTBOT;
+use super::journal::{CERTBOT, digest};
 use super::keys::{self, Keys, Wanted};
 use super::plan::{Edit, NewFile, Plan};
 use super::running::{self, Running, Workers, beside, real, safe};

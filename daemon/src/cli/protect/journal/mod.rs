@@ -3,29 +3,33 @@
 //!
 //! Each run of the command that changes something has a directory with a copy of each file before
 //! and after it. The directory is written and synced before the first change. It stays after the
-//! change, for `--undo`, which goes back run by run. It has no secret: files with private keys are
-//! never changed.
+//! change, for `--undo`, which goes back run by run. It has no secret: a file with a private key is
+//! never changed or copied. At most, another file takes its path, and the file itself stays beside
+//! that under another name.
+
+mod files;
+mod key_file;
 
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File, FileTimes, Permissions};
-use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use tempfile::NamedTempFile;
 
-use super::key_file::{KeyFile, Removal, modified};
 use super::keys::holds_private_key;
 use super::running;
 use crate::cli::failure::Failure;
 use crate::cli::output;
 use crate::ground::exit;
 use crate::ground::ownership::{self, Owners};
+use files::{PART, is_one, is_there, move_back, synced, written, written_at};
+use key_file::modified;
+pub(super) use key_file::{CERTBOT, Facts, KeyFile, Removal};
 
 /// A journal, held by this process alone.
 pub(super) struct Journal {
@@ -529,72 +533,10 @@ impl Run {
     }
 }
 
-/// Gives a file that was moved its path again. A file that was not moved yet stays.
-fn move_back(moved: &Path, path: &Path) -> io::Result<()> {
-    if !is_there(moved) {
-        return Ok(());
-    }
-    fs::rename(moved, path)?;
-    // Two names of one file both stay after a rename (rename(2)).
-    match fs::remove_file(moved) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-        _ => synced(path),
-    }
-}
-
-fn is_there(path: &Path) -> bool {
-    path.symlink_metadata().is_ok()
-}
-
-/// True if two paths are names of one file, or of one link.
-fn is_one(path: &Path, other: &Path) -> bool {
-    let place = |path: &Path| path.symlink_metadata().ok().map(|found| (found.dev(), found.ino()));
-    place(path).is_some() && place(path) == place(other)
-}
-
 fn is_same(path: &Path, before: &Before) -> bool {
     path.metadata().is_ok_and(|found| {
         (found.mode() & 0o7777, found.uid(), found.gid()) == (before.mode, before.uid, before.gid)
     })
-}
-
-/// Replaces a file as a whole.
-fn written(path: &Path, contents: &[u8], mode: u32, owner: Option<(u32, u32)>) -> io::Result<()> {
-    let file = beside(path, contents, mode, owner)?;
-    persist(file, path)
-}
-
-/// Replaces a file by its former contents, with its former owner, mode and time.
-fn written_at(path: &Path, contents: &[u8], before: &Before) -> io::Result<()> {
-    let file = beside(path, contents, before.mode, Some((before.uid, before.gid)))?;
-    let modified = SystemTime::UNIX_EPOCH + Duration::from_nanos(before.modified);
-    file.as_file().set_times(FileTimes::new().set_modified(modified))?;
-    persist(file, path)
-}
-
-fn beside(path: &Path, contents: &[u8], mode: u32, owner: Option<(u32, u32)>) -> io::Result<NamedTempFile> {
-    let mut file = tempfile::Builder::new().prefix(PART).tempfile_in(directory_of(path))?;
-    file.write_all(contents)?;
-    if let Some((uid, gid)) = owner {
-        fchown(file.as_file(), Some(uid), Some(gid))?;
-    }
-    file.as_file().set_permissions(Permissions::from_mode(mode))?;
-    file.as_file().sync_all()?;
-    Ok(file)
-}
-
-fn persist(file: NamedTempFile, path: &Path) -> io::Result<()> {
-    file.persist(path).map_err(|error| error.error)?;
-    synced(path)
-}
-
-/// Brings the name of a file to the disk.
-fn synced(path: &Path) -> io::Result<()> {
-    File::open(directory_of(path))?.sync_all()
-}
-
-fn directory_of(path: &Path) -> &Path {
-    path.parent().unwrap_or(Path::new("/"))
 }
 
 /// SHA-256 in hexadecimal digits.
@@ -606,188 +548,9 @@ fn cannot_write(path: &Path, reason: &io::Error) -> Failure {
     Failure::new(exit::CANNOT_CREATE, format_args!("cannot write {}: {reason}", path.display()))
 }
 
-/// Beginning of the name of a file that is not whole yet.
-const PART: &str = ".keyward-part-";
 const ENTRIES: &str = "journal.json";
 /// Longest time until a journal is free.
 const TURN: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
-mod tests {
-    use super::super::key_file::Facts;
-    use super::*;
-
-    #[test]
-    fn files_are_put_back_after_a_stop_at_any_moment() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = |name: &str| directory.path().join(name);
-        fs::write(path("a.conf"), "first").unwrap();
-        fs::set_permissions(path("a.conf"), Permissions::from_mode(0o640)).unwrap();
-        let at = path("a.conf").metadata().unwrap().modified().unwrap();
-        let files: BTreeMap<_, _> =
-            [(path("a.conf"), b"second".to_vec()), (path("new.d/b.conf"), b"new".to_vec())]
-                .into_iter()
-                .collect();
-        let texts: BTreeMap<_, _> = [(path("a.conf"), "first".to_owned())].into_iter().collect();
-        for written in 0..=files.len() {
-            let mut journal = Journal::open(&path("journal")).unwrap();
-            journal.begin_run().unwrap();
-            journal.keep(&files, &texts, &BTreeMap::new()).unwrap();
-            for (path, contents) in files.iter().take(written) {
-                journal.write(path, contents).unwrap();
-            }
-            drop(journal);
-            let mut journal = Journal::open(&path("journal")).unwrap();
-            assert_eq!(journal.phase(), Some(Phase::Writing));
-            assert!(journal.changed_since().is_empty());
-            journal.put_back().unwrap();
-            // Twice, as after a stop.
-            journal.put_back().unwrap();
-            journal.forget_run().unwrap();
-            journal.remove().unwrap();
-            assert_eq!(fs::read(path("a.conf")).unwrap(), b"first");
-            let found = path("a.conf").metadata().unwrap();
-            assert_eq!((found.mode() & 0o7777, found.modified().unwrap()), (0o640, at));
-            assert!(!path("new.d").exists() && !path("journal").exists());
-        }
-    }
-
-    #[test]
-    fn key_files_take_their_paths_again_after_a_stop_at_any_moment() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = |name: &str| directory.path().join(name);
-        fs::write(path("key"), "secret").unwrap();
-        std::os::unix::fs::symlink("key", path("link")).unwrap();
-        let at = |name: &str| path(name).symlink_metadata().map(|found| (found.ino(), found.mode())).unwrap();
-        let before = ["key", "link"].map(at);
-        let files: BTreeMap<_, _> =
-            ["key", "link"].into_iter().map(|name| (path(name), b"reference".to_vec())).collect();
-        let replaced: BTreeMap<_, _> =
-            ["key", "link"].into_iter().map(|name| (path(name), path(&format!(".{name}.before")))).collect();
-        for step in 0..5 {
-            let mut journal = Journal::open(&path("journal")).unwrap();
-            journal.begin_run().unwrap();
-            journal.keep(&files, &BTreeMap::new(), &replaced).unwrap();
-            let linked = |name: &str| fs::hard_link(path(name), path(&format!(".{name}.before"))).unwrap();
-            match step {
-                1 => linked("key"),
-                2 => journal.replace(&path("key"), b"reference").unwrap(),
-                3 => {
-                    journal.replace(&path("key"), b"reference").unwrap();
-                    linked("link");
-                }
-                4 => files.iter().for_each(|(path, contents)| journal.replace(path, contents).unwrap()),
-                _ => {}
-            }
-            if step == 4 {
-                assert_eq!(fs::read(path("link")).unwrap(), b"reference");
-                assert_eq!(fs::read(path(".key.before")).unwrap(), b"secret");
-                assert!(!path("link").is_symlink() && path(".link.before").is_symlink());
-                let other = fs::read(path("link")).unwrap();
-                fs::write(path("link"), "renewed").unwrap();
-                assert_eq!(journal.changed_since(), [(path("link").as_path(), Some(path(".link.before")))]);
-                fs::write(path("link"), other).unwrap();
-            }
-            assert!(journal.changed_since().is_empty(), "{step}");
-            drop(journal);
-            let mut journal = Journal::open(&path("journal")).unwrap();
-            journal.put_back().unwrap();
-            journal.put_back().unwrap();
-            assert_eq!(["key", "link"].map(at), before, "{step}");
-            assert_eq!(fs::read(path("link")).unwrap(), b"secret");
-            assert!(!path(".key.before").exists() && !path(".link.before").is_symlink());
-            journal.forget_run().unwrap();
-            journal.remove().unwrap();
-        }
-    }
-
-    #[test]
-    fn runs_are_undone_one_by_one_and_foreign_changes_are_seen() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = |name: &str| directory.path().join(name);
-        fs::write(path("a"), "first").unwrap();
-        let mut journal = Journal::open(&path("journal")).unwrap();
-        assert!(Journal::open(&path("journal")).is_err(), "held twice");
-        let mut before = "first";
-        for contents in ["second", "third"] {
-            let files = [(path("a"), contents.as_bytes().to_vec())].into_iter().collect();
-            journal.begin_run().unwrap();
-            let other = [(path("a"), "other".to_owned())].into_iter().collect();
-            assert!(journal.keep(&files, &other, &BTreeMap::new()).is_err(), "changed since the plan");
-            let texts = [(path("a"), before.to_owned())].into_iter().collect();
-            journal.keep(&files, &texts, &BTreeMap::new()).unwrap();
-            journal.write(&path("a"), contents.as_bytes()).unwrap();
-            journal.enter(Phase::Done).unwrap();
-            before = contents;
-        }
-        drop(journal);
-        let mut journal = Journal::open(&path("journal")).unwrap();
-        fs::write(path("a"), "other").unwrap();
-        let changed = journal.changed_since();
-        assert_eq!(changed[0].0, path("a"));
-        assert_eq!(fs::read(changed[0].1.as_ref().unwrap()).unwrap(), b"second");
-        journal.write_again().unwrap();
-        assert_eq!(fs::read(path("a")).unwrap(), b"third");
-        for expected in ["second", "first"] {
-            assert!(journal.changed_since().is_empty());
-            journal.put_back().unwrap();
-            journal.forget_run().unwrap();
-            assert_eq!(fs::read_to_string(path("a")).unwrap(), expected);
-        }
-        assert_eq!(journal.phase(), None);
-    }
-
-    #[test]
-    fn only_the_file_that_was_imported_is_removed() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = |name: &str| directory.path().join(name);
-        fs::write(path("real"), "key").unwrap();
-        std::os::unix::fs::symlink("real", path("link")).unwrap();
-        let note = |journal: &mut Journal| {
-            let facts = Facts::of(&path("link").metadata().unwrap());
-            journal.note_key_file(KeyFile::new(&path("link"), "shop", "00".into(), facts, None)).unwrap();
-        };
-        let mut journal = Journal::open(&path("journal")).unwrap();
-        journal.begin_run().unwrap();
-        note(&mut journal);
-        assert!(journal.key_files()[0].is_same() && !journal.is_final());
-        fs::write(path("other"), "new").unwrap();
-        fs::rename(path("other"), path("real")).unwrap();
-        assert!(!journal.key_files()[0].is_same());
-        assert!(journal.remove_key_files().is_err());
-        assert_eq!(fs::read(path("real")).unwrap(), b"new");
-        note(&mut journal);
-        assert_eq!(journal.key_files()[0].names(), 1);
-        assert_eq!(journal.remove_key_files().unwrap(), [path("link")]);
-        assert!(!path("real").exists() && path("link").symlink_metadata().is_err() && journal.is_final());
-        // Another key at the same place is not of this journal.
-        fs::write(path("link"), "another").unwrap();
-        assert!(journal.remove_key_files().unwrap().is_empty());
-        assert_eq!(fs::read(path("link")).unwrap(), b"another");
-    }
-
-    /// The file cannot be removed at first, or the command was stopped: the next one goes on.
-    #[test]
-    fn a_removal_that_has_failed_goes_on() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = |name: &str| directory.path().join(name);
-        fs::write(path("key"), "key").unwrap();
-        let mut journal = Journal::open(&path("journal")).unwrap();
-        journal.begin_run().unwrap();
-        let facts = Facts::of(&path("key").metadata().unwrap());
-        journal.note_key_file(KeyFile::new(&path("key"), "shop", "00".into(), facts, None)).unwrap();
-        // Others could exchange the file, so it is not touched.
-        fs::set_permissions(path("key"), Permissions::from_mode(0o666)).unwrap();
-        assert!(journal.remove_key_files().is_err());
-        assert!(!journal.is_final(), "the file is whole");
-        drop(journal);
-        let mut journal = Journal::open(&path("journal")).unwrap();
-        assert_eq!(journal.key_files().len(), 1);
-        fs::set_permissions(path("key"), Permissions::from_mode(0o600)).unwrap();
-        // As after a stop in the middle.
-        fs::write(path("key"), [0; 3]).unwrap();
-        assert!(journal.is_final());
-        assert_eq!(journal.remove_key_files().unwrap(), [path("key")]);
-        assert!(!path("key").exists());
-    }
-}
+mod tests;

@@ -12,27 +12,27 @@ use crate::ground::ownership;
 
 /// A file with a private key that was imported, and facts by which the file is known again.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub(super) struct KeyFile {
+pub(in crate::cli::protect) struct KeyFile {
     /// The path in the configuration, or the other name that the file has got.
-    pub(super) path: PathBuf,
+    pub(in crate::cli::protect) path: PathBuf,
     /// The path to which links lead.
     real: PathBuf,
     /// Label of the key in the daemon.
-    pub(super) label: String,
+    pub(in crate::cli::protect) label: String,
     /// SHA-256 of the public key, in hexadecimal digits; empty in a journal of an earlier version,
     /// which does not know it.
     #[serde(default)]
-    pub(super) public_key: String,
+    pub(in crate::cli::protect) public_key: String,
     #[serde(flatten)]
     facts: Facts,
     /// How far its removal has come.
     #[serde(default)]
-    pub(super) removal: Removal,
+    pub(in crate::cli::protect) removal: Removal,
 }
 
 /// Facts about a file at the time when its key was read.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub(super) struct Facts {
+pub(in crate::cli::protect) struct Facts {
     device: u64,
     inode: u64,
     length: u64,
@@ -43,7 +43,7 @@ pub(super) struct Facts {
 /// How far the removal of a file has come.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub(super) enum Removal {
+pub(in crate::cli::protect) enum Removal {
     #[default]
     None,
     /// The file may be overwritten in part.
@@ -52,12 +52,12 @@ pub(super) enum Removal {
 }
 
 impl Facts {
-    pub(super) fn of(found: &fs::Metadata) -> Self {
+    pub(in crate::cli::protect) fn of(found: &fs::Metadata) -> Self {
         Self { device: found.dev(), inode: found.ino(), length: found.len(), modified: modified(found) }
     }
 
     /// True if a path leads to the file as it was.
-    pub(super) fn hold_for(self, path: &Path) -> bool {
+    pub(in crate::cli::protect) fn hold_for(self, path: &Path) -> bool {
         path.metadata().is_ok_and(|found| Self::of(&found) == self)
     }
 }
@@ -66,7 +66,7 @@ impl KeyFile {
     /// A file whose key was read with these facts. `public_key` is the SHA-256 of the public key.
     /// The file will have the name `moved`, if that is given: if the path leads to it through a
     /// link, the link will have the other name.
-    pub(super) fn new(
+    pub(in crate::cli::protect) fn new(
         path: &Path,
         label: &str,
         public_key: String,
@@ -88,32 +88,32 @@ impl KeyFile {
     }
 
     /// True if the file is as it was when its key was imported.
-    pub(super) fn is_same(&self) -> bool {
+    pub(in crate::cli::protect) fn is_same(&self) -> bool {
         self.facts.hold_for(&self.path)
     }
 
     /// True if a file has the place of this one on the disk.
-    pub(super) fn is_at(&self, found: &fs::Metadata) -> bool {
+    pub(in crate::cli::protect) fn is_at(&self, found: &fs::Metadata) -> bool {
         (found.dev(), found.ino()) == (self.facts.device, self.facts.inode)
     }
 
     /// True if there is a file at its path, this one or another one.
-    pub(super) fn exists(&self) -> bool {
+    pub(in crate::cli::protect) fn exists(&self) -> bool {
         self.real.exists()
     }
 
     /// True if the file belongs to certbot, which renews nothing without it.
-    pub(super) fn is_of_certbot(&self) -> bool {
+    pub(in crate::cli::protect) fn is_of_certbot(&self) -> bool {
         [&self.path, &self.real].iter().any(|path| path.starts_with(CERTBOT))
     }
 
     /// Number of names of the file on the disk.
-    pub(super) fn names(&self) -> u64 {
+    pub(in crate::cli::protect) fn names(&self) -> u64 {
         self.real.metadata().map_or(1, |found| found.nlink())
     }
 
     /// Overwrites the file and removes it. Copies elsewhere, and old blocks of the disk, stay.
-    pub(super) fn wipe(&self) -> io::Result<()> {
+    pub(in crate::cli::protect) fn wipe(&self) -> io::Result<()> {
         let mut file = ownership::open_to_write(&self.real).map_err(io::Error::other)?;
         if !self.is_at(&file.metadata()?) {
             return Err(io::Error::other("it is another file now"));
@@ -129,10 +129,10 @@ impl KeyFile {
 }
 
 /// Time of the last change of the contents of a file, in nanoseconds since 1970.
-pub(super) fn modified(found: &fs::Metadata) -> u64 {
+pub(in crate::cli::protect) fn modified(found: &fs::Metadata) -> u64 {
     let since = found.modified().ok().and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
     since.map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
 }
 
 /// Directory of certbot.
-pub(super) const CERTBOT: &str = "/etc/letsencrypt";
+pub(in crate::cli::protect) const CERTBOT: &str = "/etc/letsencrypt";

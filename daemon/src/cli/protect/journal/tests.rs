@@ -1,0 +1,179 @@
+//! Every file can be put back after a stop at any moment.
+
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+
+use super::key_file::Facts;
+use super::*;
+
+#[test]
+fn files_are_put_back_after_a_stop_at_any_moment() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    fs::write(path("a.conf"), "first").unwrap();
+    fs::set_permissions(path("a.conf"), Permissions::from_mode(0o640)).unwrap();
+    let at = path("a.conf").metadata().unwrap().modified().unwrap();
+    let files: BTreeMap<_, _> =
+        [(path("a.conf"), b"second".to_vec()), (path("new.d/b.conf"), b"new".to_vec())].into_iter().collect();
+    let texts: BTreeMap<_, _> = [(path("a.conf"), "first".to_owned())].into_iter().collect();
+    for written in 0..=files.len() {
+        let mut journal = Journal::open(&path("journal")).unwrap();
+        journal.begin_run().unwrap();
+        journal.keep(&files, &texts, &BTreeMap::new()).unwrap();
+        for (path, contents) in files.iter().take(written) {
+            journal.write(path, contents).unwrap();
+        }
+        drop(journal);
+        let mut journal = Journal::open(&path("journal")).unwrap();
+        assert_eq!(journal.phase(), Some(Phase::Writing));
+        assert!(journal.changed_since().is_empty());
+        journal.put_back().unwrap();
+        // Twice, as after a stop.
+        journal.put_back().unwrap();
+        journal.forget_run().unwrap();
+        journal.remove().unwrap();
+        assert_eq!(fs::read(path("a.conf")).unwrap(), b"first");
+        let found = path("a.conf").metadata().unwrap();
+        assert_eq!((found.mode() & 0o7777, found.modified().unwrap()), (0o640, at));
+        assert!(!path("new.d").exists() && !path("journal").exists());
+    }
+}
+
+#[test]
+fn key_files_take_their_paths_again_after_a_stop_at_any_moment() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    fs::write(path("key"), "secret").unwrap();
+    std::os::unix::fs::symlink("key", path("link")).unwrap();
+    let at = |name: &str| path(name).symlink_metadata().map(|found| (found.ino(), found.mode())).unwrap();
+    let before = ["key", "link"].map(at);
+    let files: BTreeMap<_, _> =
+        ["key", "link"].into_iter().map(|name| (path(name), b"reference".to_vec())).collect();
+    let replaced: BTreeMap<_, _> =
+        ["key", "link"].into_iter().map(|name| (path(name), path(&format!(".{name}.before")))).collect();
+    for step in 0..5 {
+        let mut journal = Journal::open(&path("journal")).unwrap();
+        journal.begin_run().unwrap();
+        journal.keep(&files, &BTreeMap::new(), &replaced).unwrap();
+        let linked = |name: &str| fs::hard_link(path(name), path(&format!(".{name}.before"))).unwrap();
+        match step {
+            1 => linked("key"),
+            2 => journal.replace(&path("key"), b"reference").unwrap(),
+            3 => {
+                journal.replace(&path("key"), b"reference").unwrap();
+                linked("link");
+            }
+            4 => files.iter().for_each(|(path, contents)| journal.replace(path, contents).unwrap()),
+            _ => {}
+        }
+        if step == 4 {
+            assert_eq!(fs::read(path("link")).unwrap(), b"reference");
+            assert_eq!(fs::read(path(".key.before")).unwrap(), b"secret");
+            assert!(!path("link").is_symlink() && path(".link.before").is_symlink());
+            let other = fs::read(path("link")).unwrap();
+            fs::write(path("link"), "renewed").unwrap();
+            assert_eq!(journal.changed_since(), [(path("link").as_path(), Some(path(".link.before")))]);
+            fs::write(path("link"), other).unwrap();
+        }
+        assert!(journal.changed_since().is_empty(), "{step}");
+        drop(journal);
+        let mut journal = Journal::open(&path("journal")).unwrap();
+        journal.put_back().unwrap();
+        journal.put_back().unwrap();
+        assert_eq!(["key", "link"].map(at), before, "{step}");
+        assert_eq!(fs::read(path("link")).unwrap(), b"secret");
+        assert!(!path(".key.before").exists() && !path(".link.before").is_symlink());
+        journal.forget_run().unwrap();
+        journal.remove().unwrap();
+    }
+}
+
+#[test]
+fn runs_are_undone_one_by_one_and_foreign_changes_are_seen() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    fs::write(path("a"), "first").unwrap();
+    let mut journal = Journal::open(&path("journal")).unwrap();
+    assert!(Journal::open(&path("journal")).is_err(), "held twice");
+    let mut before = "first";
+    for contents in ["second", "third"] {
+        let files = [(path("a"), contents.as_bytes().to_vec())].into_iter().collect();
+        journal.begin_run().unwrap();
+        let other = [(path("a"), "other".to_owned())].into_iter().collect();
+        assert!(journal.keep(&files, &other, &BTreeMap::new()).is_err(), "changed since the plan");
+        let texts = [(path("a"), before.to_owned())].into_iter().collect();
+        journal.keep(&files, &texts, &BTreeMap::new()).unwrap();
+        journal.write(&path("a"), contents.as_bytes()).unwrap();
+        journal.enter(Phase::Done).unwrap();
+        before = contents;
+    }
+    drop(journal);
+    let mut journal = Journal::open(&path("journal")).unwrap();
+    fs::write(path("a"), "other").unwrap();
+    let changed = journal.changed_since();
+    assert_eq!(changed[0].0, path("a"));
+    assert_eq!(fs::read(changed[0].1.as_ref().unwrap()).unwrap(), b"second");
+    journal.write_again().unwrap();
+    assert_eq!(fs::read(path("a")).unwrap(), b"third");
+    for expected in ["second", "first"] {
+        assert!(journal.changed_since().is_empty());
+        journal.put_back().unwrap();
+        journal.forget_run().unwrap();
+        assert_eq!(fs::read_to_string(path("a")).unwrap(), expected);
+    }
+    assert_eq!(journal.phase(), None);
+}
+
+#[test]
+fn only_the_file_that_was_imported_is_removed() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    fs::write(path("real"), "key").unwrap();
+    std::os::unix::fs::symlink("real", path("link")).unwrap();
+    let note = |journal: &mut Journal| {
+        let facts = Facts::of(&path("link").metadata().unwrap());
+        journal.note_key_file(KeyFile::new(&path("link"), "shop", "00".into(), facts, None)).unwrap();
+    };
+    let mut journal = Journal::open(&path("journal")).unwrap();
+    journal.begin_run().unwrap();
+    note(&mut journal);
+    assert!(journal.key_files()[0].is_same() && !journal.is_final());
+    fs::write(path("other"), "new").unwrap();
+    fs::rename(path("other"), path("real")).unwrap();
+    assert!(!journal.key_files()[0].is_same());
+    assert!(journal.remove_key_files().is_err());
+    assert_eq!(fs::read(path("real")).unwrap(), b"new");
+    note(&mut journal);
+    assert_eq!(journal.key_files()[0].names(), 1);
+    assert_eq!(journal.remove_key_files().unwrap(), [path("link")]);
+    assert!(!path("real").exists() && path("link").symlink_metadata().is_err() && journal.is_final());
+    // Another key at the same place is not of this journal.
+    fs::write(path("link"), "another").unwrap();
+    assert!(journal.remove_key_files().unwrap().is_empty());
+    assert_eq!(fs::read(path("link")).unwrap(), b"another");
+}
+
+/// The file cannot be removed at first, or the command was stopped: the next one goes on.
+#[test]
+fn a_removal_that_has_failed_goes_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    fs::write(path("key"), "key").unwrap();
+    let mut journal = Journal::open(&path("journal")).unwrap();
+    journal.begin_run().unwrap();
+    let facts = Facts::of(&path("key").metadata().unwrap());
+    journal.note_key_file(KeyFile::new(&path("key"), "shop", "00".into(), facts, None)).unwrap();
+    // Others could exchange the file, so it is not touched.
+    fs::set_permissions(path("key"), Permissions::from_mode(0o666)).unwrap();
+    assert!(journal.remove_key_files().is_err());
+    assert!(!journal.is_final(), "the file is whole");
+    drop(journal);
+    let mut journal = Journal::open(&path("journal")).unwrap();
+    assert_eq!(journal.key_files().len(), 1);
+    fs::set_permissions(path("key"), Permissions::from_mode(0o600)).unwrap();
+    // As after a stop in the middle.
+    fs::write(path("key"), [0; 3]).unwrap();
+    assert!(journal.is_final());
+    assert_eq!(journal.remove_key_files().unwrap(), [path("key")]);
+    assert!(!path("key").exists());
+}
