@@ -55,6 +55,7 @@ pub(crate) struct Daemon {
     secrets: ArcSwapOption<String>,
     /// Files of the unit server that are not in force, if there are any.
     unit_files: ArcSwapOption<String>,
+    sockets: ArcSwapOption<String>,
     pub(crate) shredding: Shredding,
     /// How far the plans of certificates are.
     pub(crate) renewals: Renewals,
@@ -102,6 +103,7 @@ impl Daemon {
             not_final: ArcSwapOption::empty(),
             secrets: ArcSwapOption::empty(),
             unit_files: ArcSwapOption::empty(),
+            sockets: ArcSwapOption::empty(),
             shredding: Shredding::default(),
             config: ArcSwap::from_pointee(Config::default()),
             config_file: None,
@@ -155,6 +157,11 @@ impl Daemon {
     /// Sets the files of the unit server that are not in force.
     pub(crate) fn set_unit_files(&self, problem: Option<String>) {
         note_problem(&self.unit_files, problem);
+    }
+
+    /// Sets the sockets that nobody can reach.
+    pub(crate) fn set_sockets(&self, problem: Option<String>) {
+        note_problem(&self.sockets, problem);
     }
 
     /// Sets the reason why purges are not made final.
@@ -353,7 +360,14 @@ impl Daemon {
             format!("{count} keys are compromised, disabled or deleted in the running daemon alone, because {why}: {first}; {until}, and a restart before that loses them")
         });
         let unusable = self.unusable_keys.load().as_ref().map(|problem| problem.to_string());
-        let noted = [&self.next_start, &self.unit_state, &self.not_final, &self.secrets, &self.unit_files];
+        let noted = [
+            &self.next_start,
+            &self.unit_state,
+            &self.not_final,
+            &self.secrets,
+            &self.unit_files,
+            &self.sockets,
+        ];
         let noted = noted.into_iter().filter_map(|problem| Some(problem.load_full()?.to_string()));
         let is_without_plans = self.config().plans.is_empty();
         let orphans = is_without_plans.then(|| self.renewals.orphans()).flatten();

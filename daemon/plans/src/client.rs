@@ -123,7 +123,7 @@ impl Client {
         let stream = UnixStream::connect(&self.socket).await.map_err(connect)?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(http)?;
         let connection = tokio::spawn(connection);
-        let mut request = Request::builder().method(method).uri(path).header(HOST, "keyward");
+        let mut request = Request::builder().method(method).uri(path).header(HOST, "localhost");
         if let Some(tag) = tag {
             request = request.header(IF_NONE_MATCH, tag);
         }

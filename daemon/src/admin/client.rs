@@ -393,7 +393,7 @@ impl AdminClient {
         let lost = |reason| AdminClientError::Lost { socket: self.socket.clone(), reason };
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
         let connection = AbortOnDrop(tokio::spawn(connection));
-        let request = Request::builder().method(method).uri(path).header("host", "keyward");
+        let request = Request::builder().method(method).uri(path).header("host", "localhost");
         let request =
             request.body(Full::new(body)).map_err(|_| AdminClientError::Garbled(self.socket.clone()))?;
         Ok((sender.send_request(request).await.map_err(lost)?, connection))

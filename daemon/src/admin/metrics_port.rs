@@ -20,6 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use super::foreign;
 use super::gate::{Conversation, LIMITS};
 use super::metrics::StrangersPage;
 use super::rights;
@@ -45,7 +46,8 @@ pub(crate) async fn serve_metrics(
         .route("/metrics", get(async move || page.answer(&peers).await))
         .fallback(async || (StatusCode::NOT_FOUND, ONLY).into_response())
         .method_not_allowed_fallback(async || (StatusCode::METHOD_NOT_ALLOWED, ONLY).into_response())
-        .layer(middleware::from_fn_with_state(turn, in_turn));
+        .layer(middleware::from_fn_with_state(turn, in_turn))
+        .layer(middleware::from_fn(foreign::refuse));
     let end = async move {
         end.await;
         stopping.cancel();

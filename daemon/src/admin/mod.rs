@@ -77,6 +77,7 @@ pub(crate) async fn serve(
         strangers_page: Arc::default(),
         trail_readers: Arc::default(),
         overview: Arc::default(),
+        page: Arc::default(),
         ending: stopping.clone(),
     };
     let routes = routes(admin.daemon.serves_grep11)
@@ -198,6 +199,7 @@ struct Admin {
     strangers_page: Arc<StrangersPage>,
     trail_readers: Arc<audit::Readers>,
     overview: Arc<overview::Known>,
+    page: Arc<page::Page>,
 }
 
 impl Admin {

@@ -24,7 +24,15 @@ pub(super) async fn view(admin: &Admin) -> Result<StatusView, AdminError> {
     let (closed_for_malformed, closed_for_limit) = daemon.metrics.closed();
     let shred = daemon.keys.shred().await?;
     // The other facts are shown also if the keys cannot be read, or not in time.
-    let overview = Overview::within(PATIENCE, daemon, &admin.overview).await.ok().flatten();
+    let (overview, unread) = match Overview::within(PATIENCE, daemon, &admin.overview).await {
+        Ok(Some(overview)) => (Some(overview), None),
+        Ok(None) => (None, Some("keys and certificates could not be read in time; ask again".to_owned())),
+        Err(error) => (None, Some(format!("keys and certificates could not be read: {error}"))),
+    };
+    let altered = daemon.keys.altered();
+    let is_altered = (altered.total() > 0).then(|| {
+        format!("{} records or lists of the key store were altered; see keyward doctor", altered.total())
+    });
     let backends = units::backends(daemon).await?;
     let is_recorded = !daemon.config().audit.refuse_on_failure || daemon.trail_failure().is_none();
     let uptime = daemon.started.elapsed().as_secs();
@@ -54,9 +62,11 @@ pub(super) async fn view(admin: &Admin) -> Result<StatusView, AdminError> {
             .into_iter()
             .chain(daemon.other_problems())
             .chain(names::problem())
+            .chain(unread)
+            .chain(is_altered)
             .collect(),
         confinement: confinement.into_iter().map(MeasureView::of).collect(),
-        altered: daemon.keys.altered(),
+        altered,
         audit: daemon.trail().map(AuditView::of),
         connections: peers.connections.total(),
         outcomes: daemon.metrics.outcomes(),

@@ -90,10 +90,11 @@ fn lock(refusals: &Mutex<Vec<Refusal>>) -> MutexGuard<'_, Vec<Refusal>> {
     refusals.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Maximum number of entries of users with a grant, and of users without one.
-const MOST: usize = 64;
+/// Maximum number of entries of users with a grant, and of users without one. The page shows the
+/// entries of both.
+const MOST: usize = 25;
 /// Maximum number of entries of one user.
-const MOST_OF_USER: usize = 16;
+const MOST_OF_USER: usize = 8;
 
 #[cfg(test)]
 mod tests {

@@ -1,6 +1,7 @@
 //! Start of the daemon, and its life until SIGTERM, SIGINT or an upgrade.
 
 use core::pin::pin;
+use core::time::Duration;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use keyward_unit::Profile;
 use keyward_unit_server::UnitServer;
 use sd_notify::NotifyState;
 use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::accept::{Tasks, accept};
@@ -230,8 +232,14 @@ impl Server<'_> {
         // Dropped with the requests in it before the drain, which waits for their answers.
         let (sender, mut requests) = mpsc::channel(1);
         self.peers.daemon.set_reloads(sender);
+        let mut look = tokio::time::interval(LOOK_AT_SOCKETS);
+        look.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
             let instruction = tokio::select! {
+                _ = look.tick() => {
+                    self.note_lost(sockets);
+                    continue;
+                }
                 instruction = signals.next() => instruction,
                 Some(request) = requests.recv() => {
                     notify_reloading();
@@ -294,7 +302,14 @@ impl Server<'_> {
             reload.problems.extend(problems);
             reload.problems.extend(sockets.lost());
         }
+        self.note_lost(sockets);
         reloaded
+    }
+
+    /// Notes the sockets that nobody can reach, for the state of the daemon.
+    fn note_lost(&self, sockets: &Sockets) {
+        let lost = sockets.lost().collect::<Vec<_>>().join("; ");
+        self.peers.daemon.set_sockets(Some(lost).filter(|lost| !lost.is_empty()));
     }
 }
 
@@ -354,3 +369,6 @@ async fn start_units(daemon: &Daemon) {
         backend.start().await;
     }
 }
+
+/// Time between two looks at the files of the sockets.
+const LOOK_AT_SOCKETS: Duration = Duration::from_secs(10);

@@ -38,7 +38,7 @@ fn ask(address: SocketAddr, request: &str) -> String {
 }
 
 fn scrape(address: SocketAddr) -> String {
-    ask(address, "GET /metrics HTTP/1.1\r\nhost: k\r\n\r\n")
+    ask(address, "GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n")
 }
 
 fn assert_page(answer: &str) {
@@ -73,22 +73,22 @@ fn the_port_has_the_page_and_nothing_else() {
         let daemon = Daemon::dev(&section(address));
         assert_page(&scrape(address));
         // HEAD has the headers alone.
-        let head = ask(address, "HEAD /metrics HTTP/1.1\r\nhost: k\r\n\r\n");
+        let head = ask(address, "HEAD /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n");
         assert!(head.starts_with("HTTP/1.1 200 ") && head.ends_with("\r\n\r\n"), "{head}");
         let keys = daemon.http("GET", "/v1/keys", "").unwrap();
         assert_eq!(keys.0, 200, "the caller has a role at the administrators' socket");
         for path in ["/", "/live", "/ready", "/v1/keys", "/v1/status", "/metrics/", "/metrics/../v1/keys"] {
             for method in ["GET", "POST", "DELETE"] {
-                let answer = ask(address, &format!("{method} {path} HTTP/1.1\r\nhost: k\r\n\r\n"));
+                let answer = ask(address, &format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\n\r\n"));
                 assert!(answer.starts_with("HTTP/1.1 404 "), "{method} {path}: {answer}");
             }
         }
         for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "BREW"] {
-            let answer = ask(address, &format!("{method} /metrics HTTP/1.1\r\nhost: k\r\n\r\n"));
+            let answer = ask(address, &format!("{method} /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n"));
             assert!(answer.starts_with("HTTP/1.1 405 "), "{method}: {answer}");
         }
         // The answer does not wait for the body.
-        let body = ask(address, "POST /metrics HTTP/1.1\r\nhost: k\r\ncontent-length: 60000\r\n\r\n");
+        let body = ask(address, "POST /metrics HTTP/1.1\r\nhost: localhost\r\ncontent-length: 60000\r\n\r\n");
         assert!(body.starts_with("HTTP/1.1 405 "), "{body}");
         for garbage in
             ["\x16\x03\x01\x02\x00\x01", "GET /metrics\r\n\r\n", "GET /metrics HTTP/1.1\r\nx\r\n\r\n"]
@@ -111,7 +111,9 @@ fn a_passed_socket_serves_the_page_although_the_daemon_makes_no_network_sockets(
         let mut daemon = Daemon::prepare("");
         start_with_socket(&mut daemon, listener);
         assert_page(&scrape(address));
-        assert!(ask(address, "GET /v1/keys HTTP/1.1\r\nhost: k\r\n\r\n").starts_with("HTTP/1.1 404 "));
+        assert!(
+            ask(address, "GET /v1/keys HTTP/1.1\r\nhost: localhost\r\n\r\n").starts_with("HTTP/1.1 404 ")
+        );
         // Its name makes the socket no socket for peers: the daemon has bound that one itself.
         assert!(daemon.path("run/keyward.sock").exists() && daemon.client().status().is_ok());
         let status: Value = serde_json::from_slice(&daemon.keyward(&["status", "--json"]).stdout).unwrap();
@@ -140,7 +142,7 @@ fn a_unit_that_serves_grep11_has_the_port_too() {
     command.arg("--state-dir").arg(unit.path("state")).arg("--runtime-dir").arg(unit.path("run"));
     unit.start_as(&mut command);
     assert_page(&scrape(address));
-    assert!(ask(address, "GET /v1/unit HTTP/1.1\r\nhost: k\r\n\r\n").starts_with("HTTP/1.1 404 "));
+    assert!(ask(address, "GET /v1/unit HTTP/1.1\r\nhost: localhost\r\n\r\n").starts_with("HTTP/1.1 404 "));
     assert!(unit.end(Signal::TERM).success());
 }
 

@@ -6,6 +6,7 @@ use std::process::Command;
 use keyward_proto::Outcome;
 use rustix::process::Signal;
 
+use crate::audit::await_some;
 use crate::fixture::{Daemon, certificate_verify};
 
 /// Exit status and output.
@@ -110,4 +111,16 @@ fn one_screen_has_keys_certificates_and_refusals() {
     let first = &json["certificates"]["first"];
     assert_eq!(first.as_array().unwrap().len(), 5);
     assert_eq!((&first[0]["key"], &first[0]["names"]), (&"d40".into(), &serde_json::json!(["d40.example"])));
+}
+
+/// A state in which nobody can connect is not called well.
+#[test]
+fn a_lost_socket_is_a_problem() {
+    let daemon = Daemon::production(&[("*", "tls-server")]);
+    fs::remove_file(daemon.path("run/keyward.sock")).unwrap();
+    let (code, text) = await_some(|| {
+        let (code, text) = status(&daemon);
+        text.contains("nobody can connect to ").then_some((code, text))
+    });
+    assert_eq!(code, 1, "{text}");
 }

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -150,7 +151,16 @@ fn the_page_shows_uses_and_refusals() {
     assert_eq!(daemon.outcome("shop", b"no handshake"), Outcome::UseRefused);
     let refused = as_user(MALLORY, || daemon.outcome("shop", &certificate_verify()));
     assert_eq!(refused, Outcome::NoGrant);
-    let page = page();
+    // The page is made once a second at most.
+    let begin = Instant::now();
+    let page = loop {
+        let page = page();
+        if page.contains("no-grant") && page.contains("root (0)") {
+            break page;
+        }
+        assert!(begin.elapsed() < Duration::from_secs(20), "{page}");
+        std::thread::sleep(Duration::from_millis(20));
+    };
     let section = |id: &str| {
         let rest = page.split_once(&format!("<section aria-labelledby=\"{id}\">")).unwrap().1;
         rest.split_once("</section>").unwrap().0

@@ -12,6 +12,10 @@ mod rest;
 #[cfg(test)]
 mod tests;
 
+use core::time::Duration;
+use std::sync::Arc;
+use std::time::Instant;
+
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::http::header::{
@@ -20,16 +24,33 @@ use axum::http::header::{
 };
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use tokio::sync::Mutex;
 
 use super::api::Refusal;
 use super::{Admin, AdminError};
-use facts::Facts;
+use facts::{Facts, Users};
 use frame::POLICY;
+
+/// The page, which is the same for all callers, and is made once a second at most: a caller who
+/// loads it without end must not take the time of signatures.
+#[derive(Debug, Default)]
+pub(super) struct Page {
+    made: Mutex<Option<(Instant, String)>>,
+    users: Arc<Users>,
+}
 
 /// Answers with the page.
 pub(super) async fn show(State(admin): State<Admin>) -> Result<Response, AdminError> {
-    let facts = Facts::of(&admin).await?;
-    Ok(as_page(frame::page(&facts)))
+    let mut made = admin.page.made.lock().await;
+    if let Some((at, page)) = &*made
+        && at.elapsed() < PAGE_LIFE
+    {
+        return Ok(as_page(page.clone()));
+    }
+    let facts = Facts::of(&admin, &admin.page.users).await?;
+    let page = frame::page(&facts);
+    *made = Some((Instant::now(), page.clone()));
+    Ok(as_page(page))
 }
 
 /// Answers a browser that asks for the page with a page also if the answer is an error, such as
@@ -62,3 +83,6 @@ fn as_page(page: String) -> Response {
     ];
     (headers, page).into_response()
 }
+
+/// Age up to which a page is shown again.
+const PAGE_LIFE: Duration = Duration::from_secs(1);
