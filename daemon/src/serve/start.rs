@@ -371,4 +371,4 @@ async fn start_units(daemon: &Daemon) {
 }
 
 /// Time between two looks at the files of the sockets.
-const LOOK_AT_SOCKETS: Duration = Duration::from_secs(10);
+const LOOK_AT_SOCKETS: Duration = Duration::from_secs(5);
