@@ -216,6 +216,9 @@ impl Agent {
 /// Time at which there is work for a plan, in seconds since 1970.
 fn wanted_at(task: &Task, now: u64) -> u64 {
     let Issuer::Acme(acme) = &task.issuer else { return task.due };
+    if !task.former_orders.is_empty() {
+        return now;
+    }
     let mut at = task.due;
     if task.revokes.is_some() {
         // The daemon says when a revocation that has failed is tried again.
@@ -256,6 +259,12 @@ async fn step(daemon: &Client, task: &Task, now: u64) -> Result<(), Failure> {
         Issuer::Command(command) => return issue(daemon, task, command).await,
         Issuer::Acme(acme) => acme,
     };
+    for order in &task.former_orders {
+        // The daemon says when to look again.
+        if let Err(failure) = order::bring_former(daemon, task, acme, order).await {
+            tracing::info!(plan = task.plan, order, "no certificate to be revoked: {failure}");
+        }
+    }
     if task.revokes.is_some() && acme.next_try <= now {
         match order::revoke(daemon, task, acme).await {
             Ok(()) => return Ok(()),

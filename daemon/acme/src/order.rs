@@ -99,6 +99,25 @@ pub(crate) async fn revoke(daemon: &Client, task: &Task, acme: &Acme) -> Result<
     tell(daemon, task, &Report::Revoked).await
 }
 
+/// Brings the certificate of an order to the daemon, which has it revoked, and attaches it nowhere.
+pub(crate) async fn bring_former(
+    daemon: &Client,
+    task: &Task,
+    acme: &Acme,
+    order: &str,
+) -> Result<(), Failure> {
+    let mut server = Server::open(daemon, &task.plan, acme).await?;
+    let (found, _) = server.read(order).await?;
+    let missing = || Failure::new("order", format!("{order} has no certificate: {}", found["status"]));
+    let url = found["certificate"].as_str().ok_or_else(missing)?;
+    let chain = server.send("read", url).await?.body.to_vec();
+    match daemon.send::<Value>(&format!("/v1/plans/{}/chain", task.plan), chain).await {
+        // In this way the daemon says that it has noted the certificate.
+        Ok(_) | Err(ClientError::Refused(_)) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
 async fn open_account(daemon: &Client, task: &Task, server: &mut Server<'_>) -> Result<(), Failure> {
     let url = server.needed("newAccount")?;
     let answer = server.send("new-account", &url).await?;

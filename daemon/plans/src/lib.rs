@@ -39,6 +39,10 @@ pub struct Task {
     pub certificate: Option<Certificate>,
     /// Reason for which a person asked to revoke the certificate (RFC 5280, 5.3.1).
     pub revokes: Option<u8>,
+    /// URLs of orders at which the agent looks now. The daemon has the certificates that it gets of
+    /// them revoked, because a person has called their keys compromised.
+    #[serde(default)]
+    pub former_orders: Vec<String>,
     /// Words for the state of the plan: `none`, `valid`, `due`, `failing` or `expired`.
     pub state: String,
     /// The last failure, in the words of the authority.
@@ -258,6 +262,24 @@ pub struct Watched {
     pub seen: u64,
 }
 
+/// A certificate, or the certificate of an order, that is to be revoked.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ToRevoke {
+    /// Name of the plan that had it.
+    pub plan: String,
+    /// SHA-256 of the certificate, in hexadecimal digits; none for an order, whose certificate is
+    /// not known.
+    pub certificate: Option<String>,
+    /// URL of the order. Its key was called compromised after the request was signed.
+    pub order: Option<String>,
+    /// URL of the directory of the authority; empty if nobody knows.
+    pub authority: String,
+    /// True if the authority may have revoked the certificate already.
+    pub may_be_revoked: bool,
+    /// True if a person has called the public key compromised.
+    pub is_compromised: bool,
+}
+
 /// A plan, for people.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct PlanView {
@@ -297,19 +319,27 @@ pub struct PlanView {
     pub former_account: Option<(String, u64)>,
     /// Why the key of the plan signs nothing, if it does not.
     pub key_problem: Option<String>,
-    /// True if a person has asked to revoke the certificate, and it is not revoked yet.
-    pub has_revocation: bool,
+    /// Why the daemon cannot read the progress of plans, if it cannot: the facts about revocations
+    /// are not known then.
+    #[serde(default)]
+    pub progress_problem: Option<String>,
+    /// Certificates that a person has asked to revoke and that are not revoked yet, and orders
+    /// whose certificates are to be revoked, as far as this plan looks after them.
+    #[serde(default)]
+    pub revocations: Vec<ToRevoke>,
+    /// True if the revocation of a certificate waits.
+    pub has_revocation: Option<bool>,
     /// True if the certificate that the plan has is revoked, or may be, or is for a compromised
     /// key.
     #[serde(default)]
-    pub is_revoked: bool,
+    pub is_revoked: Option<bool>,
     /// True if an authority has revoked the certificate that the plan has, or may have.
     #[serde(default)]
-    pub may_be_revoked: bool,
+    pub may_be_revoked: Option<bool>,
     /// True if the certificate that the plan has is for a version of the key that a person has
     /// called compromised, or for an older one.
     #[serde(default)]
-    pub is_compromised: bool,
+    pub is_compromised: Option<bool>,
     /// Why a revocation does not go on, if one does not.
     #[serde(default)]
     pub revocation_problem: Option<String>,

@@ -12,7 +12,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use keyward_plans::{PlanView, Watched};
+use keyward_plans::{PlanView, ToRevoke, Watched};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde::Serialize;
@@ -225,9 +225,15 @@ impl AdminClient {
         self.call(Method::POST, &format!("/v1/plans/{plan}/renew"), body.into())
     }
 
-    /// Has the certificate of a plan revoked. Without a reason, gives up a revocation.
-    pub(crate) fn revoke(&self, plan: &str, reason: Option<u8>) -> Result<PlanView, AdminClientError> {
+    /// Has the certificate of a plan revoked.
+    pub(crate) fn revoke(&self, plan: &str, reason: u8) -> Result<PlanView, AdminClientError> {
         let body = serde_json::json!({ "reason": reason }).to_string();
+        self.call(Method::POST, &format!("/v1/plans/{plan}/revoke"), body.into())
+    }
+
+    /// Gives up the revocations of a plan. Returns these.
+    pub(crate) fn keep(&self, plan: &str) -> Result<Vec<ToRevoke>, AdminClientError> {
+        let body = serde_json::json!({ "reason": null }).to_string();
         self.call(Method::POST, &format!("/v1/plans/{plan}/revoke"), body.into())
     }
 

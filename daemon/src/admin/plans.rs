@@ -10,9 +10,9 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use keyward_plans::{
     Acme, Certificate, Challenge, Deployed, Files, Issuer, Message, Name, PlanView, Report, Task, Tasks,
-    Watched,
+    ToRevoke, Watched,
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::parse::{Document, OfKey};
@@ -237,21 +237,32 @@ pub(super) struct Revoke {
     reason: Option<u8>,
 }
 
+/// Answer to a wish for a revocation.
+#[derive(Serialize)]
+#[serde(untagged)]
+pub(super) enum Revoked {
+    /// The plan whose certificate is revoked.
+    Plan(Box<PlanView>),
+    /// Revocations that were given up.
+    GivenUp(Vec<ToRevoke>),
+}
+
 /// Has the certificate of a plan revoked.
 pub(super) async fn revoke(
     State(admin): State<Admin>,
     Extension(Administrator(actor)): Extension<Administrator>,
     OfKey(name): OfKey,
     Document(Revoke { reason }): Document<Revoke>,
-) -> Answer<PlanView> {
+) -> Answer<Revoked> {
     // 0 unspecified, 1 keyCompromise, 4 superseded, 5 cessationOfOperation: what public
     // authorities take from owners.
     match reason {
         Some(reason @ (0 | 1 | 4 | 5)) => renewal::revoke(&admin.daemon, actor, &name, reason).await?,
         Some(_) => return Err(AdminError::Invalid("the reasons are 0, 1, 4 and 5 (RFC 5280, 5.3.1)".into())),
-        None => renewal::keep(&admin.daemon, actor, &name).await?,
+        None => return Ok(Json(Revoked::GivenUp(renewal::keep(&admin.daemon, actor, &name).await?))),
     }
-    Ok(Json(view(&admin.daemon, renewal::of(&admin.daemon, &name).await?).await?))
+    let view = view(&admin.daemon, renewal::of(&admin.daemon, &name).await?).await?;
+    Ok(Json(Revoked::Plan(Box::new(view))))
 }
 
 /// Plans and certificates of others, for their metrics.
@@ -324,8 +335,12 @@ async fn view(daemon: &Daemon, state: renewal::PlanState) -> Result<PlanView, Ad
     let key_problem = key_problem(&state);
     let explanation = state.window().and_then(|window| window.explanation.clone());
     let is_revoked = state.is_revoked();
+    let progress_problem = progress_problem(daemon);
+    let is_known = progress_problem.is_none();
+    let revocations = to_revoke(daemon, &state);
+    let has_revocation = !state.revocations.is_empty();
     let revocation_problem = revocation_problem(daemon, &state);
-    let renewal::PlanState { plan, progress, due, revocations, may_be_revoked, is_compromised, .. } = state;
+    let renewal::PlanState { plan, progress, due, may_be_revoked, is_compromised, .. } = state;
     let issuer_domain = acme.as_ref().map(|acme| {
         let host = config::origin(&acme.directory).unwrap_or_default().trim_start_matches("https://");
         issuer_domain(host).to_owned()
@@ -363,10 +378,12 @@ async fn view(daemon: &Daemon, state: renewal::PlanState) -> Result<PlanView, Ad
         former_account: acme.as_ref().and_then(|acme| acme.former_account.clone()),
         account: acme.as_ref().and_then(|acme| acme.account.clone()),
         key_problem: key_problem.map(str::to_owned),
-        has_revocation: !revocations.is_empty(),
-        is_revoked,
-        may_be_revoked,
-        is_compromised,
+        progress_problem,
+        revocations,
+        has_revocation: is_known.then_some(has_revocation),
+        is_revoked: is_known.then_some(is_revoked),
+        may_be_revoked: is_known.then_some(may_be_revoked),
+        is_compromised: is_known.then_some(is_compromised),
         revocation_problem,
         files: needed_files(daemon, &plan),
         programs: programs(&plan),
@@ -417,8 +434,11 @@ async fn task(daemon: &Daemon, state: renewal::PlanState) -> Result<Task, AdminE
         notify: state.plan.notify.clone(),
         certificate: certificate(&state),
         revokes: revokes(daemon, &state),
+        former_orders: former_orders(daemon, &state),
         state: words(daemon, &state).to_owned(),
-        last_error: state.progress.last_error.or(state.progress.revocation_error).map(|failed| failed.detail),
+        last_error: progress_problem(daemon).or_else(|| {
+            state.progress.last_error.or(state.progress.revocation_error).map(|failed| failed.detail)
+        }),
     })
 }
 
@@ -427,6 +447,26 @@ fn revokes(daemon: &Daemon, state: &renewal::PlanState) -> Option<u8> {
     let config = daemon.config();
     let config::Issuer::Acme { authority, .. } = &state.plan.issuer else { return None };
     Some(state.revocation(config.authorities.get(authority)?)?.reason)
+}
+
+/// Orders at the authority of a plan at which the agent looks now.
+fn former_orders(daemon: &Daemon, state: &renewal::PlanState) -> Vec<String> {
+    let config = daemon.config();
+    let config::Issuer::Acme { authority, .. } = &state.plan.issuer else { return Vec::new() };
+    let authority = config.authorities.get(authority);
+    authority.map(|authority| state.orders_to_read(authority, now())).unwrap_or_default()
+}
+
+/// Why the progress of plans cannot be read, if it cannot.
+fn progress_problem(daemon: &Daemon) -> Option<String> {
+    daemon.renewals.check().err().map(|error| error.to_string())
+}
+
+/// Certificates to be revoked that are the concern of a plan.
+fn to_revoke(daemon: &Daemon, state: &renewal::PlanState) -> Vec<ToRevoke> {
+    let known = daemon.renewals.known();
+    let certificates = state.revocations.iter().map(|asked| renewal::shown(&known, asked));
+    certificates.chain(state.former_orders.iter().map(renewal::shown_order)).collect()
 }
 
 /// Why a revocation does not go on, if one does not: only the authority that has issued a
@@ -441,7 +481,9 @@ fn revocation_problem(daemon: &Daemon, state: &renewal::PlanState) -> Option<Str
         state.revocations.iter().find(|asked| !here.is_some_and(|here| asked.is_at(&here.directory)))?;
     Some(format!(
         "the revocation of a certificate waits for the authority at {}, which the plan does not have any more: name that authority in ca until the certificate is revoked, or give the revocation up: keyward cert revoke {} --cancel",
-        other.directory, plan.name
+        other.directory,
+        // A plan gives up its own ones, and those of a plan that is gone by the name of that one.
+        if other.key == plan.key.as_str() { plan.name.as_str() } else { &other.plan }
     ))
 }
 
@@ -518,7 +560,7 @@ fn needed_files(daemon: &Daemon, plan: &config::Plan) -> Vec<PathBuf> {
 pub(super) fn words(daemon: &Daemon, state: &renewal::PlanState) -> &'static str {
     let now = now();
     match &state.certificate {
-        _ if key_problem(state).is_some() => "failing",
+        _ if key_problem(state).is_some() || progress_problem(daemon).is_some() => "failing",
         Some(certificate) if certificate.not_after() <= now => "expired",
         _ if state.progress.failures + state.progress.revocation_failures > 0 => "failing",
         _ if revocation_problem(daemon, state).is_some() => "failing",

@@ -9,11 +9,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
+use super::former::FormerOrder;
 use crate::keys::certificates::Certificate;
 use crate::keys::{Key, Version};
 
 /// Facts about keys and certificates. Public keys are known by [`digest`], certificates by their
 /// fingerprint (SHA-256 in hexadecimal digits). Times are in seconds since 1970.
+///
+/// No clock takes a fact away. A person says a word for each public key and each revocation here,
+/// so the lists have some thousand entries after years.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub(crate) struct Known {
     /// Public keys that a person has called compromised, and when. A version of a key gets no
@@ -28,6 +32,8 @@ pub(crate) struct Known {
     issued: BTreeMap<String, Issued>,
     /// Certificates that a person asked to revoke, the first one first. A certificate is here once.
     revocations: Vec<Revocation>,
+    /// Orders whose certificates, if an authority has issued any, are to be revoked.
+    former_orders: Vec<FormerOrder>,
 }
 
 /// Issuer of a certificate.
@@ -80,6 +86,25 @@ pub(crate) fn version_of<'k>(key: &'k Key, digest: &str) -> Option<&'k Version> 
 }
 
 impl Revocation {
+    /// The revocation of a certificate, for this reason, that nobody has sent yet.
+    pub(crate) fn of(
+        certificate: &Certificate,
+        reason: u8,
+        directory: String,
+        plan: String,
+        key: String,
+    ) -> Self {
+        Self {
+            reason,
+            certificate: URL_SAFE_NO_PAD.encode(certificate.der()),
+            directory,
+            not_after: certificate.not_after(),
+            is_sent: false,
+            plan,
+            key,
+        }
+    }
+
     /// True for the same certificate and reason.
     pub(crate) fn is(&self, other: &Self) -> bool {
         (&self.certificate, self.reason) == (&other.certificate, other.reason)
@@ -90,7 +115,8 @@ impl Revocation {
         self.directory.is_empty() || self.directory == directory
     }
 
-    fn read_certificate(&self) -> Option<Certificate> {
+    /// The certificate; `None` if it cannot be read.
+    pub(crate) fn read_certificate(&self) -> Option<Certificate> {
         let der = URL_SAFE_NO_PAD.decode(&self.certificate).ok()?;
         Certificate::from_der(&der).ok()
     }
@@ -100,9 +126,11 @@ impl Revocation {
     /// the authority may have revoked it.
     fn salvaged(part: &Value) -> Option<(Self, bool)> {
         if let Ok(mut whole) = Self::deserialize(part) {
+            // Nobody can revoke a certificate that cannot be read.
+            let certificate = whole.read_certificate()?;
             // An earlier version did not note the end.
             if whole.not_after == never() {
-                whole.not_after = whole.read_certificate().map_or_else(never, |one| one.not_after());
+                whole.not_after = certificate.not_after();
             }
             return Some((whole, true));
         }
@@ -150,6 +178,12 @@ impl Known {
         self.revoked.contains_key(&certificate.fingerprint())
     }
 
+    /// True if an authority has revoked a certificate, or may have, or is to do it.
+    pub(crate) fn is_unwanted(&self, certificate: &Certificate) -> bool {
+        let der = URL_SAFE_NO_PAD.encode(certificate.der());
+        self.is_revoked(certificate) || self.revocations.iter().any(|asked| asked.certificate == der)
+    }
+
     /// Issuer of a certificate, if it is known.
     pub(crate) fn issuer(&self, certificate: &Certificate) -> Option<&Issued> {
         self.issued.get(&certificate.fingerprint())
@@ -175,7 +209,8 @@ impl Known {
         self.newer_than.insert(digest(&version.spki), now);
     }
 
-    /// Notes a certificate that an issuer gave, and which is in the place of another one.
+    /// Notes a certificate that an issuer gave, and which is in the place of another one. Issuers
+    /// of certificates that had ended long before this one began are forgotten.
     pub(crate) fn note_issued(
         &mut self,
         certificate: &Certificate,
@@ -184,6 +219,8 @@ impl Known {
     ) {
         replaced.map(|replaced| self.issued.remove(replaced));
         let not_after = certificate.not_after();
+        let begin = certificate.not_before();
+        self.issued.retain(|_, issued| issued.not_after.saturating_add(LONG) > begin);
         self.issued.insert(certificate.fingerprint(), Issued { directory, not_after });
     }
 
@@ -194,9 +231,43 @@ impl Known {
         }
     }
 
-    /// True if another revocation or compromised key can be noted.
-    pub(crate) fn has_room(&self) -> bool {
-        self.compromised.len().max(self.revoked.len() + self.revocations.len()) < MOST_KNOWN
+    /// Orders whose certificates, if an authority has issued any, are to be revoked.
+    pub(crate) fn former_orders(&self) -> &[FormerOrder] {
+        &self.former_orders
+    }
+
+    /// Notes an order whose certificate is to be revoked.
+    pub(crate) fn note_former(&mut self, order: FormerOrder) {
+        self.former_orders.retain(|known| known.url != order.url);
+        self.former_orders.push(order);
+    }
+
+    /// True if a certificate is that of an order which is to be revoked, at the authority with this
+    /// directory.
+    pub(crate) fn is_of_former(&self, certificate: &Certificate, directory: &str) -> bool {
+        self.former_orders.iter().any(|order| order.is_at(directory) && order.is_of(certificate))
+    }
+
+    /// Asks to revoke the certificate of an order for a compromised key. This ends the order, so
+    /// that there is one revocation for each.
+    pub(crate) fn revoke_former(&mut self, certificate: &Certificate) {
+        let Some(at) = self.former_orders.iter().position(|order| order.is_of(certificate)) else { return };
+        let FormerOrder { directory, plan, key, .. } = self.former_orders.remove(at);
+        if !self.is_unwanted(certificate) {
+            self.revoke(Revocation::of(certificate, KEY_COMPROMISE, directory, plan, key));
+        }
+    }
+
+    /// Notes that the agent looks at some orders now. The pauses grow with the age.
+    pub(crate) fn read_formers(&mut self, urls: &[String], now: u64) {
+        for order in self.former_orders.iter_mut().filter(|order| urls.contains(&order.url)) {
+            order.read(now);
+        }
+    }
+
+    /// Gives up an order whose certificate was to be revoked.
+    pub(crate) fn give_up_former(&mut self, url: &str) {
+        self.former_orders.retain(|order| order.url != url);
     }
 
     /// Asks for a revocation. Another reason for the same certificate replaces the one before.
@@ -260,14 +331,6 @@ impl Known {
         true
     }
 
-    /// Forgets certificates that expired long ago. The caller knows that its clock is right.
-    pub(super) fn trim(&mut self, now: u64) {
-        let is_of_use = |not_after: u64| not_after.saturating_add(LONG) > now;
-        self.revoked.retain(|_, not_after| is_of_use(*not_after));
-        self.issued.retain(|_, issued| is_of_use(issued.not_after));
-        self.revocations.retain(|asked| is_of_use(asked.not_after));
-    }
-
     /// Takes the facts out of the fields of a file, one by one, so that a damaged one takes nothing
     /// from the others. Adds the damage to `lost`.
     pub(super) fn read(&mut self, fields: &mut Map<String, Value>, lost: &mut Vec<String>) {
@@ -289,6 +352,18 @@ impl Known {
                 Ok(issued) => drop(self.issued.insert(of, issued)),
                 Err(_) => lost.push(format!("the issuer of the certificate {of}")),
             }
+        }
+        match fields.remove("former_orders") {
+            Some(Value::Array(orders)) => {
+                for order in orders {
+                    match FormerOrder::deserialize(order) {
+                        Ok(order) => self.former_orders.push(order),
+                        Err(_) => lost.push("some former_orders".into()),
+                    }
+                }
+            }
+            Some(_) => lost.push("former_orders".into()),
+            None => {}
         }
         match fields.remove("revocations") {
             Some(Value::Array(asked)) => self.read_revocations(&asked, ("", ""), "revocations", lost),
@@ -390,13 +465,11 @@ fn elements(field: Option<Value>, name: &str, lost: &mut Vec<String>) -> Map<Str
     }
 }
 
-/// Seconds after the end of a certificate for which the facts about it are kept: 30 days.
+/// Seconds between the end of a certificate and the begin of another one, after which the issuer of
+/// the former one is forgotten: 30 days.
 const LONG: u64 = 30 * 86_400;
-/// Most compromised keys, and most certificates that are revoked or to be revoked. A person asks
-/// for each of them, so the limit is far away.
-const MOST_KNOWN: usize = 10_000;
-/// Maximum number of revocations of a plan that the authorities have not carried out yet.
-pub(crate) const MOST_REVOCATIONS: usize = 16;
+/// Reason of a revocation: the key is compromised (RFC 5280, 5.3.1).
+pub(crate) const KEY_COMPROMISE: u8 = 1;
 
 #[cfg(test)]
 pub(super) mod tests {
@@ -422,15 +495,8 @@ pub(super) mod tests {
     pub(in crate::renewal) fn revocation(reason: u8) -> (Certificate, Revocation) {
         let pem = made("/CN=shop", "DNS:shop.example");
         let certificate = Chain::read(pem.as_bytes()).unwrap().certificates.remove(0);
-        let revocation = Revocation {
-            reason,
-            certificate: URL_SAFE_NO_PAD.encode(certificate.der()),
-            directory: "https://ca/dir".into(),
-            not_after: certificate.not_after(),
-            is_sent: false,
-            plan: "shop".into(),
-            key: "shop".into(),
-        };
+        let revocation =
+            Revocation::of(&certificate, reason, "https://ca/dir".into(), "shop".into(), "shop".into());
         (certificate, revocation)
     }
 
@@ -495,27 +561,53 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn only_certificates_that_expired_long_ago_are_forgotten() {
-        let (certificate, asked) = revocation(4);
+    fn only_issuers_of_certificates_that_ended_long_before_another_one_are_forgotten() {
+        let (certificate, _) = revocation(4);
+        let begin = certificate.not_before();
         let mut known = Known::default();
-        known.revoke(asked.clone());
-        known.note_revoked(&asked);
-        known.note_issued(&certificate, None, None);
-        known.note_compromised(digest(&[1]), 1);
-        for number in 0..100 {
-            known.revoked.insert(number.to_string(), asked.not_after);
+        for (name, not_after) in [("past", begin - LONG), ("ended", begin - LONG + 1), ("never", never())] {
+            known.issued.insert(name.into(), Issued { directory: None, not_after });
         }
-        let whole = known.clone();
-        // The certificate has expired, or the clock is wrong.
-        known.trim(asked.not_after + LONG - 1);
-        assert_eq!(known, whole);
-        assert_eq!(known.revocations(asked.not_after).count(), 0);
-        assert_eq!(known.revocations(asked.not_after - 1).count(), 1);
-        known.trim(asked.not_after + LONG);
-        assert!(known.is_compromised(&digest(&[1])));
-        known.compromised.clear();
-        assert_eq!(known, Known::default());
-        known.revoked = (0..MOST_KNOWN).map(|number| (number.to_string(), u64::MAX)).collect();
-        assert!(!known.has_room());
+        known.note_issued(&certificate, None, None);
+        let kept: Vec<_> = known.issued.into_keys().collect();
+        assert!(
+            kept.len() == 3 && kept.contains(&"ended".into()) && kept.contains(&"never".into()),
+            "{kept:?}"
+        );
+    }
+
+    #[test]
+    fn the_certificate_of_a_former_order_is_revoked_once() {
+        let (certificate, _) = revocation(1);
+        let mut known = Known::default();
+        let order = FormerOrder {
+            url: "https://ca/1".into(),
+            directory: "https://ca/dir".into(),
+            plan: "shop".into(),
+            key: "shop".into(),
+            public_key: digest(certificate.spki()),
+            names: vec!["Shop.example".into()],
+            since: 100,
+            next_look: 0,
+        };
+        let others = [
+            FormerOrder { url: "https://ca/2".into(), names: vec!["x.example".into()], ..order.clone() },
+            FormerOrder { url: "https://ca/3".into(), public_key: digest(&[1]), ..order.clone() },
+        ];
+        others.iter().for_each(|other| known.note_former(other.clone()));
+        assert!(!known.is_of_former(&certificate, "https://ca/dir"));
+        known.revoke_former(&certificate);
+        assert_eq!(known.revocations(0).count(), 0, "of no order");
+        known.note_former(order.clone());
+        assert!(known.is_of_former(&certificate, "https://ca/dir"));
+        assert!(!known.is_of_former(&certificate, "https://other/dir"));
+        known.read_formers(&[order.url], 5_000);
+        let looks: Vec<_> = known.former_orders().iter().map(|order| order.next_look).collect();
+        assert_eq!(looks, [0, 0, 9_900]);
+        assert!(!known.former_orders()[2].is_to_be_read(5_000));
+        for _ in 0..2 {
+            known.revoke_former(&certificate);
+            assert_eq!((known.revocations(0).count(), known.former_orders()), (1, &others[..]));
+        }
     }
 }

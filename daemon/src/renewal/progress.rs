@@ -24,6 +24,8 @@ pub(crate) struct Progress {
     pub(crate) nonces: Vec<u64>,
     /// Public key that the order under way is for, once its request was signed.
     pub(crate) ordered_key: Option<String>,
+    /// Names in that request.
+    pub(crate) ordered_names: Vec<String>,
     /// Time of the last success.
     pub(crate) renewed_at: Option<u64>,
     /// Failures since then.
@@ -242,24 +244,16 @@ impl Progress {
         version_of(key, self.refused_key.as_ref()?).map(|version| version.number)
     }
 
-    /// Forgets the order under way, which is of no use any more. An order for a compromised key
-    /// goes on: the authority may have issued its certificate, which is then revoked.
-    pub(crate) fn drop_order(&mut self, known: &Known) {
-        if self.order_for_compromised(known).is_none() {
-            (self.order, self.ordered_key) = (None, None);
-        }
-    }
-
-    /// The order under way, if it is for a compromised key.
-    pub(crate) fn order_for_compromised(&self, known: &Known) -> Option<&str> {
-        let key = self.ordered_key.as_ref().filter(|key| known.is_compromised(key));
-        self.order.as_deref().filter(|_| key.is_some())
+    /// Forgets the order under way, which is of no use any more.
+    pub(crate) fn drop_order(&mut self) {
+        (self.order, self.ordered_key) = (None, None);
+        self.ordered_names.clear();
     }
 
     /// Notes that an agent begins to work on the plan.
     pub(crate) fn begin(&mut self, known: &mut Known, pid: i32, now: u64) {
         if self.worked_for < self.wishes {
-            self.drop_order(known);
+            self.drop_order();
         }
         self.worked_for = self.wishes;
         // Of a message of an attempt without an end, nobody knows what has become.
@@ -292,19 +286,6 @@ impl Progress {
     pub(crate) fn forget_revocation_failures(&mut self) {
         (self.revocation_failures, self.next_revocation, self.revocation_error) = (0, 0, None);
     }
-
-    /// True if nothing has happened for so long that the progress says nothing any more. The caller
-    /// knows that its clock is right.
-    pub(super) fn is_of_the_past(&self, now: u64) -> bool {
-        let last = self.orders.iter().copied().max();
-        let last = last.max(self.renewed_at).max(self.last_error.as_ref().map(|failed| failed.at));
-        let is_wanted = self.asked_at.is_some() || self.worked_for < self.wishes;
-        let is_worked_on = self.held.is_some() || self.order.is_some() || self.revoking.is_some();
-        last.is_some_and(|last| last.saturating_add(LONG) < now)
-            && !is_wanted
-            && !is_worked_on
-            && self.numbers.is_none()
-    }
 }
 
 impl Deployed {
@@ -320,6 +301,3 @@ const MAX_WAIT: u64 = 8 * 86_400;
 const MAX_LOOK: u64 = 2 * 86_400;
 /// Seconds by which a clock is set back in daily use.
 const SLACK: u64 = 60;
-/// Seconds after the last event of a plan for which its progress is kept: longer than public
-/// certificates live.
-const LONG: u64 = 400 * 86_400;

@@ -15,7 +15,7 @@ use keyward_plans::Watched;
 
 use super::known::Known;
 use super::progress::{Hold, Progress};
-use super::stored::{Account, Stored};
+use super::stored::{Account, Damage, Stored};
 use crate::ground::replace::replace;
 use crate::keys::{Key, now};
 
@@ -50,8 +50,8 @@ struct Contents {
     stored: Arc<Stored>,
     /// Why the file could not be read, if it could not: nothing is written then.
     unreadable: Option<String>,
-    /// The damage of the file when it was read, if there was one.
-    damage: Option<String>,
+    /// The damage of the file when it was read, or at an earlier time.
+    damage: Option<Damage>,
 }
 
 impl Contents {
@@ -59,7 +59,7 @@ impl Contents {
         match Stored::open(file) {
             Ok((stored, damage)) => {
                 if let Some(damage) = &damage {
-                    tracing::error!("{damage}");
+                    tracing::error!("{}", damage.words);
                 }
                 Self { stored: Arc::new(stored), unreadable: None, damage }
             }
@@ -91,14 +91,15 @@ impl Renewals {
         }
     }
 
-    /// Why the file cannot be read or could not be written the last time, or its damage when it was
-    /// read.
+    /// Why the file cannot be read or could not be written the last time, or its damage, until a
+    /// person has removed the copy of the damaged file.
     pub(crate) fn problem(&self) -> Option<String> {
         let (unreadable, damage) = {
             let contents = self.contents();
             (contents.unreadable.clone(), contents.damage.clone())
         };
         let problem = self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let damage = damage.filter(|damage| damage.copy.exists()).map(|damage| damage.words);
         unreadable.or(problem).or(damage)
     }
 
@@ -106,7 +107,7 @@ impl Renewals {
     /// has anything to do then.
     pub(crate) fn orphans(&self) -> Option<String> {
         self.known().revocations(now()).next().map(|asked| {
-            format!("the certificate of plan {} that a person asked to revoke is not revoked, and no plan is left by which keyward-acme does it; make a plan at the same authority, which does it, or which gives it up: keyward cert revoke PLAN --cancel", asked.plan)
+            format!("the certificate of plan {} that a person asked to revoke is not revoked, and no plan is left by which keyward-acme does it; make a plan at the same authority, which does it, or give it up: keyward cert revoke {} --cancel", asked.plan, asked.plan)
         })
     }
 
@@ -295,10 +296,6 @@ impl Renewals {
             return Err(io::Error::other(reason.clone()).into());
         }
         let mut new = Stored::clone(&contents.stored);
-        // An authority has the same time.
-        if self.clock_ahead().is_some_and(|ahead| ahead.unsigned_abs() < DAY) {
-            new.trim(now());
-        }
         let done = change(&mut new)?;
         let written = replace(&self.file, &serde_json::to_vec(&new).map_err(io::Error::from)?, 0o600);
         let problem = written.as_ref().err().map(|error| {
@@ -340,8 +337,6 @@ impl Deref for Looked {
 const AGENT_LIFE: Duration = Duration::from_secs(6);
 /// Most agents that are remembered.
 const MAX_AGENTS: usize = 64;
-/// Seconds of a day.
-const DAY: u64 = 86_400;
 /// A clock that nobody has compared.
 const UNKNOWN: i64 = i64::MIN;
 /// Name of the file in the state directory.
@@ -397,9 +392,6 @@ mod tests {
         let kept = Progress { wishes: 3, ..Progress::default() };
         assert_eq!((partly.of("shop"), partly.of("a")), (renewals.of("shop"), kept));
         assert!(partly.account("https://ca/directory", "t").is_some());
-        assert!(dir.path().join("renewals.json.damaged").exists());
-        fs::write(dir.path().join(FILE), "damaged").unwrap();
-        assert_eq!(Renewals::load(dir.path()).of("shop"), Progress::default());
         let now = now();
         let wrong = Progress {
             next_try: now + 365 * 86_400,
@@ -409,7 +401,42 @@ mod tests {
         };
         let right = Progress { next_try: 0, renewed_at: None, orders: vec![now - 5], ..Progress::default() };
         assert_eq!(wrong.at(now), right, "of a clock that was a year ahead");
-        assert_eq!(fs::read(dir.path().join("renewals.json.damaged.1")).unwrap(), b"damaged");
+    }
+
+    #[test]
+    fn damage_is_a_problem_until_a_person_has_removed_its_copy() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join(FILE);
+        let copies = || {
+            let names = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path());
+            names.filter(|name| name.to_string_lossy().contains("damaged")).collect::<Vec<_>>()
+        };
+        let mut problems = Vec::new();
+        for _ in 0..3 {
+            fs::write(&file, "damaged").unwrap();
+            problems.push(Renewals::load(dir.path()).problem().unwrap());
+        }
+        assert!(problems.iter().all(|problem| problem.contains("was damaged") && *problem == problems[0]));
+        let [copy] = copies().try_into().unwrap();
+        assert_eq!(fs::read(&copy).unwrap(), b"damaged");
+        let renewals = Renewals::load(dir.path());
+        renewals.update("shop", nothing).unwrap();
+        // The file is whole now, and nobody has looked at each plan.
+        let again = Renewals::load(dir.path());
+        let problem = again.problem().unwrap();
+        assert!(problem.contains(&copy.display().to_string()), "{problem}");
+        fs::remove_file(&copy).unwrap();
+        assert_eq!((again.problem(), renewals.problem()), (None, None));
+        // A copy that cannot be written leaves nothing behind, however often the file is read.
+        fs::write(&file, "damaged").unwrap();
+        fs::create_dir_all(copy.join("x")).unwrap();
+        fs::remove_dir(copy.join("x")).unwrap();
+        assert_eq!(Renewals::load(dir.path()).problem().unwrap(), problems[0]);
+        fs::remove_dir(&copy).unwrap();
+        fs::create_dir(copy.with_added_extension("new")).unwrap();
+        let full = Renewals::load(dir.path());
+        assert!((0..3).all(|_| full.check().is_err()));
+        assert_eq!(copies(), [copy.with_added_extension("new")]);
     }
 
     fn nothing(_: &mut Progress, _: &mut Known) -> io::Result<()> {
@@ -424,7 +451,7 @@ mod tests {
         symlink(FILE, &file).unwrap();
         let renewals = Renewals::load(dir.path());
         let problem = renewals.problem().unwrap();
-        assert!(problem.contains("cannot be read") && problem.contains("chown keyward"), "{problem}");
+        assert!(problem.contains("cannot be read") && !problem.contains("chown"), "{problem}");
         assert!(renewals.check().is_err() && renewals.update("shop", nothing).is_err());
         assert!(renewals.set_account("https://ca/directory", "t", None).is_err());
         assert!(file.is_symlink());
@@ -450,17 +477,14 @@ mod tests {
             Ok::<_, io::Error>(())
         };
         renewals.update("shop", note).unwrap();
-        for ahead in [None, Some(365 * 86_400), Some(-365 * 86_400)] {
+        // Whatever an agent says about the clock of the authority.
+        for ahead in [None, Some(365 * 86_400), Some(-365 * 86_400), Some(0)] {
             ahead.into_iter().for_each(|ahead| renewals.note_clock(ahead));
             renewals.update("shop", nothing).unwrap();
             let known = Renewals::load(dir.path()).known();
             assert!(known.is_revoked(&certificate));
             assert_eq!((known.revocations(0).count(), known.revocations(now()).count()), (1, 0), "{ahead:?}");
         }
-        // An authority has the same time.
-        renewals.note_clock(5);
-        renewals.update("shop", nothing).unwrap();
-        assert_eq!(renewals.known().revocations(0).count(), 0);
     }
 
     #[test]

@@ -8,9 +8,11 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
 
 use super::known::Known;
 use super::progress::Progress;
+use crate::ground::replace::replace;
 use crate::keys::Key;
 
 /// Form of the file.
@@ -37,42 +39,51 @@ pub(crate) struct Account {
     pub(crate) former: Option<(String, u64)>,
 }
 
+/// Damage of the file.
+#[derive(Clone, Debug)]
+pub(super) struct Damage {
+    /// Words for a person.
+    pub(super) words: String,
+    /// Copy of the damaged file.
+    pub(super) copy: PathBuf,
+}
+
 impl Stored {
     /// Reads the file. A file that is missing counts as empty: the accounts and certificates are
     /// found again. Of a damaged file, the parts that can be understood count, and a copy is kept
-    /// under another name. Returns the damage, too.
+    /// under another name. Returns the damage, too, also one of before whose copy is still there.
     ///
     /// # Errors
-    /// The file, or its copy, cannot be read or written: nothing may be written in its place.
-    pub(super) fn open(file: &Path) -> Result<(Self, Option<String>), String> {
-        let failed = |error: io::Error| {
-            format!(
-                "the progress of renewals in {} cannot be read: {error}; no certificate is renewed or revoked until it can; give the file to the user of the daemon: chown keyward {}",
-                file.display(),
-                file.display()
-            )
-        };
+    /// The file cannot be read, or its copy cannot be written: nothing may be written in its place.
+    pub(super) fn open(file: &Path) -> Result<(Self, Option<Damage>), String> {
         let bytes = match fs::read(file) {
             Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((Self::default(), None)),
-            Err(error) => return Err(failed(error)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok((Self::default(), Damage::of_before(file)));
+            }
+            Err(error) => return Err(unreadable(file, &error)),
         };
         let (stored, damage) = Self::read(&bytes);
-        let Some(damage) = damage else { return Ok((stored, None)) };
-        let copy = free_name(file);
-        fs::copy(file, &copy).map_err(|error| {
+        let Some(damage) = damage else { return Ok((stored, Damage::of_before(file))) };
+        // The same damage has one copy, however often the file is read.
+        let digest = base16ct::lower::encode_string(&Sha256::digest(&bytes));
+        let copy = file.with_added_extension(format!("damaged.{}", digest.get(..16).unwrap_or_default()));
+        let kept = if copy.exists() { Ok(()) } else { replace(&copy, &bytes, 0o600) };
+        kept.map_err(|error| {
+            // A disk without room has no room for a part of the copy.
+            let _ = fs::remove_file(copy.with_added_extension("new"));
             format!(
                 "the progress of renewals in {} is damaged: {damage}; no certificate is renewed or revoked, because a copy cannot be kept in {}: {error}",
                 file.display(),
                 copy.display()
             )
         })?;
-        let damage = format!(
-            "the progress of renewals in {} was damaged: {damage}; a copy is in {}; look at each plan (keyward cert status), and ask again for what is missing",
+        let words = format!(
+            "the progress of renewals in {} was damaged: {damage}; a copy is in {}; look at each plan (keyward cert status), ask again for what is missing, and remove the copy",
             file.display(),
             copy.display()
         );
-        Ok((stored, Some(damage)))
+        Ok((stored, Some(Damage { words, copy })))
     }
 
     /// Reads the bytes of a file. Returns the damage, too.
@@ -121,20 +132,41 @@ impl Stored {
         }
         self.has_numbers = self.plans.values().any(Progress::has_numbers);
     }
+}
 
-    /// Forgets certificates that expired long ago, and plans to which nothing has happened for
-    /// long. The caller knows that its clock is right.
-    pub(super) fn trim(&mut self, now: u64) {
-        self.known.trim(now);
-        self.plans.retain(|_, progress| !progress.is_of_the_past(now));
+impl Damage {
+    /// The damage of an earlier time, if its copy is there: no person has looked yet.
+    fn of_before(file: &Path) -> Option<Self> {
+        let begin = format!("{}.damaged", file.file_name()?.to_str()?);
+        let entries = fs::read_dir(file.parent()?).ok()?.flatten();
+        let mut copies: Vec<_> = entries
+            .map(|entry| entry.path())
+            .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&begin)))
+            .filter(|path| path.extension().is_none_or(|end| end != "new"))
+            .collect();
+        copies.sort();
+        let copy = copies.into_iter().next()?;
+        let words = format!(
+            "the progress of renewals in {} was damaged at an earlier time; a copy is in {}; look at each plan (keyward cert status), ask again for what is missing, and remove the copy",
+            file.display(),
+            copy.display()
+        );
+        Some(Self { words, copy })
     }
 }
 
-/// A name for the copy of a damaged file. The copy of an earlier damage stays.
-fn free_name(file: &Path) -> PathBuf {
-    let numbered = (1..).map(|number| file.with_extension(format!("json.damaged.{number}")));
-    let mut names = [file.with_extension("json.damaged")].into_iter().chain(numbered);
-    names.find(|path| !path.exists()).unwrap_or_else(|| file.with_extension("json.damaged"))
+/// Words for a file that cannot be read.
+fn unreadable(file: &Path, error: &io::Error) -> String {
+    let advice = match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            format!("give the file to the user of the daemon: chown keyward {}", file.display())
+        }
+        _ => "put the file back, or, if it is lost, remove what is in its place".to_owned(),
+    };
+    format!(
+        "the progress of renewals in {} cannot be read: {error}; no certificate is renewed or revoked until it can; {advice}",
+        file.display()
+    )
 }
 
 fn parts(fields: &mut Map<String, Value>, name: &str, lost: &mut Vec<String>) -> Map<String, Value> {
@@ -228,7 +260,8 @@ mod tests {
             "newer_than": 5,
             "revoked": { "aa": null, "bb": 7 },
             "issued": { "cc": 1, second.fingerprint(): { "directory": "https://ca/other" } },
-            "revocations": [damaged(&other), { "certificate": "x" }],
+            "revocations": [damaged(&other), { "certificate": "x" }, { "certificate": "x", "reason": 4, "directory": "d" }],
+            "former_orders": [5],
             "plans": {
                 "shop": { "revoked": [1, "dd"], "revocations": [damaged(&asked), 1], "failures": "x", "wishes": 3 },
                 "x": 1,
@@ -239,7 +272,7 @@ mod tests {
         assert_eq!(
             damage.unwrap(),
             format!(
-                "lost are: the time of {compromised} in compromised, newer_than, the time of aa in revoked, the issuer of the certificate cc, parts of some revocations, some revocations, accounts, some of revoked of the plan shop, parts of some revocations of the plan shop, some revocations of the plan shop, failures of the plan shop, everything of the plan x"
+                "lost are: the time of {compromised} in compromised, newer_than, the time of aa in revoked, the issuer of the certificate cc, some former_orders, parts of some revocations, some revocations, some revocations, accounts, some of revoked of the plan shop, parts of some revocations of the plan shop, some revocations of the plan shop, failures of the plan shop, everything of the plan x"
             )
         );
         assert!(stored.known.is_compromised(&compromised));
@@ -253,19 +286,5 @@ mod tests {
         assert!(kept[1].is_at("https://any/dir") && kept[1].plan == "shop");
         assert_eq!(kept[1].not_after, certificate.not_after());
         assert_eq!(stored.plans["shop"].wishes, 3);
-    }
-
-    #[test]
-    fn a_plan_to_which_nothing_has_happened_for_long_is_forgotten() {
-        let plan = |more: &str| format!("{{\"renewed_at\":7{more}}}");
-        let wanted = [",\"asked_at\":7", ",\"wishes\":1", ",\"order\":\"x\"", ",\"compromised\":1"];
-        let plans = wanted.iter().map(|more| format!("\"{}\":{}", more.len(), plan(more)));
-        let plans = [format!("\"past\":{}", plan(""))].into_iter().chain(plans).collect::<Vec<_>>().join(",");
-        let (mut stored, damage) = Stored::read(format!("{{\"plans\":{{{plans}}}}}").as_bytes());
-        assert_eq!((damage, stored.plans.len()), (None, 5));
-        stored.trim(300 * 86_400);
-        assert_eq!(stored.plans.len(), 5);
-        stored.trim(401 * 86_400);
-        assert!(stored.plans.len() == 4 && !stored.plans.contains_key("past"));
     }
 }

@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Args, ValueEnum};
-use keyward_plans::PlanView;
+use keyward_plans::{PlanView, ToRevoke};
 use keyward_proto::Label;
 use serde_json::json;
 
@@ -39,6 +39,11 @@ impl Status {
                 let plan = plan.ok_or_else(missing)?;
                 if self.client.json { print_json(plan) } else { print(&in_full(plan)) }
             }
+        }?;
+        // The state of no plan is known.
+        match plans.iter().any(|plan| plan.progress_problem.is_some()) {
+            true => Err(Failure::silent(exit::IO)),
+            false => Ok(()),
         }
     }
 }
@@ -91,7 +96,13 @@ fn problem(plan: &PlanView) -> Option<String> {
     let of_key = plan.key_problem.as_ref().map(|problem| format!("{}: {problem}", plan.key));
     let of_deployment = || deployed.and_then(|deployed| deployed.problem.clone());
     let of_revocation = || plan.revocation_problem.clone();
-    of_key.or_else(of_revocation).or_else(|| plan.last_error.clone()).or_else(of_deployment).or(of_listener)
+    let of_progress = plan.progress_problem.clone();
+    of_progress
+        .or(of_key)
+        .or_else(of_revocation)
+        .or_else(|| plan.last_error.clone())
+        .or_else(of_deployment)
+        .or(of_listener)
 }
 
 fn in_full(plan: &PlanView) -> String {
@@ -117,12 +128,7 @@ fn in_full(plan: &PlanView) -> String {
     if let Some(problem) = problem(plan) {
         text += &format!("problem     {problem}\n");
     }
-    if plan.has_revocation {
-        text += &format!(
-            "revocation  asked for, and not done yet; to give it up: keyward cert revoke {} --cancel\n",
-            plan.plan
-        );
-    }
+    text += &plan.revocations.iter().map(|one| to_revoke(plan, one)).collect::<String>();
     if let Some(page) = &plan.explanation {
         text += &format!("why now     {page}\n");
     }
@@ -142,6 +148,26 @@ fn in_full(plan: &PlanView) -> String {
             .concat();
     }
     text
+}
+
+/// Words for a certificate that is to be revoked.
+fn to_revoke(plan: &PlanView, one: &ToRevoke) -> String {
+    let authority = if one.authority.is_empty() { "an unknown authority" } else { &one.authority };
+    let of = match &one.plan {
+        of if *of == plan.plan => String::new(),
+        of => format!(", of plan {of}"),
+    };
+    // Revocations of a plan that is gone are given up by its name.
+    let name = if one.plan.is_empty() { &plan.plan } else { &one.plan };
+    match (&one.certificate, &one.order) {
+        (_, Some(order)) => format!(
+            "order       {order}{of} at {authority} was for a compromised key; if keyward-acme finds its certificate, the certificate is revoked; otherwise ask the authority for it, and then: keyward cert revoke {name} --cancel\n",
+        ),
+        (certificate, None) => format!(
+            "revocation  asked for, and not done yet{of}: SHA-256 {} at {authority}; to give it up: keyward cert revoke {name} --cancel\n",
+            certificate.as_deref().unwrap_or("unknown")
+        ),
+    }
 }
 
 /// Prints the certificates that somebody else renews.
@@ -258,14 +284,13 @@ impl Revoke {
     /// Gives up a revocation.
     fn keep(self) -> Result<(), Failure> {
         let name = &self.plan;
-        let kept =
-            AdminClient::new(&self.client.runtime_dir).and_then(|admin| admin.revoke(name.as_str(), None));
-        let plan = kept.map_err(|error| {
+        let kept = AdminClient::new(&self.client.runtime_dir).and_then(|admin| admin.keep(name.as_str()));
+        let kept = kept.map_err(|error| {
             Failure::from(error).while_trying(format_args!("cannot keep the certificate of plan {name}"))
         })?;
         match self.client.json {
-            true => print_json(&plan),
-            false => print(&kept_words(name, &plan)),
+            true => print_json(&kept),
+            false => print(&kept.iter().map(|one| kept_words(name, one)).collect::<String>()),
         }
     }
 
@@ -286,7 +311,7 @@ impl Revoke {
             return Err(Failure::new(exit::USAGE, why));
         }
         let plan = AdminClient::new(&self.client.runtime_dir)
-            .and_then(|admin| admin.revoke(name.as_str(), Some(self.reason.number())));
+            .and_then(|admin| admin.revoke(name.as_str(), self.reason.number()));
         let plan = plan.map_err(|error| {
             Failure::from(error).while_trying(format_args!("cannot revoke the certificate of plan {name}"))
         })?;
@@ -295,6 +320,11 @@ impl Revoke {
         }
         print(&match &plan.revocation_problem {
             Some(problem) => format!("{problem}\n"),
+            // A program has issued the certificate, or there is none any more.
+            None if plan.has_revocation == Some(false) => format!(
+                "key {} is replaced, and no authority is known that revokes a certificate of plan {name}; have that done by whoever has issued one\n",
+                plan.key
+            ),
             None => format!(
                 "keyward-acme revokes the certificate of plan {name}, and renews it; to see the end: keyward cert status {name}\n"
             ),
@@ -302,22 +332,21 @@ impl Revoke {
     }
 }
 
-/// Words for the certificate of a plan whose revocation was given up. A compromised key stays
-/// compromised.
-fn kept_words(name: &Label, plan: &PlanView) -> String {
-    let mut text = match plan.may_be_revoked {
-        true => format!(
-            "the authority may have revoked the certificate of plan {name} already, so it is replaced; to see the end: keyward cert status {name}\n"
+/// Words for a certificate whose revocation was given up. A compromised key stays compromised.
+fn kept_words(name: &Label, one: &ToRevoke) -> String {
+    let certificate = one.certificate.as_deref().unwrap_or_default();
+    let text = match &one.order {
+        Some(order) => format!("nobody looks at order {order} any more"),
+        None if one.may_be_revoked => format!(
+            "the authority may have revoked the certificate of plan {name} already, SHA-256 {certificate}, so it is replaced; to see the end: keyward cert status {name}"
         ),
-        false => format!("the certificate of plan {name} is not revoked\n"),
+        None => format!("the certificate of plan {name}, SHA-256 {certificate}, is not revoked"),
     };
-    if let Some(one) = plan.certificate.as_ref().filter(|_| plan.is_compromised) {
-        text += &format!(
-            "version {} of key {} stays compromised: the next certificate is for a new version, and this one gets none any more\n",
-            one.version, plan.key
-        );
-    }
-    text
+    let key = match one.is_compromised {
+        true => "; its version of the key stays compromised, and gets no certificate any more",
+        false => "",
+    };
+    format!("{text}{key}\n")
 }
 
 #[derive(Args, Debug)]
@@ -401,6 +430,12 @@ fn wrong(plan: &PlanView, now: u64) -> Option<String> {
     }
     if of_deployment.is_some() {
         return of_deployment;
+    }
+    if let Some(order) = plan.revocations.iter().find_map(|one| one.order.as_ref()) {
+        return Some(format!(
+            "the certificate of order {order} for a compromised key is not revoked yet; see: keyward cert status {}",
+            plan.plan
+        ));
     }
     if plan.certificate.is_none() {
         return Some("it has no certificate yet".into());

@@ -12,7 +12,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 
 use super::RenewalError;
 use crate::config::Plan;
-use crate::keys::certificates::Chain;
+use crate::keys::certificates::{Certificate, Chain};
 
 /// Checks that a chain leads to the roots of the plan: those of its file, or those of the system if
 /// the authority is public. Any root is right for a private authority without a file.
@@ -32,8 +32,10 @@ pub(super) fn check(plan: &Plan, is_public: bool, chain: &Chain) -> Result<(), R
     let mut ders = chain.certificates.iter().map(|one| CertificateDer::from(one.der().to_vec()));
     let leaf = ders.next().ok_or_else(|| refused(&"there is no certificate"))?;
     let rest: Vec<_> = ders.collect();
-    // The names were compared already. A star stands for any name.
-    let name = plan.names.first().map(ToString::to_string).unwrap_or_default().replacen('*', "www", 1);
+    // The names are compared elsewhere: with the plan, or with a former order. A star stands for
+    // any name.
+    let names = chain.certificates.first().map(Certificate::names).unwrap_or_default();
+    let name = names.first().cloned().unwrap_or_default().replacen('*', "www", 1);
     let name = ServerName::try_from(name).map_err(|error| refused(&error))?;
     let verified = verifier.verify_server_cert(&leaf, &rest, &name, &[], UnixTime::now());
     verified.map(drop).map_err(|error| refused(&error))

@@ -10,7 +10,6 @@ use x509_cert::ext::pkix::ExtendedKeyUsage;
 use x509_cert::name::{Name, RelativeDistinguishedName};
 
 use super::hold::hold;
-use super::revoke::{KEY_COMPROMISE, want_revoked};
 use super::state::{self, has_names};
 use super::{RenewalError, anchors, authority, key_of, placeholder, plan};
 use crate::config::{Authority, Identifier, Issuer, Plan};
@@ -19,8 +18,7 @@ use crate::keys::certificates::{Certificate, Chain};
 use crate::keys::{Key, Standing, Version, now};
 use crate::lifecycle::event::Actor;
 use crate::lifecycle::{Error, certificates, versions};
-use crate::renewal::Known;
-use crate::renewal::known::{digest, version_of};
+use crate::renewal::known::digest;
 
 /// Checks the chain of a plan, and attaches it. The order has ended then. `is_preferred` is false
 /// for an authority that does not have the chain that the owner prefers.
@@ -55,23 +53,19 @@ async fn carry_out(
     let key = key_of(daemon, &plan).await?;
     let leaf = chain.certificates.first().ok_or_else(|| RenewalError::NoCertificate(name.clone()))?;
     let directory = authority(&daemon.config(), &plan).ok().map(|authority| authority.directory.clone());
-    let compromised = before.known.compromised(&key);
-    let certified = version_of(&key, &digest(leaf.spki())).map(|version| version.number);
-    if let Some(certified) = certified.filter(|number| compromised.is_some_and(|newest| *number <= newest)) {
-        // The authority has certified the compromised key once more, for this order or for one of
-        // before.
-        if leaf.not_after() > now() && anchors::check(&plan, is_public(daemon, &plan), chain).is_ok() {
-            daemon.renewals.update(name.as_str(), |progress, known| {
-                revoke_too(daemon, &plan, known, leaf, directory.as_ref())?;
-                if progress.order.is_some() && progress.ordered(&key) == Some(certified) {
-                    // The order has ended, and the next one does not wait.
-                    (progress.order, progress.ordered_key) = (None, None);
-                    progress.wishes += 1;
-                }
+    if before.known.is_compromised(&digest(leaf.spki())) {
+        // The certificate of an order that was under way when a person called the key compromised
+        // is revoked. Everything else that is sent for this key changes nothing.
+        let is_of_former =
+            directory.as_ref().is_some_and(|directory| before.known.is_of_former(leaf, directory));
+        if is_of_former && leaf.not_after() > now() {
+            anchors::check(&plan, is_public(daemon, &plan), chain)?;
+            daemon.renewals.update(name.as_str(), |_, known| {
+                known.revoke_former(leaf);
                 Ok::<_, RenewalError>(())
             })?;
         }
-        return Err(RenewalError::RefusedKey { label: key.label.clone(), version: certified }.into());
+        return Err(RenewalError::CompromisedKey.into());
     }
     refuse_unwanted(&before)?;
     let number = before.ordered.ok_or_else(|| RenewalError::NotOrdered(name.clone()))?;
@@ -90,6 +84,9 @@ async fn carry_out(
     // A certificate that was revoked, or is for a compromised key, says nothing about the next one.
     let present = before.certificate.as_ref().filter(|_| !before.is_revoked());
     check(&plan, &key, number, leaf, present, is_asked_for, may_end_earlier)?;
+    if before.known.is_unwanted(leaf) {
+        return Err(RenewalError::Unwanted.into());
+    }
     anchors::check(&plan, is_public(daemon, &plan), chain)?;
     if let Some(wanted) = plan.issuer.preferred_chain() {
         let last = chain.certificates.last().unwrap_or(leaf);
@@ -139,9 +136,8 @@ async fn carry_out(
         if !is_deployed || key.current == number {
             progress.ordered_key = None;
         }
-        if known.compromised(&key).is_some_and(|compromised| number <= compromised) {
-            revoke_too(daemon, &plan, known, leaf, directory.as_ref())?;
-        }
+        // A person may have called the key compromised since the checks above.
+        known.revoke_former(leaf);
         Ok::<_, RenewalError>(is_refused)
     })?;
     // Nobody has files: servers on rustls take the newest version with a certificate.
@@ -149,22 +145,6 @@ async fn carry_out(
         versions::promote(daemon, actor, &plan.key, number).await?;
     }
     state::of(daemon, name).await
-}
-
-/// Asks for the revocation of a certificate for a compromised key that has just been issued.
-///
-/// # Errors
-/// There are too many already.
-fn revoke_too(
-    daemon: &Daemon,
-    plan: &Plan,
-    known: &mut Known,
-    leaf: &Certificate,
-    directory: Option<&String>,
-) -> Result<(), RenewalError> {
-    // A program revokes nothing, and what is revoked need not be revoked again.
-    let Some(directory) = directory.filter(|_| !known.is_revoked(leaf)) else { return Ok(()) };
-    want_revoked(&daemon.config(), plan, known, leaf, directory.clone(), KEY_COMPROMISE)
 }
 
 /// The placeholder of a plan, which is made once.
@@ -277,8 +257,8 @@ pub(crate) struct Files {
 }
 
 /// The files of a plan: with the newest certificate for its names, or with a placeholder that the
-/// daemon has made. A certificate that is revoked or for a compromised key does not take the place
-/// of another one that servers have.
+/// daemon has made. A certificate that is revoked, or whose very public key was called compromised,
+/// does not take the place of another one that servers have.
 ///
 /// # Errors
 /// [`Error`] says why there is no key, or why the key signs no placeholder.
@@ -286,7 +266,7 @@ pub(crate) async fn files(daemon: &Daemon, name: &Label) -> Result<Files, Error>
     daemon.renewals.check().map_err(RenewalError::from)?;
     let plan = plan(&daemon.config(), name)?;
     let state = state::of(daemon, name).await?;
-    let deployed = if state.is_revoked() { deployed(daemon, &state).await? } else { None };
+    let deployed = if state.is_rejected() { deployed(daemon, &state).await? } else { None };
     let (key, number) = match deployed {
         Some(deployed) => deployed,
         None => (key_of(daemon, &plan).await?, state.version.unwrap_or_default()),
@@ -315,9 +295,8 @@ async fn deployed(daemon: &Daemon, state: &state::PlanState) -> Result<Option<(A
     let label = deployed.key.as_ref().and_then(|label| label.parse().ok());
     let key = daemon.keys.get(label.as_ref().unwrap_or(&state.plan.key)).await?;
     let Some(key) = key.filter(|key| key.standing(now()) == Standing::Active) else { return Ok(None) };
-    let compromised = state.known.compromised(&key);
     let version = state::with_certificate(&key, &deployed.certificate).filter(|(version, certificate)| {
-        compromised.is_none_or(|newest| version.number > newest)
+        !state.known.is_compromised(&digest(&version.spki))
             && certificate.not_after() > now()
             && !state.known.is_revoked(certificate)
     });

@@ -54,13 +54,11 @@ pub(crate) enum RenewalError {
     )]
     NothingToKeep(Label),
     #[error(
-        "the plan {plan} has {most} certificates whose revocation has not succeeded yet; to give these up: keyward cert revoke {plan} --cancel"
+        "the certificate is for a public key that was revoked as compromised; the next one is for a newer version of the key"
     )]
-    ManyRevocations { plan: Label, most: usize },
-    #[error(
-        "more than 10,000 certificates are revoked or to be revoked, or as many keys are compromised, and the daemon forgets none of them; give up the revocations that are of no use: keyward cert revoke PLAN --cancel"
-    )]
-    ManyKnown,
+    CompromisedKey,
+    #[error("the certificate is revoked, or may be, or is to be")]
+    Unwanted,
     #[error("the certificate lives for {} days, more than three times as long as the present one, {} days; if that is right: keyward cert renew PLAN --now", new / 86_400, old / 86_400)]
     TooLong { new: u64, old: u64 },
     #[error("the chain does not lead to a root of the plan: {0}; chain-root of the plan names the roots")]

@@ -250,11 +250,16 @@ async fn request(daemon: &Daemon, actor: Actor, name: &Label) -> Result<Vec<u8>,
             (key, number)
         }
     };
-    if ordered != Some(number) {
+    let names: Vec<_> = plan.names.iter().map(Identifier::to_string).collect();
+    if ordered != Some(number) || progress.ordered_names != names {
         let wanted = key.version(number).map(|version| digest(&version.spki));
-        daemon.renewals.update(name.as_str(), |progress, _| {
-            progress.ordered_key = wanted;
-            Ok::<_, RenewalError>(())
+        daemon.renewals.update(name.as_str(), |progress, known| {
+            // A person may have called the key compromised since the look above.
+            if known.refused(&key).is_some_and(|refused| number <= refused) {
+                return Err(RenewalError::RefusedKey { label: plan.key.clone(), version: number });
+            }
+            (progress.ordered_key, progress.ordered_names) = (wanted, names);
+            Ok(())
         })?;
     }
     let version = key.version(number).ok_or_else(|| Error::NoVersion { label: plan.key.clone(), number })?;

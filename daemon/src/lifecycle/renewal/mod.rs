@@ -16,7 +16,7 @@ pub(crate) use chain::{accept, files};
 pub(crate) use error::RenewalError;
 pub(crate) use message::{message, request_for_program};
 pub(crate) use report::{deployed, renew_now, report};
-pub(crate) use revoke::{keep, revoke};
+pub(crate) use revoke::{keep, revoke, shown, shown_order};
 pub(crate) use state::{PlanState, all, of};
 
 use std::sync::Arc;

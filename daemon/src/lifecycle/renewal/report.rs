@@ -18,10 +18,10 @@ use crate::keys::now;
 use crate::lifecycle::details::Act;
 use crate::lifecycle::event::{Action, Actor, begin};
 use crate::lifecycle::{Error, versions};
+use crate::renewal::Progress;
 use crate::renewal::due::{self, Failure};
 use crate::renewal::known::digest;
 use crate::renewal::progress::{Deployed, Failed, Window};
-use crate::renewal::{Known, Progress};
 
 /// Notes a report of the agent. Only URLs of the authority are kept. Returns the order that is
 /// under way.
@@ -59,7 +59,17 @@ async fn note(daemon: &Daemon, actor: Actor, name: &Label, report: Report) -> Re
         })
     };
     match report {
-        Report::Begin => {}
+        Report::Begin => {
+            let state = state::of(daemon, name).await?;
+            let authority = authority(&config, &plan).ok();
+            let orders = authority.map(|at| state.orders_to_read(at, now)).unwrap_or_default();
+            if !orders.is_empty() {
+                daemon.renewals.update(name.as_str(), |_, known| {
+                    known.read_formers(&orders, now);
+                    Ok::<_, RenewalError>(())
+                })?;
+            }
+        }
         Report::NotRevoked { kind, detail, retry_after, is_answered } => {
             let (kind, detail) = (printable(&kind), printable(&detail));
             let failure = Failure::of(&kind, retry_after);
@@ -100,15 +110,7 @@ async fn note(daemon: &Daemon, actor: Actor, name: &Label, report: Report) -> Re
         Report::Order(url) => {
             let url = url.map(checked).transpose()?;
             let state = state::of(daemon, name).await?;
-            daemon.renewals.update(name.as_str(), |progress, known| {
-                if let Some(order) = progress.order_for_compromised(known).filter(|_| url.is_none()) {
-                    let plan = name.as_str();
-                    tracing::warn!(
-                        plan,
-                        order,
-                        "an order for a compromised key is given up; if the authority has issued a certificate, it must revoke that"
-                    );
-                }
+            daemon.renewals.update(name.as_str(), |progress, _| {
                 // Another order, or none, or the first one for another key of the plan.
                 if url.is_none() && progress.order.is_some() || state.ordered.is_none() {
                     progress.ordered_key = None;
@@ -210,19 +212,13 @@ async fn note(daemon: &Daemon, actor: Actor, name: &Label, report: Report) -> Re
                     progress.failures = 0;
                 }
                 progress.failures = progress.failures.saturating_add(1);
-                let mut detail = detail.clone();
                 // The order may be the reason.
                 if progress.failures >= GIVE_UP && failure != Failure::Here {
-                    if let Some(order) = progress.order_for_compromised(known) {
-                        detail += &format!(
-                            " (the order {order} was for a compromised key, and is given up: ask the authority whether it has issued a certificate, and to revoke it)"
-                        );
-                    }
-                    (progress.order, progress.ordered_key) = (None, None);
+                    progress.drop_order();
                 }
                 let spread = spread(name.as_str()).wrapping_add(random());
                 progress.next_try = due::next_try(now, failure, progress.failures, lifetime, spread);
-                progress.last_error = Some(Failed { at: now, kind: kind.clone(), detail });
+                progress.last_error = Some(Failed { at: now, kind: kind.clone(), detail: detail.clone() });
                 Ok::<_, RenewalError>(false)
             })?;
             if is_late {
@@ -257,7 +253,7 @@ pub(crate) async fn renew_now(
             let newest = progress.ordered(key).max(refused).max(state.version).max(Some(key.current));
             newest.into_iter().for_each(|newest| known.want_newer_than(key, newest, now()));
         }
-        ask(progress, known, is_worked_on);
+        ask(progress, is_worked_on);
         progress.asked_at = Some(now());
         Ok::<_, RenewalError>(())
     });
@@ -266,12 +262,12 @@ pub(crate) async fn renew_now(
 }
 
 /// Notes that a person asks: failures of before do not count, and there is one more order.
-pub(super) fn ask(progress: &mut Progress, known: &Known, is_worked_on: bool) {
+pub(super) fn ask(progress: &mut Progress, is_worked_on: bool) {
     progress.wishes += 1;
     progress.forget_failures();
     // An order that nobody works on may be of no use any more.
     if !is_worked_on {
-        progress.drop_order(known);
+        progress.drop_order();
     }
     if !progress.orders.is_empty() {
         progress.orders.remove(0);
@@ -291,6 +287,7 @@ pub(crate) async fn deployed(
     listeners: BTreeMap<SocketAddr, Shown>,
     problem: Option<String>,
 ) -> Result<(), Error> {
+    daemon.renewals.check().map_err(RenewalError::from)?;
     let before = state::of(daemon, name).await?;
     let checked = |shown: Shown| Shown { problem: shown.problem.as_deref().map(printable), ..shown };
     let listeners = listeners.into_iter().map(|(at, shown)| (at, checked(shown))).collect();
@@ -311,28 +308,28 @@ pub(crate) async fn deployed(
     if let Some(problem) = deployed.problem.as_ref().filter(|_| is_news) {
         tracing::error!(plan = name.as_str(), "the certificate is not in use: {problem}");
     }
-    let current = before.key.as_ref().map(|key| key.current);
+    // Most looks see what was seen before, and need no disk.
+    if before.progress.deployed.as_ref() != Some(&deployed) || before.ordered.is_some() {
+        let served = before.certificate.as_ref().filter(|_| is_served).map(|one| digest(one.spki()));
+        let is_worked_on = daemon.renewals.is_worked_on(name.as_str());
+        daemon.renewals.update(name.as_str(), |progress, _| {
+            // An agent may be at work on another one.
+            if served.is_some() && progress.order.is_none() && !is_worked_on && progress.ordered_key == served
+            {
+                progress.ordered_key = None;
+            }
+            progress.deployed = Some(deployed);
+            Ok::<_, RenewalError>(())
+        })?;
+    }
     // An older version comes back with former names of the plan, and does not become current again.
-    // A certificate that is revoked or for a compromised key makes no version current.
-    let is_good = is_served && !before.is_revoked();
-    if let Some(number) = before.version.filter(|number| is_good && current.is_some_and(|now| now < *number))
-    {
+    // A certificate that is revoked or for a compromised key makes no version current, also if a
+    // person has said so since the look above.
+    let current = before.key.as_ref().map_or(u32::MAX, |key| key.current);
+    let Some(number) = before.version.filter(|number| is_served && current < *number) else { return Ok(()) };
+    if !state::of(daemon, name).await?.is_revoked() {
         versions::promote(daemon, actor, &before.plan.key, number).await?;
     }
-    // Most looks see what was seen before, and need no disk.
-    if before.progress.deployed.as_ref() == Some(&deployed) && before.ordered.is_none() {
-        return Ok(());
-    }
-    let served = before.certificate.as_ref().filter(|_| is_served).map(|one| digest(one.spki()));
-    let is_worked_on = daemon.renewals.is_worked_on(name.as_str());
-    daemon.renewals.update(name.as_str(), |progress, _| {
-        // An agent may be at work on another one.
-        if served.is_some() && progress.order.is_none() && !is_worked_on && progress.ordered_key == served {
-            progress.ordered_key = None;
-        }
-        progress.deployed = Some(deployed);
-        Ok::<_, RenewalError>(())
-    })?;
     Ok(())
 }
 

@@ -2,117 +2,221 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use keyward_plans::ToRevoke;
 use keyward_proto::Label;
 
 use super::report::ask;
-use super::{RenewalError, authority, plan, state};
-use crate::config::{Config, Plan};
+use super::{RenewalError, authority, state};
+use crate::config::{Identifier, Plan, origin};
 use crate::daemon::Daemon;
 use crate::keys::certificates::Certificate;
 use crate::keys::now;
 use crate::lifecycle::Error;
 use crate::lifecycle::details::Act;
 use crate::lifecycle::event::{Action, Actor, begin};
-use crate::renewal::known::{MOST_REVOCATIONS, Revocation, digest};
-use crate::renewal::{Known, Progress};
+use crate::renewal::former::FormerOrder;
+use crate::renewal::known::{KEY_COMPROMISE, Revocation, digest};
+use crate::renewal::{Known, Looked, Progress};
 
-/// Has the certificate of a plan revoked, and renewed after that, because a person asks.
+/// Has the certificate of a plan revoked, and renewed after that, because a person asks. A person
+/// asks for each, so there is no limit.
 ///
 /// # Errors
 /// There is no certificate, or the act cannot be recorded.
 pub(crate) async fn revoke(daemon: &Daemon, actor: Actor, name: &Label, reason: u8) -> Result<(), Error> {
+    if reason == KEY_COMPROMISE {
+        return key_compromise(daemon, actor, name).await;
+    }
     let state = state::of(daemon, name).await?;
     let certificate = state.certificate.as_ref().ok_or_else(|| RenewalError::NoCertificate(name.clone()))?;
-    let config = daemon.config();
-    let directory = match state.known.issuer(certificate) {
-        Some(issued) => issued.directory.clone().ok_or_else(|| RenewalError::NotAcme(name.clone()))?,
-        // A certificate that a person has attached.
-        None => authority(&config, &state.plan)?.directory.clone(),
-    };
+    let directory = directory_of(daemon, &state.plan, &state.known, certificate);
+    let directory = directory.ok_or_else(|| RenewalError::NotAcme(name.clone()))?;
     let begun = begin(daemon, actor, Action::RevokeCertificate, Some(&state.plan.key)).await?;
     let is_worked_on = daemon.renewals.is_worked_on(name.as_str());
     let updated = daemon.renewals.update(name.as_str(), |progress, known| {
-        want_revoked(&config, &state.plan, known, certificate, directory, reason)?;
-        // No authority certifies a key again that was revoked as compromised, nor the one of the
-        // order under way.
-        if reason == KEY_COMPROMISE {
-            known.note_compromised(digest(certificate.spki()), now());
-            let ordered = progress.ordered_key.clone();
-            let is_of_key = state.key.as_ref().is_some_and(|key| progress.ordered(key).is_some());
-            ordered.filter(|_| is_of_key).into_iter().for_each(|key| known.note_compromised(key, now()));
-        }
-        ask(progress, known, is_worked_on);
-        // Another key does not wait until the authority has revoked the certificate of this one.
-        // The renewal for any other reason comes after the revocation.
-        if reason == KEY_COMPROMISE {
-            progress.asked_at = Some(now());
-        }
+        known.revoke(revocation(&state.plan, certificate, reason, directory));
+        ask(progress, is_worked_on);
         Ok::<_, RenewalError>(())
     });
     begun.result(updated).await?;
     begun.done(Act::RevokeCertificate { plan: name, reason }, None).await
 }
 
-/// Notes that a certificate is to be revoked by the authority with this directory.
+/// Notes that the key of the certificate of a plan is compromised; without a certificate for the
+/// names of the plan, that the current version of the key is. Then has the certificate of that
+/// version revoked, whatever its names, if an authority can do that. The renewal with another key
+/// does not wait for the authority.
 ///
 /// # Errors
-/// There are too many of these already.
-pub(super) fn want_revoked(
-    config: &Config,
-    plan: &Plan,
-    known: &mut Known,
-    certificate: &Certificate,
-    directory: String,
-    reason: u8,
-) -> Result<(), RenewalError> {
-    let revocation = Revocation {
-        reason,
-        certificate: URL_SAFE_NO_PAD.encode(certificate.der()),
-        directory,
-        not_after: certificate.not_after(),
-        is_sent: false,
-        plan: plan.name.to_string(),
-        key: plan.key.to_string(),
-    };
-    let is_own = |asked: &&Revocation| {
-        let keeper = state::keeper(config, asked);
-        keeper.is_some_and(|keeper| keeper.name == plan.name) && asked.certificate != revocation.certificate
-    };
-    if known.revocations(now()).filter(is_own).count() >= MOST_REVOCATIONS {
-        return Err(RenewalError::ManyRevocations { plan: plan.name.clone(), most: MOST_REVOCATIONS });
+/// There is no key, or the act cannot be recorded.
+async fn key_compromise(daemon: &Daemon, actor: Actor, name: &Label) -> Result<(), Error> {
+    let state = state::of(daemon, name).await?;
+    let plan = &state.plan;
+    let key = state.key.as_ref().ok_or_else(|| RenewalError::NoCertificate(name.clone()))?;
+    let number = state.version.unwrap_or(key.current);
+    let missing = || Error::NoVersion { label: key.label.clone(), number };
+    let public_key = digest(&key.version(number).ok_or_else(missing)?.spki);
+    let begun = begin(daemon, actor, Action::RevokeCertificate, Some(&plan.key)).await?;
+    let directory = authority(&daemon.config(), plan)
+        .ok()
+        .map(|authority| (authority.origin().to_owned(), authority.directory.clone()));
+    let is_worked_on = daemon.renewals.is_worked_on(name.as_str());
+    let noted = daemon.renewals.update(name.as_str(), |progress, known| {
+        known.note_compromised(public_key.clone(), now());
+        if progress.ordered_key.as_ref() == Some(&public_key) {
+            // The authority may have issued its certificate. The order for another key does not
+            // wait for that.
+            if let Some(url) = progress.order.take() {
+                known.note_former(former(plan, progress, url, public_key.clone(), directory));
+            }
+            progress.drop_order();
+        }
+        ask(progress, is_worked_on);
+        progress.asked_at = Some(now());
+        Ok::<_, RenewalError>(())
+    });
+    begun.result(noted).await?;
+    // A chain for this key that is attached from now on is seen by that step itself.
+    let key = begun.result(daemon.keys.get(&plan.key).await).await?;
+    let version = key.as_ref().and_then(|key| key.version(number));
+    let leaf = version.and_then(|version| Certificate::from_der(version.certificates.first()?).ok());
+    let asked = leaf.and_then(|leaf| {
+        let directory = directory_of(daemon, plan, &daemon.renewals.known(), &leaf)?;
+        Some(revocation(plan, &leaf, KEY_COMPROMISE, directory))
+    });
+    if let Some(asked) = asked {
+        let updated = daemon.renewals.update(name.as_str(), |_, known| {
+            known.revoke(asked);
+            Ok::<_, RenewalError>(())
+        });
+        begun.result(updated).await?;
     }
-    if !known.has_room() {
-        return Err(RenewalError::ManyKnown);
-    }
-    known.revoke(revocation);
-    Ok(())
+    begun.done(Act::RevokeCertificate { plan: name, reason: KEY_COMPROMISE }, None).await
 }
 
-/// Gives up the revocations of certificates of a plan, because a person asks. A certificate that
-/// the authority may have revoked already is replaced. A key that was called compromised stays it.
+/// The order of a plan that is under way for a public key. `here` has the origin of the present
+/// authority of the plan, and its directory.
+fn former(
+    plan: &Plan,
+    progress: &Progress,
+    url: String,
+    public_key: String,
+    here: Option<(String, String)>,
+) -> FormerOrder {
+    let names = match progress.ordered_names.is_empty() {
+        // An earlier version did not note them.
+        true => plan.names.iter().map(Identifier::to_string).collect(),
+        false => progress.ordered_names.clone(),
+    };
+    let here = here.filter(|(at, _)| origin(&url) == Some(at.as_str()));
+    FormerOrder {
+        directory: here.map(|(_, directory)| directory).unwrap_or_default(),
+        url,
+        plan: plan.name.to_string(),
+        key: plan.key.to_string(),
+        public_key,
+        names,
+        since: now(),
+        next_look: 0,
+    }
+}
+
+fn revocation(plan: &Plan, certificate: &Certificate, reason: u8, directory: String) -> Revocation {
+    Revocation::of(certificate, reason, directory, plan.name.to_string(), plan.key.to_string())
+}
+
+/// Directory of the authority that has issued a certificate of a plan; `None` if a program has.
+fn directory_of(daemon: &Daemon, plan: &Plan, known: &Looked, certificate: &Certificate) -> Option<String> {
+    match known.issuer(certificate) {
+        Some(issued) => issued.directory.clone(),
+        // A certificate that a person has attached.
+        None => authority(&daemon.config(), plan).ok().map(|authority| authority.directory.clone()),
+    }
+}
+
+/// Gives up the revocations of certificates of a plan, because a person asks: those that the plan
+/// has by its name or its key; or, if there is no such plan any more, those that it had. A
+/// certificate that the authority may have revoked already is replaced. A key that was called
+/// compromised stays it. Returns what was given up.
 ///
 /// # Errors
-/// There is no such plan, no revocation waits, or the act cannot be recorded.
-pub(crate) async fn keep(daemon: &Daemon, actor: Actor, name: &Label) -> Result<(), Error> {
-    let plan = plan(&daemon.config(), name)?;
-    let begun = begin(daemon, actor, Action::RenewCertificate, Some(&plan.key)).await?;
-    let state = begun.result(state::of(daemon, name).await).await?;
-    let present = state.certificate.map(|present| URL_SAFE_NO_PAD.encode(present.der()));
-    let updated = daemon.renewals.update(name.as_str(), |progress, known| {
-        if state.revocations.is_empty() {
-            return Err(RenewalError::NothingToKeep(name.clone()));
+/// There is no such plan, nothing waits, or the act cannot be recorded.
+pub(crate) async fn keep(daemon: &Daemon, actor: Actor, name: &Label) -> Result<Vec<ToRevoke>, Error> {
+    daemon.renewals.check().map_err(RenewalError::from)?;
+    let plan = daemon.config().plans.iter().find(|plan| plan.name == *name).cloned();
+    let key = plan.as_ref().map(|plan| &plan.key);
+    let known = daemon.renewals.known();
+    let is_of_name = |plan: &str| plan == name.as_str();
+    let (revocations, orders, present) = match &plan {
+        Some(plan) => {
+            let state = state::of(daemon, name).await?;
+            let is_own = |of: &str, key: &str| is_of_name(of) || key == plan.key.as_str();
+            let mut revocations = state.revocations;
+            revocations.retain(|asked| is_own(&asked.plan, &asked.key));
+            let mut orders = state.former_orders;
+            orders.retain(|order| is_own(&order.plan, &order.key));
+            (revocations, orders, state.certificate)
         }
-        for asked in &state.revocations {
-            if known.wanted(asked).is_some_and(|asked| asked.is_sent) {
-                replace_revoked(progress, asked, present.as_deref());
+        None => {
+            let revocations = known.revocations(now()).filter(|asked| is_of_name(&asked.plan));
+            let orders = known.former_orders().iter().filter(|order| is_of_name(&order.plan));
+            (revocations.cloned().collect(), orders.cloned().collect(), None)
+        }
+    };
+    if revocations.is_empty() && orders.is_empty() {
+        return Err(match plan {
+            Some(_) => RenewalError::NothingToKeep(name.clone()).into(),
+            None => RenewalError::NoPlan(name.clone()).into(),
+        });
+    }
+    let begun = begin(daemon, actor, Action::RenewCertificate, key).await?;
+    let present = present.map(|present| URL_SAFE_NO_PAD.encode(present.der()));
+    let updated = daemon.renewals.update(name.as_str(), |progress, known| {
+        let mut given_up = Vec::new();
+        for asked in &revocations {
+            // The authority may have carried it out by now.
+            let Some(asked) = known.wanted(asked).cloned() else { continue };
+            if asked.is_sent {
+                replace_revoked(progress, &asked, present.as_deref());
             }
-            known.give_up(asked);
+            given_up.push(shown(known, &asked));
+            known.give_up(&asked);
+        }
+        for order in &orders {
+            given_up.push(shown_order(order));
+            known.give_up_former(&order.url);
         }
         progress.forget_revocation_failures();
-        Ok(())
+        Ok::<_, RenewalError>(given_up)
     });
-    begun.result(updated).await?;
-    begun.done(Act::RenewCertificate(name), None).await
+    let given_up = begun.result(updated).await?;
+    begun.done(Act::RenewCertificate(name), None).await?;
+    Ok(given_up)
+}
+
+/// A certificate that is to be revoked, for people.
+pub(crate) fn shown(known: &Known, asked: &Revocation) -> ToRevoke {
+    let certificate = asked.read_certificate();
+    ToRevoke {
+        plan: asked.plan.clone(),
+        certificate: certificate.as_ref().map(Certificate::fingerprint),
+        order: None,
+        authority: asked.directory.clone(),
+        may_be_revoked: asked.is_sent,
+        is_compromised: certificate.is_some_and(|one| known.is_compromised(&digest(one.spki()))),
+    }
+}
+
+/// An order whose certificate is to be revoked, for people.
+pub(crate) fn shown_order(order: &FormerOrder) -> ToRevoke {
+    ToRevoke {
+        plan: order.plan.clone(),
+        certificate: None,
+        order: Some(order.url.clone()),
+        authority: order.directory.clone(),
+        may_be_revoked: false,
+        is_compromised: true,
+    }
 }
 
 /// Notes that a certificate of a plan is revoked, or may be. `present` is the certificate that the
@@ -123,6 +227,3 @@ pub(super) fn replace_revoked(progress: &mut Progress, revoked: &Revocation, pre
         (progress.failures, progress.next_try, progress.last_error) = (0, 0, None);
     }
 }
-
-/// Reason of a revocation: the key is compromised (RFC 5280, 5.3.1).
-pub(super) const KEY_COMPROMISE: u8 = 1;

@@ -1,6 +1,6 @@
 //! State of a plan: its certificate, its progress, and when it is due.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use base64::Engine;
@@ -18,9 +18,10 @@ use crate::keys::certificates::Certificate;
 use crate::keys::{Key, Version, now};
 use crate::lifecycle::Error;
 use crate::renewal::due::{Facts, Validity, due};
-use crate::renewal::known::Revocation;
+use crate::renewal::former::FormerOrder;
+use crate::renewal::known::{Revocation, digest};
 use crate::renewal::progress::Window;
-use crate::renewal::{Looked, Progress};
+use crate::renewal::{Known, Looked, Progress};
 
 /// State of a plan.
 pub(crate) struct PlanState {
@@ -38,6 +39,8 @@ pub(crate) struct PlanState {
     pub(super) known: Looked,
     /// Certificates to be revoked that are the concern of this plan, the first one first.
     pub(crate) revocations: Vec<Revocation>,
+    /// Orders that are the concern of this plan, and whose certificates are to be revoked.
+    pub(crate) former_orders: Vec<FormerOrder>,
     /// True if an authority has revoked the certificate, or may have.
     pub(crate) may_be_revoked: bool,
     /// True if the certificate is for a version of the key that a person has called compromised, or
@@ -57,6 +60,22 @@ impl PlanState {
     /// The certificate to be revoked first, of those that this authority has issued.
     pub(crate) fn revocation(&self, authority: &Authority) -> Option<&Revocation> {
         self.revocations.iter().find(|asked| asked.is_at(&authority.directory))
+    }
+
+    /// URLs of the orders at which the agent looks now, because their certificates are to be
+    /// revoked.
+    pub(crate) fn orders_to_read(&self, authority: &Authority, now: u64) -> Vec<String> {
+        let orders = self.former_orders.iter();
+        let orders = orders.filter(|one| one.is_to_be_read(now) && one.is_at(&authority.directory));
+        orders.map(|one| one.url.clone()).collect()
+    }
+
+    /// True if servers do not get the certificate while they have a better one: it is revoked, or
+    /// may be, or this very public key was called compromised. That a newer version was called so
+    /// says nothing about the certificate.
+    pub(crate) fn is_rejected(&self) -> bool {
+        let is_compromised = |one: &Certificate| self.known.is_compromised(&digest(one.spki()));
+        self.may_be_revoked || self.certificate.as_ref().is_some_and(is_compromised)
     }
 
     /// True if the certificate is revoked, or may be, or is for a compromised key.
@@ -96,9 +115,12 @@ impl PlanState {
 /// # Errors
 /// The key store cannot be read.
 pub(crate) async fn all(daemon: &Daemon) -> Result<Vec<PlanState>, Error> {
+    let config = Arc::clone(&daemon.config());
+    let mut duties = Duties::of(&config, &daemon.renewals.known(), None);
     let mut states = Vec::new();
-    for plan in &daemon.config().plans {
-        states.push(of_plan(daemon, plan.clone()).await?);
+    for plan in &config.plans {
+        let of_plan = duties.remove(plan.name.as_str()).unwrap_or_default();
+        states.push(self::of_plan(daemon, plan.clone(), of_plan).await?);
     }
     Ok(states)
 }
@@ -108,10 +130,13 @@ pub(crate) async fn all(daemon: &Daemon) -> Result<Vec<PlanState>, Error> {
 /// # Errors
 /// There is no such plan, or the key store cannot be read.
 pub(crate) async fn of(daemon: &Daemon, name: &Label) -> Result<PlanState, Error> {
-    of_plan(daemon, plan(&daemon.config(), name)?).await
+    let config = Arc::clone(&daemon.config());
+    let mut duties = Duties::of(&config, &daemon.renewals.known(), Some(name));
+    let of_plan = duties.remove(name.as_str()).unwrap_or_default();
+    self::of_plan(daemon, plan(&config, name)?, of_plan).await
 }
 
-async fn of_plan(daemon: &Daemon, plan: Plan) -> Result<PlanState, Error> {
+async fn of_plan(daemon: &Daemon, plan: Plan, duties: Duties) -> Result<PlanState, Error> {
     let key = daemon.keys.get(&plan.key).await?;
     let (mut progress, known) = daemon.renewals.look(plan.name.as_str(), key.as_deref());
     let config = daemon.config();
@@ -123,9 +148,7 @@ async fn of_plan(daemon: &Daemon, plan: Plan) -> Result<PlanState, Error> {
     };
     let is_of_key = ordered.is_some() || progress.ordered_key.is_none();
     progress.order = progress.order.filter(|order| is_of_key && is_here(order));
-    let now = now();
-    let is_own = |asked: &&Revocation| keeper(&config, asked).is_some_and(|keeper| keeper.name == plan.name);
-    let revocations: Vec<_> = known.revocations(now).filter(is_own).cloned().collect();
+    let Duties { revocations, former_orders } = duties;
     // What has failed is not wanted any more.
     if revocations.is_empty() {
         progress.forget_revocation_failures();
@@ -158,23 +181,81 @@ async fn of_plan(daemon: &Daemon, plan: Plan) -> Result<PlanState, Error> {
         ordered,
         known,
         revocations,
+        former_orders,
         may_be_revoked,
         is_compromised,
         due,
     })
 }
 
-/// The plan that has a certificate revoked: the one that had the certificate. If that one is gone,
-/// another one at the same authority does it, first of all one with the same key. If there is none,
-/// the first plan says that nobody does it.
-pub(super) fn keeper<'c>(config: &'c Config, asked: &Revocation) -> Option<&'c Plan> {
-    let is_here = |plan: &&Plan| {
-        super::authority(config, plan).is_ok_and(|authority| asked.is_at(&authority.directory))
-    };
-    let plans = || config.plans.iter();
-    let own = plans().find(|plan| plan.name.as_str() == asked.plan);
-    let with_key = || plans().filter(is_here).find(|plan| plan.key.as_str() == asked.key);
-    own.or_else(with_key).or_else(|| plans().find(is_here)).or_else(|| plans().next())
+/// Certificates and orders to be revoked that are the concern of a plan.
+#[derive(Default)]
+struct Duties {
+    revocations: Vec<Revocation>,
+    former_orders: Vec<FormerOrder>,
+}
+
+impl Duties {
+    /// The duties of each plan that has any, by its name; of one plan, if one is named.
+    fn of<'c>(config: &'c Config, known: &Known, only: Option<&Label>) -> HashMap<&'c str, Self> {
+        let mut all: HashMap<&str, Self> = HashMap::new();
+        if known.revocations(0).next().is_none() && known.former_orders().is_empty() {
+            return all;
+        }
+        let keepers = Keepers::of(config);
+        let is_wanted = |plan: &&Plan| only.is_none_or(|only| plan.name == *only);
+        for asked in known.revocations(now()) {
+            let keeper = keepers.keeper(&asked.plan, &asked.key, &asked.directory).filter(is_wanted);
+            if let Some(keeper) = keeper {
+                all.entry(keeper.name.as_str()).or_default().revocations.push(asked.clone());
+            }
+        }
+        for order in known.former_orders() {
+            let keeper = keepers.keeper(&order.plan, &order.key, &order.directory).filter(is_wanted);
+            if let Some(keeper) = keeper {
+                all.entry(keeper.name.as_str()).or_default().former_orders.push(order.clone());
+            }
+        }
+        all
+    }
+}
+
+/// The plans that have certificates revoked.
+struct Keepers<'c> {
+    config: &'c Config,
+    by_key: HashMap<&'c str, &'c Plan>,
+    by_name: HashMap<&'c str, &'c Plan>,
+    /// The first plan at each directory; at an empty one, the first one at any.
+    by_directory: HashMap<&'c str, &'c Plan>,
+}
+
+impl<'c> Keepers<'c> {
+    fn of(config: &'c Config) -> Self {
+        let (mut by_key, mut by_name, mut by_directory) = (HashMap::new(), HashMap::new(), HashMap::new());
+        for plan in &config.plans {
+            by_key.insert(plan.key.as_str(), plan);
+            by_name.insert(plan.name.as_str(), plan);
+            if let Ok(authority) = super::authority(config, plan) {
+                by_directory.entry(authority.directory.as_str()).or_insert(plan);
+                by_directory.entry("").or_insert(plan);
+            }
+        }
+        Self { config, by_key, by_name, by_directory }
+    }
+
+    /// The plan that has a certificate of a plan and a key revoked by the authority with a
+    /// directory. First comes the plan that has the key now, at this authority, then the one that
+    /// has the name now, then any other one at the authority. If there is none, the first plan says
+    /// that nobody does it.
+    fn keeper(&self, plan: &str, key: &str, directory: &str) -> Option<&'c Plan> {
+        let is_here = |plan: &&&Plan| {
+            super::authority(self.config, plan)
+                .is_ok_and(|authority| directory.is_empty() || authority.directory == directory)
+        };
+        let with_key = self.by_key.get(key).filter(is_here);
+        let found = with_key.or_else(|| self.by_name.get(plan)).or_else(|| self.by_directory.get(directory));
+        found.copied().or_else(|| self.config.plans.first())
+    }
 }
 
 /// The newest version of a key with a certificate for exactly the names of a plan.

@@ -87,6 +87,20 @@ impl ByHand {
         (plan["is_revoked"].as_bool().unwrap(), plan["has_revocation"].as_bool().unwrap())
     }
 
+    /// Orders at which the agent is to look.
+    fn former_orders(&self) -> Value {
+        let (status, body) = self.scene.daemon.get("/v1/tasks");
+        assert_eq!(status, 200, "{body}");
+        let tasks: Value = serde_json::from_str(&body).unwrap();
+        tasks["tasks"][0]["former_orders"].clone()
+    }
+
+    /// Number of the current version of the key `shop`.
+    fn current(&self) -> u64 {
+        let shown = succeed(&mut self.scene.daemon.keyward(&["key", "show", "shop", "--json"]));
+        serde_json::from_str::<Value>(&shown).unwrap()["current"].as_u64().unwrap()
+    }
+
     fn report(&self, report: Value) {
         let (status, answer) = self.post("report", report.to_string().as_bytes());
         assert_eq!(status, 200, "{report}: {answer}");
@@ -137,22 +151,18 @@ impl ByHand {
         succeed(Command::new("openssl").args(["req", "-inform", "DER", "-noout", "-pubkey", "-in"]).arg(csr))
     }
 
-    /// Certifies a request for some days that began in the past, and sends the chain.
+    /// Certifies a request for some days that began in the past or now, and sends the chain.
     fn send(&self, csr: &Path, days: u32, began: &str) -> (u16, Value) {
         let leaf = csr.with_extension("pem");
-        let mut sign = Command::new("faketime");
-        sign.args([
-            "-f",
-            began,
-            "openssl",
-            "x509",
-            "-req",
-            "-inform",
-            "DER",
-            "-copy_extensions",
-            "copy",
-            "-in",
-        ]);
+        let mut sign = match began {
+            "now" => Command::new("openssl"),
+            _ => {
+                let mut faketime = Command::new("faketime");
+                faketime.args(["-f", began, "openssl"]);
+                faketime
+            }
+        };
+        sign.args(["x509", "-req", "-inform", "DER", "-copy_extensions", "copy", "-in"]);
         sign.arg(csr).args(["-days", &days.to_string(), "-CA"]).arg(self.pki.ca());
         sign.arg("-CAkey").arg(self.home.join("ca.key")).arg("-out").arg(&leaf);
         succeed(&mut sign);
@@ -194,6 +204,13 @@ impl ByHand {
     fn fingerprint(&self) -> String {
         self.plan()["certificate"]["fingerprint"].as_str().unwrap().to_owned()
     }
+}
+
+/// Exit status of a command, and all its words.
+fn status_of(command: &mut Command) -> (i32, String) {
+    let output = command.output().unwrap();
+    let words = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
+    (output.status.code().unwrap(), words)
 }
 
 const NEVER_SERVED: &str = "listeners = [\"127.0.0.1:1\"]\n";
@@ -279,20 +296,27 @@ fn an_order_of_an_older_attempt_does_not_fulfil_a_wish() {
     assert_eq!(agent.begin(), agent.here.as_str(), "it goes on");
     agent.cert(&["revoke", "shop", "--reason", "key-compromise", "--yes"]);
     agent.failed("network");
+    assert_eq!(agent.former_orders(), json!([agent.here]));
     agent.revocation();
     agent.revoked();
-    // The authority may have certified the compromised key meanwhile. Whatever a person asks, the
-    // agent looks, so that this certificate is revoked, too.
+    // The authority may have certified the compromised key meanwhile. Whatever a person asks and
+    // the agent says, the order is known, so that this certificate is revoked, too.
     agent.cert(&["renew", "shop", "--now"]);
-    assert_eq!(agent.begin(), agent.here.as_str(), "it goes on, to be revoked");
-    let (status, answer) = agent.send(&csr, 90, "-60");
-    assert!(status == 409 && answer.to_string().contains("revoked as compromised"), "{answer}");
+    assert_eq!(agent.begin(), Value::Null, "the new key does not wait for that");
+    assert_eq!(agent.former_orders(), json!([]), "for a minute");
     agent.report(json!({ "order": null }));
-    agent.failed("chain");
-    assert_eq!(agent.plan()["failures"], 0, "that was another attempt than the one for a new key");
+    assert_eq!(agent.plan()["revocations"][0]["order"], agent.here.as_str());
+    let (status, words) = status_of(&mut agent.scene.daemon.keyward(&["cert", "check"]));
+    assert!(status == 2 && words.contains(&format!("the certificate of order {}", agent.here)), "{words}");
+    for _ in 0..2 {
+        let (status, answer) = agent.send(&csr, 90, "-60");
+        assert!(status == 409 && answer.to_string().contains("revoked as compromised"), "{answer}");
+    }
+    agent.report(json!("end"));
+    assert_eq!(agent.plan()["revocations"].as_array().unwrap().len(), 1, "one for each order");
     agent.revocation();
     agent.revoked();
-    assert_eq!(agent.plan()["has_revocation"], false);
+    assert_eq!((&agent.plan()["has_revocation"], &agent.plan()["revocations"]), (&json!(false), &json!([])));
     let csr = agent.order();
     assert_ne!(agent.key_of(&csr), first, "the compromised key");
     // While this attempt is under way, a person wants another key again.
@@ -546,7 +570,7 @@ fn a_revocation_that_may_have_happened_is_not_given_up() {
     agent.cert(&["revoke", "shop", "--reason", "key-compromise", "--yes"]);
     let words = cancel();
     assert!(words.contains("is not revoked") && !words.contains("may have revoked"), "{words}");
-    assert!(words.contains("version 1 of key shop stays compromised"), "{words}");
+    assert!(words.contains("its version of the key stays compromised"), "{words}");
     agent.renew();
     assert_eq!(agent.plan()["certificate"]["version"], 2);
 }
@@ -557,10 +581,7 @@ fn a_compromised_version_stays_refused() {
     let agent = ByHand::start(NEVER_SERVED);
     let served = || agent.served();
     let files = || agent.files()["certificate"].as_str().unwrap().to_owned();
-    let current = || {
-        let shown = succeed(&mut agent.scene.daemon.keyward(&["key", "show", "shop", "--json"]));
-        serde_json::from_str::<Value>(&shown).unwrap()["current"].as_u64().unwrap()
-    };
+    let current = || agent.current();
     let first = agent.renew();
     served();
     // An order is under way when the key is called compromised: its certificate is revoked, too.
@@ -608,9 +629,129 @@ fn a_compromised_version_stays_refused() {
     assert_eq!(current(), 2, "nor is the compromised version that is newer");
     agent.revocation();
     agent.revoked();
-    agent.renew();
+    let csr = agent.order();
+    assert_eq!(agent.send(&csr, 90, "-60").0, 200);
+    agent.report(json!("end"));
     served();
     assert_eq!(current(), 4);
+    // A newer version is compromised before servers have it. Nothing is wrong with the one that
+    // they have, and the agent cannot have it revoked.
+    let good = agent.fingerprint();
+    agent.cert(&["renew", "shop", "--now", "--new-key"]);
+    agent.renew();
+    assert_eq!(agent.plan()["certificate"]["version"], 5);
+    agent.cert(&["revoke", "shop", "--reason", "key-compromise", "--yes"]);
+    assert_eq!(files(), good);
+    agent.begin();
+    let (status, answer) = agent.post("chain", &fs::read(csr.with_extension("pem")).unwrap());
+    assert_eq!(status, 409, "{answer}");
+    agent.report(json!("end"));
+    let left = agent.plan()["revocations"].clone();
+    assert_eq!((left.as_array().unwrap().len(), &left[0]["is_compromised"]), (1, &json!(true)), "{left}");
+    assert_eq!((files(), current()), (good, 4));
+}
+
+/// Certificates that the agent makes change nothing, and leave a person room for every word. A plan
+/// gives up its own revocations, and those of another one only by the name of that one.
+#[test]
+fn nothing_that_the_agent_makes_stands_in_the_way_of_a_person() {
+    let agent = ByHand::start("");
+    let compromise = |plan: &str| agent.cert(&["revoke", plan, "--reason", "key-compromise", "--yes"]);
+    let csr = agent.order();
+    assert_eq!(agent.send(&csr, 90, "-60").0, 200);
+    agent.report(json!("end"));
+    compromise("shop");
+    agent.revocation();
+    agent.revoked();
+    agent.renew();
+    let facts = || {
+        let file = fs::read(agent.scene.daemon.path("state/renewals.json")).unwrap();
+        let facts: Value = serde_json::from_slice(&file).unwrap();
+        ["compromised", "revoked", "revocations", "newer_than"].map(|name| facts[name].clone())
+    };
+    let before = facts();
+    agent.begin();
+    for _ in 0..17 {
+        let (status, answer) = agent.send(&csr, 90, "now");
+        assert!(status == 409 && answer.to_string().contains("revoked as compromised"), "{answer}");
+    }
+    agent.report(json!("end"));
+    assert_eq!(facts(), before);
+    assert_eq!((agent.plan()["state"].clone(), agent.doubts()), (json!("valid"), (false, false)));
+    compromise("shop");
+    assert_eq!(agent.doubts(), (true, true));
+    // The plan is gone, and another one at the same authority has the certificate revoked.
+    agent.scene.change_plan("key = \"other\"\n");
+    agent.rename("store");
+    agent.renew();
+    compromise("store");
+    let keyward = |words: &[&str]| agent.scene.daemon.keyward(&[&["cert"], words].concat());
+    let told = succeed(&mut keyward(&["status", "store"]));
+    assert!(told.contains("not done yet, of plan shop: SHA-256"), "{told}");
+    let revoked = || {
+        let plan = agent.plan();
+        let plans = plan["revocations"].as_array().unwrap().iter().map(|one| one["plan"].clone());
+        plans.collect::<Vec<_>>()
+    };
+    assert_eq!(revoked(), ["shop", "store"]);
+    let told = succeed(&mut keyward(&["revoke", "store", "--cancel"]));
+    assert!(told.contains("is not revoked; its version of the key stays compromised"), "{told}");
+    assert_eq!(revoked(), ["shop"]);
+    fail(&mut keyward(&["revoke", "store", "--cancel"]));
+    succeed(&mut keyward(&["revoke", "shop", "--cancel"]));
+    assert_eq!(revoked(), [""; 0]);
+    let (_, told) = fail(&mut keyward(&["revoke", "shop", "--cancel"]));
+    assert!(told.contains("there is no plan shop"), "{told}");
+    // A key takes its revocations with it, also if another plan has the name.
+    compromise("store");
+    agent.rename("third");
+    assert_eq!(revoked(), ["store"]);
+    agent.scene.change_plan("[[certificate]]\nname = \"store\"\nnames = [\"x.example\"]\nca = \"pebble\"\n");
+    assert_eq!(revoked(), ["store"]);
+}
+
+/// The word of a person about a key is for the key that she means, whatever the plan has.
+#[test]
+fn a_key_is_compromised_without_a_certificate_for_the_names() {
+    let agent = ByHand::start(NEVER_SERVED);
+    let first = agent.renew();
+    let certificate = agent.fingerprint();
+    // An order for another version is under way: nobody has said anything about that one.
+    agent.cert(&["renew", "shop", "--now", "--new-key"]);
+    let other = agent.key_of(&agent.order());
+    assert_ne!(other, first);
+    agent.change("names = [\"shop.example\", \"www.shop.example\"]", "names = [\"shop.example\"]");
+    assert!(agent.plan()["certificate"].is_null());
+    let revoke =
+        |reason: &str| agent.scene.daemon.keyward(&["cert", "revoke", "shop", "--reason", reason, "--yes"]);
+    let (_, told) = fail(&mut revoke("superseded"));
+    assert!(told.contains("has no certificate"), "{told}");
+    succeed(&mut revoke("key-compromise"));
+    agent.failed("network");
+    assert_eq!(agent.plan()["revocations"][0]["order"], Value::Null);
+    assert_eq!(agent.revocation(), (certificate, 1));
+    agent.revoked();
+    assert_eq!(agent.renew(), other);
+}
+
+/// A certificate that was revoked is not attached again, although the present one is revoked, too.
+#[test]
+fn a_revoked_certificate_does_not_come_back() {
+    let agent = ByHand::start("");
+    let mut first = None;
+    for _ in 0..2 {
+        let csr = agent.order();
+        assert_eq!(agent.send(&csr, 90, "-60").0, 200);
+        agent.report(json!("end"));
+        first = first.or(Some(csr));
+        agent.cert(&["revoke", "shop", "--reason", "superseded", "--yes"]);
+        agent.revocation();
+        agent.revoked();
+    }
+    agent.order();
+    let first = fs::read(first.unwrap().with_extension("pem")).unwrap();
+    let (status, answer) = agent.post("chain", &first);
+    assert!(status == 409 && answer.to_string().contains("the certificate is revoked"), "{answer}");
 }
 
 /// The numbers of versions are those of one key: another key of the plan begins anew.
@@ -694,7 +835,9 @@ fn a_renamed_plan_forgets_nothing() {
 /// take nothing away.
 #[test]
 fn nothing_is_lost_to_a_wrong_clock_or_an_unreadable_file() {
-    let mut agent = ByHand::start("");
+    let mut agent = ByHand::start(NEVER_SERVED);
+    agent.renew();
+    agent.cert(&["renew", "shop", "--now", "--new-key"]);
     agent.renew();
     agent.cert(&["revoke", "shop", "--reason", "superseded", "--yes"]);
     let asked = agent.revocation();
@@ -706,6 +849,8 @@ fn nothing_is_lost_to_a_wrong_clock_or_an_unreadable_file() {
         agent.scene.daemon.set_variable(name, value);
     }
     agent.scene.daemon.resume();
+    // Whatever the agent says about this clock.
+    agent.report(json!({ "clock": 0 }));
     agent.begin();
     agent.report(json!("end"));
     assert_eq!((agent.plan()["state"].clone(), agent.doubts()), (json!("expired"), (false, false)));
@@ -720,7 +865,17 @@ fn nothing_is_lost_to_a_wrong_clock_or_an_unreadable_file() {
     std::os::unix::fs::symlink("renewals.json", &file).unwrap();
     agent.scene.daemon.resume();
     let problems = agent.scene.daemon.status()["problems"].to_string();
-    assert!(problems.contains("the progress of renewals in") && problems.contains("chown"), "{problems}");
+    assert!(problems.contains("the progress of renewals in") && !problems.contains("chown"), "{problems}");
+    for (words, expected) in [(["cert", "check"], 2), (["cert", "status"], 74)] {
+        let (status, told) = status_of(&mut agent.scene.daemon.keyward(&words));
+        assert!(status == expected && told.contains("the progress of renewals in"), "{status} {told}");
+    }
+    let plan = agent.plan();
+    assert_eq!((&plan["state"], &plan["has_revocation"]), (&json!("failing"), &Value::Null), "{plan}");
+    // The version with the certificate that is to be revoked does not become current.
+    let body = json!({ "certificate": asked.0, "listeners": {}, "problem": null });
+    assert_eq!(agent.post("deployed", body.to_string().as_bytes()).0, 507);
+    assert_eq!(agent.current(), 1);
     assert_eq!(agent.post("report", b"\"begin\"").0, 507);
     assert_eq!(agent.scene.daemon.get("/v1/plans/shop/files").0, 507);
     fs::rename(&aside, &file).unwrap();
