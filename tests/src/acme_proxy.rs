@@ -57,6 +57,9 @@ struct Faults {
     finalize: Option<&'static str>,
     /// Name that each answer to an order has in the place of its first name.
     renamed: Option<&'static str>,
+    /// True if no order becomes valid, and the number of answers in which one was.
+    is_slow: bool,
+    delayed: usize,
     /// Name that each authorisation has in the place of its own.
     authorised: Option<&'static str>,
 }
@@ -142,6 +145,16 @@ impl AcmeProxy {
         lock(&self.faults).authorised = name;
     }
 
+    /// Says of each order with a certificate that the authority still works on it.
+    pub fn set_slow(&self, is_slow: bool) {
+        lock(&self.faults).is_slow = is_slow;
+    }
+
+    /// Number of answers so far in which an order with a certificate was said to be without one.
+    pub fn delayed(&self) -> usize {
+        lock(&self.faults).delayed
+    }
+
     /// Profiles of the orders so far.
     pub fn profiles(&self) -> Vec<String> {
         lock(&self.faults).profiles.clone()
@@ -223,6 +236,14 @@ async fn answer(
             }
             None => body,
         },
+        path if path.starts_with("/my-order/") && lock(faults).is_slow => {
+            let mut order: Value = serde_json::from_slice(&body).unwrap_or_default();
+            if order["status"] == "valid" {
+                lock(faults).delayed += 1;
+                (order["status"], order["certificate"]) = ("processing".into(), Value::Null);
+            }
+            order.to_string().into()
+        }
         path if path.starts_with("/authZ/") => match authorised {
             Some(name) => {
                 let mut authorisation: Value = serde_json::from_slice(&body).unwrap_or_default();

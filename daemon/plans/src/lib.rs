@@ -265,8 +265,10 @@ pub struct Watched {
 /// A certificate, or the certificate of an order, that is to be revoked.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct ToRevoke {
-    /// Name of the plan that had it.
+    /// Name of the plan that had it; empty if nobody knows.
     pub plan: String,
+    /// Label of the key of that plan; empty if nobody knows.
+    pub key: String,
     /// SHA-256 of the certificate, in hexadecimal digits; none for an order, whose certificate is
     /// not known.
     pub certificate: Option<String>,

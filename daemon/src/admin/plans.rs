@@ -483,7 +483,11 @@ fn revocation_problem(daemon: &Daemon, state: &renewal::PlanState) -> Option<Str
         "the revocation of a certificate waits for the authority at {}, which the plan does not have any more: name that authority in ca until the certificate is revoked, or give the revocation up: keyward cert revoke {} --cancel",
         other.directory,
         // A plan gives up its own ones, and those of a plan that is gone by the name of that one.
-        if other.key == plan.key.as_str() { plan.name.as_str() } else { &other.plan }
+        if other.key == plan.key.as_str() || other.plan.is_empty() {
+            plan.name.as_str()
+        } else {
+            &other.plan
+        }
     ))
 }
 

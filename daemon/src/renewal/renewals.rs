@@ -106,9 +106,12 @@ impl Renewals {
     /// The problem that certificates are to be revoked, in a configuration without plans: no agent
     /// has anything to do then.
     pub(crate) fn orphans(&self) -> Option<String> {
-        self.known().revocations(now()).next().map(|asked| {
-            format!("the certificate of plan {} that a person asked to revoke is not revoked, and no plan is left by which keyward-acme does it; make a plan at the same authority, which does it, or give it up: keyward cert revoke {} --cancel", asked.plan, asked.plan)
-        })
+        let known = self.known();
+        let of_orders = known.former_orders().iter().map(|order| &order.plan);
+        let plan = known.revocations(now()).map(|asked| &asked.plan).chain(of_orders).next()?;
+        Some(format!(
+            "the certificate of plan {plan} that a person asked to revoke is not revoked, and no plan is left by which keyward-acme does it; make a plan at the same authority, which does it, or give it up: keyward cert revoke {plan} --cancel"
+        ))
     }
 
     /// Refuses what must not be done without the facts in the file.

@@ -157,8 +157,10 @@ fn to_revoke(plan: &PlanView, one: &ToRevoke) -> String {
         of if *of == plan.plan => String::new(),
         of => format!(", of plan {of}"),
     };
-    // Revocations of a plan that is gone are given up by its name.
-    let name = if one.plan.is_empty() { &plan.plan } else { &one.plan };
+    // A plan gives up what it has by its key, too. Revocations of a plan that is gone are given up
+    // by the name of that one.
+    let is_own = one.key == plan.key || one.plan.is_empty();
+    let name = if is_own { &plan.plan } else { &one.plan };
     match (&one.certificate, &one.order) {
         (_, Some(order)) => format!(
             "order       {order}{of} at {authority} was for a compromised key; if keyward-acme finds its certificate, the certificate is revoked; otherwise ask the authority for it, and then: keyward cert revoke {name} --cancel\n",

@@ -308,28 +308,28 @@ pub(crate) async fn deployed(
     if let Some(problem) = deployed.problem.as_ref().filter(|_| is_news) {
         tracing::error!(plan = name.as_str(), "the certificate is not in use: {problem}");
     }
-    // Most looks see what was seen before, and need no disk.
-    if before.progress.deployed.as_ref() != Some(&deployed) || before.ordered.is_some() {
-        let served = before.certificate.as_ref().filter(|_| is_served).map(|one| digest(one.spki()));
-        let is_worked_on = daemon.renewals.is_worked_on(name.as_str());
-        daemon.renewals.update(name.as_str(), |progress, _| {
-            // An agent may be at work on another one.
-            if served.is_some() && progress.order.is_none() && !is_worked_on && progress.ordered_key == served
-            {
-                progress.ordered_key = None;
-            }
-            progress.deployed = Some(deployed);
-            Ok::<_, RenewalError>(())
-        })?;
-    }
     // An older version comes back with former names of the plan, and does not become current again.
-    // A certificate that is revoked or for a compromised key makes no version current, also if a
-    // person has said so since the look above.
+    // A certificate that is revoked or for a compromised key makes no version current. The version
+    // is current before anybody sees that it is served.
     let current = before.key.as_ref().map_or(u32::MAX, |key| key.current);
-    let Some(number) = before.version.filter(|number| is_served && current < *number) else { return Ok(()) };
-    if !state::of(daemon, name).await?.is_revoked() {
+    let is_good = is_served && !before.is_revoked();
+    if let Some(number) = before.version.filter(|number| is_good && current < *number) {
         versions::promote(daemon, actor, &before.plan.key, number).await?;
     }
+    // Most looks see what was seen before, and need no disk.
+    if before.progress.deployed.as_ref() == Some(&deployed) && before.ordered.is_none() {
+        return Ok(());
+    }
+    let served = before.certificate.as_ref().filter(|_| is_served).map(|one| digest(one.spki()));
+    let is_worked_on = daemon.renewals.is_worked_on(name.as_str());
+    daemon.renewals.update(name.as_str(), |progress, _| {
+        // An agent may be at work on another one.
+        if served.is_some() && progress.order.is_none() && !is_worked_on && progress.ordered_key == served {
+            progress.ordered_key = None;
+        }
+        progress.deployed = Some(deployed);
+        Ok::<_, RenewalError>(())
+    })?;
     Ok(())
 }
 

@@ -150,7 +150,7 @@ pub(crate) async fn keep(daemon: &Daemon, actor: Actor, name: &Label) -> Result<
     let (revocations, orders, present) = match &plan {
         Some(plan) => {
             let state = state::of(daemon, name).await?;
-            let is_own = |of: &str, key: &str| is_of_name(of) || key == plan.key.as_str();
+            let is_own = |of: &str, key: &str| is_of_name(of) || of.is_empty() || key == plan.key.as_str();
             let mut revocations = state.revocations;
             revocations.retain(|asked| is_own(&asked.plan, &asked.key));
             let mut orders = state.former_orders;
@@ -199,6 +199,7 @@ pub(crate) fn shown(known: &Known, asked: &Revocation) -> ToRevoke {
     let certificate = asked.read_certificate();
     ToRevoke {
         plan: asked.plan.clone(),
+        key: asked.key.clone(),
         certificate: certificate.as_ref().map(Certificate::fingerprint),
         order: None,
         authority: asked.directory.clone(),
@@ -211,6 +212,7 @@ pub(crate) fn shown(known: &Known, asked: &Revocation) -> ToRevoke {
 pub(crate) fn shown_order(order: &FormerOrder) -> ToRevoke {
     ToRevoke {
         plan: order.plan.clone(),
+        key: order.key.clone(),
         certificate: None,
         order: Some(order.url.clone()),
         authority: order.directory.clone(),

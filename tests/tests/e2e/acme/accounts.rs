@@ -109,6 +109,35 @@ fn a_revocation_that_comes_late_is_for_the_same_certificate() {
     assert_eq!((&kept["has_revocation"], &kept["last_error"]), (&json!(false), &Value::Null));
 }
 
+/// The authority certifies a key while a person calls the key compromised. The next order does not
+/// wait for that, and the certificate is revoked as soon as the agent finds it.
+#[test]
+fn the_certificate_of_an_order_for_a_compromised_key_is_revoked() {
+    let mut scene = Scene::prepare(Daemon::prepare(""), Settings::default());
+    let proxy = AcmeProxy::start(&scene.pebble);
+    scene.configure(&proxy.section(), &with_dns(&scene.daemon, &scene.pebble));
+    scene.daemon.resume();
+    scene.start_agent();
+    scene.renewed(&json!({}));
+    proxy.set_slow(true);
+    scene.ask();
+    wait_for("the certificate at the authority", || (proxy.delayed() > 0).then_some(()));
+    scene.agent = None;
+    succeed(&mut scene.daemon.keyward(&["cert", "revoke", "shop", "--reason", "key-compromise", "--yes"]));
+    let waiting = scene.plan()["revocations"].clone();
+    let order = waiting.as_array().unwrap().iter().find(|one| one["order"].is_string());
+    let order = order.unwrap_or_else(|| panic!("no order in {waiting}"));
+    assert!(order["order"].as_str().unwrap().contains("/my-order/"), "{order}");
+    let told = succeed(&mut scene.daemon.keyward(&["cert", "status", "shop"]));
+    assert!(told.contains("was for a compromised key"), "{told}");
+    proxy.set_slow(false);
+    scene.start_agent();
+    scene.wait("both revocations", |plan| plan["revocations"] == json!([]));
+    assert_eq!(scene.records("revoke"), 2);
+    let renewed = scene.wait("another key", |plan| plan["state"] == "valid");
+    assert_eq!((&renewed["certificate"]["version"], scene.orders()), (&json!(2), 3));
+}
+
 /// The plan gets another authority while an order is under way at the one before.
 #[test]
 fn another_authority_begins_anew() {

@@ -706,6 +706,8 @@ fn nothing_that_the_agent_makes_stands_in_the_way_of_a_person() {
     compromise("store");
     agent.rename("third");
     assert_eq!(revoked(), ["store"]);
+    let told = succeed(&mut keyward(&["status", "third"]));
+    assert!(told.contains("keyward cert revoke third --cancel"), "{told}");
     agent.scene.change_plan("[[certificate]]\nname = \"store\"\nnames = [\"x.example\"]\nca = \"pebble\"\n");
     assert_eq!(revoked(), ["store"]);
 }
