@@ -69,6 +69,18 @@ pub fn scratch() -> tempfile::TempDir {
     directory
 }
 
+/// A directory for much data of one test, in memory where there is room: tests beside it wait for
+/// the disk. No program can be run there on some machines.
+pub fn scratch_in_memory() -> tempfile::TempDir {
+    const ROOM: u64 = 2 << 30;
+    let memory = Path::new("/dev/shm");
+    let room = rustix::fs::statvfs(memory).map_or(0, |found| found.f_bavail * found.f_frsize);
+    match room > ROOM {
+        true => tempfile::Builder::new().prefix("keyward-test-").tempdir_in(memory).expect("a directory"),
+        false => scratch(),
+    }
+}
+
 /// A port of loopback without a listener.
 pub fn free_port() -> u16 {
     // Below the range from which the kernel takes ports for clients (ip_local_port_range, ip(7)). A

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use keyward_tests::tool::{run, stderr, succeed};
-use keyward_tests::{Pki, built, has_root, leave_out, scratch};
+use keyward_tests::{Pki, built, has_root, leave_out, scratch, scratch_in_memory};
 use serde_json::Value;
 
 /// docs/containers.md says what this test shows: one directory for both, a grant for a number, and
@@ -19,7 +19,8 @@ fn the_image_serves_an_nginx_in_other_namespaces() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap();
     let archive = here.path().join("keyward.tar");
     let mut image = Command::new(source.join(".ci/image"));
-    let output = run(image.arg("release").arg(&archive).current_dir(&source));
+    let memory = scratch_in_memory();
+    let output = run(image.arg("release").arg(&archive).env("TMPDIR", memory.path()).current_dir(&source));
     if output.status.code() == Some(UNAVAILABLE) {
         leave_out("needs buildah, which does not work here");
         return;
