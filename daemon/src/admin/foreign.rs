@@ -23,18 +23,20 @@ use crate::ground::text::printable;
 /// Refuses a request of a page of another site, and every change that a browser asks for: no page
 /// of the daemon asks for changes.
 pub(super) async fn refuse(request: Request, next: Next) -> Response {
-    let mut response = match check(&request) {
-        Ok(()) => next.run(request).await,
-        Err(refusal) => refusal.into_response(),
+    let (mut response, own) = match check(&request) {
+        // No page of another site loads the answer as a picture or a script.
+        Ok(()) => (next.run(request).await, Some((HeaderName::from_static(RESOURCE_POLICY), "same-origin"))),
+        // The browser tells its person about a refusal.
+        Err(refusal) => (refusal.into_response(), None),
     };
     // No browser keeps an answer, guesses its kind, or shows it within a page of another site.
-    for (name, value) in [
+    let general = [
         (CACHE_CONTROL, "no-store"),
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (X_FRAME_OPTIONS, "DENY"),
         (CONTENT_SECURITY_POLICY, "frame-ancestors 'none'"),
-        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
-    ] {
+    ];
+    for (name, value) in general.into_iter().chain(own) {
         response.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));
     }
     response
@@ -82,6 +84,9 @@ fn is_here(host: &str) -> bool {
         rest.is_some_and(|rest| rest.is_empty() || rest.strip_prefix(':').is_some_and(is_port))
     })
 }
+
+/// Header that keeps answers from pages of other origins (W3C, Fetch, 3.7).
+const RESOURCE_POLICY: &str = "cross-origin-resource-policy";
 
 #[cfg(test)]
 mod tests {
