@@ -27,7 +27,7 @@ impl ByHand {
         Self::start_on(Daemon::prepare(""), plan)
     }
 
-    /// The same with a daemon that was prepared.
+    /// Starts the scene on a daemon that was prepared.
     fn start_on(daemon: Daemon, plan: &str) -> Self {
         let scene = Scene::start_on(daemon, Settings::default(), |_, _| format!("ca = \"pebble\"\n{plan}"));
         let home = scene.daemon.path("authority");
