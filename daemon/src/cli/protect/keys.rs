@@ -10,6 +10,7 @@ use keyward_unit::{ImportError, KeyFile};
 use zeroize::Zeroizing;
 
 use super::journal::Facts;
+use super::tls;
 use crate::admin::api::KeyView;
 use crate::admin::client::{AdminClient, AdminClientError};
 use crate::admin::request;
@@ -90,6 +91,10 @@ impl Keys {
             names[at].extend(wanted.names);
             keys.facts.insert(wanted.file.clone(), facts);
             keys.of_file.insert(wanted.file, at);
+        }
+        // Only an RSA key decrypts.
+        for key in keys.planned.iter_mut().filter(|key| !tls::is_rsa(key.key_type)) {
+            key.uses.remove(&Use::RsaKeyExchange);
         }
         keys.name(&names);
         Ok(keys)

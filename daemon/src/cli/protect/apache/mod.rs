@@ -12,7 +12,6 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use keyward_proto::Use;
 use rustix::process::Signal;
 
 use super::journal::{CERTBOT, digest};
@@ -101,9 +100,6 @@ impl Apache {
             passphrases: Vec::new(),
         });
         let mut keys = Keys::read(wanted.collect())?;
-        for key in keys.planned.iter_mut().filter(|key| !tls::is_rsa(key.key_type)) {
-            key.uses.remove(&Use::RsaKeyExchange);
-        }
         keys.compare(admin)?;
         Ok(keys)
     }

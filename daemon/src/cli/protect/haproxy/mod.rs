@@ -116,9 +116,6 @@ impl Haproxy {
             passphrases: Vec::new(),
         });
         let mut keys = Keys::read(wanted.collect())?;
-        for key in keys.planned.iter_mut().filter(|key| !tls::is_rsa(key.key_type)) {
-            key.uses.remove(&Use::RsaKeyExchange);
-        }
         keys.compare(admin)?;
         Ok(keys)
     }

@@ -133,10 +133,6 @@ impl Nginx {
             });
         }
         let mut keys = Keys::read(wanted)?;
-        // Only an RSA key decrypts.
-        for key in keys.planned.iter_mut().filter(|key| !tls::is_rsa(key.key_type)) {
-            key.uses.remove(&Use::RsaKeyExchange);
-        }
         keys.compare(admin)?;
         Ok(keys)
     }
