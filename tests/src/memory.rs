@@ -1,12 +1,28 @@
 //! The memory of a process, searched for secrets.
 
 use std::fs::{self, File};
+use std::io;
 use std::os::unix::fs::FileExt;
+
+use rustix::io::Errno;
 
 /// Number of copies of each byte string in the writable memory of a process, in either order of the
 /// bytes: a number may be stored with its lowest byte first. Only root may read the memory. Each
-/// byte string has at least two bytes.
+/// byte string has at least two bytes. The process must live.
 pub fn count(process: u32, wanted: &[&[u8]]) -> Vec<usize> {
+    try_count(process, wanted).unwrap()
+}
+
+/// [`count`], or nothing if the process has ended.
+pub fn count_unless_ended(process: u32, wanted: &[&[u8]]) -> Option<Vec<usize>> {
+    match try_count(process, wanted) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) if Errno::from_io_error(&error) == Some(Errno::SRCH) => None,
+        counted => Some(counted.unwrap()),
+    }
+}
+
+fn try_count(process: u32, wanted: &[&[u8]]) -> io::Result<Vec<usize>> {
     let reversed: Vec<Vec<u8>> = wanted.iter().map(|bytes| bytes.iter().rev().copied().collect()).collect();
     // Grouped by the first two bytes, so the memory is searched once for any number of byte
     // strings.
@@ -19,8 +35,8 @@ pub fn count(process: u32, wanted: &[&[u8]]) -> Vec<usize> {
             }
         }
     }
-    let maps = fs::read_to_string(format!("/proc/{process}/maps")).unwrap();
-    let memory = File::open(format!("/proc/{process}/mem")).unwrap();
+    let maps = fs::read_to_string(format!("/proc/{process}/maps"))?;
+    let memory = File::open(format!("/proc/{process}/mem"))?;
     let mut found = vec![0; wanted.len()];
     for line in maps.lines().filter(|line| line.contains(" rw")) {
         let (range, _) = line.split_once(' ').unwrap();
@@ -36,7 +52,7 @@ pub fn count(process: u32, wanted: &[&[u8]]) -> Vec<usize> {
             }
         }
     }
-    found
+    Ok(found)
 }
 
 fn start(bytes: &[u8]) -> usize {

@@ -69,11 +69,12 @@ fn secrets(directory: &Path) -> Vec<Vec<u8>> {
     names.iter().map(|name| secret(&directory.join(name))).collect()
 }
 
-/// Parts of private keys that are in the memory of a server.
+/// Parts of private keys that are in the memory of a server. A server ends processes of its own
+/// accord, and a process that has ended has no memory.
 fn keys_in_memory(master: u32, secrets: &[Vec<u8>]) -> usize {
     let secrets: Vec<&[u8]> = secrets.iter().map(Vec::as_slice).collect();
-    let all = [master].into_iter().chain(children(master));
-    all.map(|pid| memory::count(pid, &secrets).iter().sum::<usize>()).sum()
+    let children = children(master).into_iter().filter_map(|pid| memory::count_unless_ended(pid, &secrets));
+    [memory::count(master, &secrets)].into_iter().chain(children).flatten().sum()
 }
 
 /// Secret bytes of a key file: the scalar of a curve, or the first prime.
