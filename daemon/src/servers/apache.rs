@@ -102,7 +102,7 @@ impl Configuration {
 }
 
 /// The words of a directive: quotes hold a word together (Apache, Configuration Files, Syntax).
-fn words(text: &str) -> Vec<String> {
+pub(crate) fn words(text: &str) -> Vec<String> {
     let mut words = Vec::new();
     let mut rest = text.trim_start();
     while let Some(first) = rest.chars().next() {

@@ -155,14 +155,19 @@ impl Master {
 
     /// Values of an option, as in `-f FILE`.
     pub fn values(&self, option: &str) -> Vec<&str> {
-        let pairs = self.arguments.iter().zip(self.arguments.iter().skip(1));
-        pairs.filter(|(one, _)| *one == option).map(|(_, value)| value.as_str()).collect()
+        values(&self.arguments, option).collect()
     }
 
     /// A path in the arguments.
     pub fn path(&self, text: &str) -> PathBuf {
         self.directory.join(Path::new(text))
     }
+}
+
+/// Values of an option among the arguments of a program, as in `-f FILE`.
+pub(crate) fn values<'a>(arguments: &'a [String], option: &str) -> impl Iterator<Item = &'a str> {
+    let pairs = arguments.iter().zip(arguments.iter().skip(1));
+    pairs.filter(move |(one, _)| *one == option).map(|(_, value)| value.as_str())
 }
 
 /// Variables of the environment that a process was started with (proc_pid_environ(5)). Variables

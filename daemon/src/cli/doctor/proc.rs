@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 
 /// Reads a file of /proc about a process.
 pub(super) fn read(pid: u32, file: &str) -> io::Result<Vec<u8>> {
@@ -17,6 +18,11 @@ pub(super) fn variable(pid: u32, name: &str) -> Option<String> {
     let environment = String::from_utf8_lossy(&environment);
     let mut variables = environment.split('\0').filter_map(|variable| variable.split_once('='));
     variables.find(|(known, _)| *known == name).map(|(_, value)| value.to_owned())
+}
+
+/// Working directory of a process, for the paths in its arguments.
+pub(super) fn directory(pid: u32) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/{pid}/cwd")).ok()
 }
 
 /// True if a process is in another network namespace than this process.

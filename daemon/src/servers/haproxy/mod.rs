@@ -7,7 +7,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::processes::Master;
+use super::processes::{Master, values};
 use crate::ground::ownership;
 use conf::parse;
 pub(crate) use conf::{Line, Word};
@@ -29,12 +29,27 @@ pub(crate) struct ConfigurationFile {
 impl Configuration {
     /// Reads the configuration of a running HAProxy.
     ///
-    /// # Errors The reason as a sentence: a file that cannot be read, is too long, or that others
-    /// can change.
+    /// # Errors
+    /// See [`Self::of_arguments`].
     pub(crate) fn read(master: &Master) -> Result<Self, String> {
-        let mut conf = Self { files: Vec::new(), lines: Vec::new(), directory: directory(master) };
-        let mut variables: BTreeMap<_, _> = super::processes::environment(master.pid).into_iter().collect();
-        for named in named_files(master) {
+        let variables = super::processes::environment(master.pid).into_iter().collect();
+        Self::of_arguments(&master.arguments, &master.directory, variables)
+    }
+
+    /// Reads the configuration of an HAProxy that was started with these arguments, working
+    /// directory and environment.
+    ///
+    /// # Errors
+    /// The reason as a sentence: no file is named, or a file cannot be read, is too long, or others
+    /// can change it.
+    pub(crate) fn of_arguments(
+        arguments: &[String],
+        working_directory: &Path,
+        mut variables: BTreeMap<String, String>,
+    ) -> Result<Self, String> {
+        let directory = directory(arguments, working_directory);
+        let mut conf = Self { files: Vec::new(), lines: Vec::new(), directory };
+        for named in named_files(arguments) {
             let path = conf.directory.join(named);
             let files = match path.is_dir() {
                 true => files_of(&path)?,
@@ -49,7 +64,7 @@ impl Configuration {
             }
         }
         match conf.files.is_empty() {
-            true => Err(format!("process {} names no file of its configuration", master.pid)),
+            true => Err("the arguments of HAProxy name no file of its configuration".into()),
             false => Ok(conf),
         }
     }
@@ -80,6 +95,32 @@ impl Configuration {
             _ => self.directory.clone(),
         };
         directory.join(base).join(word)
+    }
+
+    /// The files of certificates that a word behind `crt` names: a file, the files of a directory,
+    /// or a bundle whose files have the kinds of keys for endings. None if no such file is there.
+    ///
+    /// # Errors
+    /// The reason as a sentence: a directory that cannot be read.
+    pub(crate) fn certificate_files(&self, line: &Line, word: &Word) -> Result<Vec<PathBuf>, String> {
+        let path = self.path(line, &word.text, "crt-base");
+        if path.is_dir() {
+            return files_of_directory(&path);
+        }
+        if path.is_file() {
+            return Ok(vec![path]);
+        }
+        let bundle = ["rsa", "ecdsa", "dsa"].map(|kind| appended(&path, kind));
+        Ok(bundle.into_iter().filter(|file| file.is_file()).collect())
+    }
+
+    /// The file beside the file of a certificate in which HAProxy looks for the key if the
+    /// certificate comes without one (Configuration Manual, ssl-load-extra-files).
+    pub(crate) fn key_beside(&self, certificate: &Path) -> PathBuf {
+        match self.global("ssl-load-extra-del-ext").next() {
+            None => appended(certificate, "key"),
+            Some(_) => certificate.with_extension("key"),
+        }
     }
 
     /// Every file that a word of the configuration names, or a line of a list of certificates.
@@ -197,10 +238,18 @@ pub fn command(master: &Master) -> Command {
     command
 }
 
+/// A path with an ending after a point.
+fn appended(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(ending);
+    name.into()
+}
+
 /// The arguments by which another process of HAProxy reads the configuration of a running one.
 pub fn arguments(master: &Master) -> Vec<String> {
-    let directory = directory(master);
-    let files = named_files(master).into_iter();
+    let directory = directory(&master.arguments, &master.directory);
+    let files = named_files(&master.arguments).into_iter();
     files.flat_map(|file| ["-f".to_owned(), directory.join(file).display().to_string()]).collect()
 }
 
@@ -210,19 +259,19 @@ pub fn has_master_process(haproxy: &Master) -> bool {
 }
 
 /// Files and directories behind `-f`, and files behind `--`.
-fn named_files(master: &Master) -> Vec<&str> {
-    let behind = master.arguments.iter().skip_while(|word| *word != "--").skip(1).map(String::as_str);
-    master.values("-f").into_iter().chain(behind.filter(|word| !word.is_empty())).collect()
+fn named_files(arguments: &[String]) -> Vec<&str> {
+    let behind = arguments.iter().skip_while(|word| *word != "--").skip(1).map(String::as_str);
+    values(arguments, "-f").chain(behind.filter(|word| !word.is_empty())).collect()
 }
 
 /// A path of a running HAProxy.
 pub fn path(master: &Master, text: &str) -> PathBuf {
-    directory(master).join(text)
+    directory(&master.arguments, &master.directory).join(text)
 }
 
 /// The directory of `-C`, to which HAProxy changes first.
-fn directory(master: &Master) -> PathBuf {
-    master.values("-C").last().map_or_else(|| master.directory.clone(), |to| master.path(to))
+fn directory(arguments: &[String], working_directory: &Path) -> PathBuf {
+    working_directory.join(values(arguments, "-C").last().unwrap_or_default())
 }
 
 /// The files of a directory behind `-f`, in the order in which HAProxy reads them.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::conf::{KeySource, ServerConf, label, option};
 use crate::cli::doctor::processes::Process;
+use crate::servers::apache;
 
 /// Reads the files of an Apache with the command line of this process.
 pub(super) fn read(conf: &mut ServerConf, main: &Process) {
@@ -18,9 +19,9 @@ pub(super) fn read(conf: &mut ServerConf, main: &Process) {
         let Some(text) = conf.text(&path) else { continue };
         let (mut certificates, mut keys) = (Vec::new(), Vec::new());
         for line in text.replace("\\\n", " ").lines().chain(["</VirtualHost>"]) {
-            let mut words = line.split_whitespace();
-            let Some(name) = words.next() else { continue };
-            let value = words.next().unwrap_or_default().trim_matches('"');
+            let words = apache::words(line);
+            let Some(name) = words.first() else { continue };
+            let value = words.get(1).map(String::as_str).unwrap_or_default();
             let is_known = !value.contains("${");
             match &*name.to_ascii_lowercase() {
                 "serverroot" if is_known => root = value.into(),
@@ -68,11 +69,11 @@ mod tests {
                 (
                     "sites/a.conf",
                     "<VirtualHost *:443>\n SSLCertificateFile a.crt\n sslcertificatekeyfile \\\n  a.pem\n\
-                     </VirtualHost>\n# SSLCertificateFile no\n<VirtualHost *:443>\nSSLCertificateFile /both.pem\n</VirtualHost>\n",
+                     </VirtualHost>\n# SSLCertificateFile no\n<VirtualHost *:443>\nSSLCertificateFile \"/both of them.pem\"\n</VirtualHost>\n",
                 ),
             ],
         );
-        assert_eq!(found, pairs(&[("DIR/a.pem", "DIR/a.crt"), ("/both.pem", "/both.pem")]));
+        assert_eq!(found, pairs(&[("DIR/a.pem", "DIR/a.crt"), ("/both of them.pem", "/both of them.pem")]));
         assert_eq!(unread, ["Include ${X}/y"]);
     }
 }

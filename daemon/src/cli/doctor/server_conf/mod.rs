@@ -1,6 +1,7 @@
 //! The keys that the configurations of nginx, HAProxy, Apache, Postfix and Dovecot name.
 //!
-//! The files are parsed without running these programs. Variables and conditions are not evaluated.
+//! The files are parsed without running these programs. Conditions are not evaluated, and no
+//! variables but those of HAProxy.
 //! A file that others than root and this user can change is not followed.
 
 mod apache;
@@ -21,7 +22,7 @@ pub(super) fn read(main: &Process) -> Option<ServerConf> {
     let mut conf = ServerConf::default();
     match &*main.name {
         "nginx" => nginx::read(&mut conf, &main.words),
-        "haproxy" => haproxy::read(&mut conf, &main.words),
+        "haproxy" => haproxy::read(&mut conf, main),
         "apache2" | "httpd" => apache::read(&mut conf, main),
         // Other programs have the name master, too.
         "master" if main.words.first()?.contains("postfix") => {

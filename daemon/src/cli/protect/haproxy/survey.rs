@@ -9,7 +9,7 @@ use keyward_proto::Use;
 
 use super::super::keys;
 use super::super::tls::{self, Extra, KeyExchanges, Versions, is_host};
-use crate::servers::haproxy::{Configuration, Line, Word, certificate_list, files_of_directory};
+use crate::servers::haproxy::{Configuration, Line, Word, certificate_list};
 
 /// A file with a private key, or with a reference, and the file of its certificate.
 pub(super) struct Pair {
@@ -165,29 +165,17 @@ impl Survey {
             }
             return Ok(Vec::new());
         }
-        let path = conf.path(line, &word.text, "crt-base");
-        if path.is_dir() {
-            let files = files_of_directory(&path)?;
-            return Ok(files.iter().filter_map(|file| self.pem(conf, file)).collect());
-        }
-        if path.is_file() {
-            return Ok(self.pem(conf, &path).into_iter().collect());
-        }
-        let bundle = ["rsa", "ecdsa", "dsa"].map(|kind| appended(&path, kind));
-        let bundle: Vec<_> = bundle.into_iter().filter(|file| file.is_file()).collect();
-        if bundle.is_empty() && !line.is_conditional {
+        let files = conf.certificate_files(line, word)?;
+        if files.is_empty() && !line.is_conditional {
+            let path = conf.path(line, &word.text, "crt-base");
             self.note(format!("{}: there is no file {}", conf.place(line), path.display()));
         }
-        Ok(bundle.iter().filter_map(|file| self.pem(conf, file)).collect())
+        Ok(files.iter().filter_map(|file| self.pem(conf, file)).collect())
     }
 
-    /// Adds a file of a certificate. The key is in the file, or beside it (Configuration Manual,
-    /// ssl-load-extra-files).
+    /// Adds a file of a certificate. The key is in the file, or beside it.
     fn pem(&mut self, conf: &Configuration, path: &Path) -> Option<Found> {
-        let beside = match conf.global("ssl-load-extra-del-ext").next() {
-            None => appended(path, "key"),
-            Some(_) => path.with_extension("key"),
-        };
+        let beside = conf.key_beside(path);
         let has_key = keys::holds_key_or_reference(path);
         let key_file = match has_key {
             true => path.to_owned(),
@@ -262,13 +250,6 @@ fn address(text: &str) -> Option<SocketAddr> {
         host if host.contains(':') => tls::address(&format!("[{host}]:{port}"), 0),
         host => tls::address(&format!("{host}:{port}"), 0),
     }
-}
-
-fn appended(path: &Path, ending: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".");
-    name.push(ending);
-    name.into()
 }
 
 /// The default of OpenSSL (openssl-ciphers(1)).
