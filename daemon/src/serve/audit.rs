@@ -97,16 +97,15 @@ impl Signer for UnitSigner {
         let daemon = self.daemon.upgrade().ok_or("the daemon has ended")?;
         let mut known = self.key.lock().unwrap_or_else(PoisonError::into_inner);
         self.runtime.block_on(async {
-            if known.is_none() {
-                *known = self.read_key(&daemon).await?;
+            // A key that was read before may have another blob now: the master key may have changed.
+            if let Some(key) = &*known
+                && let Ok(signature) = sign(&daemon, key, message).await
+            {
+                return Ok(Some(signature));
             }
+            *known = self.read_key(&daemon).await?;
             let Some(key) = &*known else { return Ok(None) };
-            let signed = sign(&daemon, key, message).await;
-            if signed.is_err() {
-                // The key may have another blob now: the master key may have changed.
-                *known = None;
-            }
-            signed.map(Some)
+            sign(&daemon, key, message).await.map(Some)
         })
     }
 }
