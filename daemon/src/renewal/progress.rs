@@ -7,7 +7,8 @@ use keyward_plans::Shown;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::known::{Known, Revocation, digest, version_of};
+use super::known::{Known, digest, version_of};
+use super::revocation::Revocation;
 use crate::keys::Key;
 
 /// Progress of a plan. Times are in seconds since 1970.

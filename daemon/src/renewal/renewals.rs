@@ -350,8 +350,9 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;
 
-    use super::super::known::Revocation;
-    use super::super::known::tests::{key_of, revocation};
+    use super::super::known::tests::key_of;
+    use super::super::revocation::Revocation;
+    use super::super::revocation::tests::revocation;
     use super::*;
 
     #[test]

@@ -184,8 +184,10 @@ fn parts(fields: &mut Map<String, Value>, name: &str, lost: &mut Vec<String>) ->
 mod tests {
     use serde_json::json;
 
-    use super::super::known::tests::{key_of, revocation};
-    use super::super::known::{Revocation, digest};
+    use super::super::known::digest;
+    use super::super::known::tests::key_of;
+    use super::super::revocation::Revocation;
+    use super::super::revocation::tests::revocation;
     use super::*;
 
     /// Reads a file, which is not damaged, and must read the same after it was written again.

@@ -97,7 +97,7 @@ impl Signer for UnitSigner {
         let daemon = self.daemon.upgrade().ok_or("the daemon has ended")?;
         let mut known = self.key.lock().unwrap_or_else(PoisonError::into_inner);
         self.runtime.block_on(async {
-            // A key that was read before may have another blob now: the master key may have changed.
+            // A key that was read before may have another blob now, of another master key.
             if let Some(key) = &*known
                 && let Ok(signature) = sign(&daemon, key, message).await
             {

@@ -15,7 +15,8 @@ use crate::lifecycle::Error;
 use crate::lifecycle::details::Act;
 use crate::lifecycle::event::{Action, Actor, begin};
 use crate::renewal::former::FormerOrder;
-use crate::renewal::known::{KEY_COMPROMISE, Revocation, digest};
+use crate::renewal::known::digest;
+use crate::renewal::revocation::{KEY_COMPROMISE, Revocation};
 use crate::renewal::{Known, Looked, Progress};
 
 /// Has the certificate of a plan revoked, and renewed after that, because a person asks. A person

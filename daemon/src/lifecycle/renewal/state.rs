@@ -19,8 +19,9 @@ use crate::keys::{Key, Version, now};
 use crate::lifecycle::Error;
 use crate::renewal::due::{Facts, Validity, due};
 use crate::renewal::former::FormerOrder;
-use crate::renewal::known::{Revocation, digest};
+use crate::renewal::known::digest;
 use crate::renewal::progress::Window;
+use crate::renewal::revocation::Revocation;
 use crate::renewal::{Known, Looked, Progress};
 
 /// State of a plan.

@@ -2,11 +2,15 @@
 //! authority and real servers.
 
 mod accounts;
+mod by_hand;
+mod compromised;
 mod faults;
+mod hooks;
 mod hostile;
 mod interrupted;
 mod page;
 mod places;
+mod revocations;
 mod servers;
 mod wishes;
 
