@@ -6,10 +6,12 @@
 //! longest.
 //!
 //! Users without a role share a few connections. Each of these connections has a short life, and
-//! room for one request without a body.
+//! room for one request without a body. A connection whose request has come is not closed for a new
+//! one: while all of them have a request, new ones are refused.
 
 use core::pin::Pin;
 use core::task::{Context, Poll, ready};
+use core::time::Duration;
 use std::io;
 use std::sync::Arc;
 use std::time::Instant;
@@ -68,7 +70,9 @@ impl Gate {
         };
         match self.connections.admit_for(owner, &peer, false, LIMITS, stop) {
             Admission::Admitted(slot) | Admission::Replaced(_, slot) => {
-                Some((Conversation::new(stream, slot), Caller(caller)))
+                let slot = Arc::new(slot);
+                let conversation = Conversation::new(stream, Arc::clone(&slot), stop.clone());
+                Some((conversation, Caller { peer: caller, slot }))
             }
             Admission::Refused => None,
         }
@@ -83,6 +87,7 @@ impl Listener for Gate {
         loop {
             match self.listener.accept().await {
                 Ok((stream, _)) => {
+                    read_others().await;
                     if let Some(admitted) = self.admit(stream) {
                         return admitted;
                     }
@@ -100,17 +105,29 @@ impl Listener for Gate {
     }
 }
 
-/// The connection of a caller. The connection ends when a new connection needs its slot.
+/// Lets the requests of earlier connections be read, before a new connection may close one of them:
+/// a connection whose request has arrived is not idle.
+pub(super) async fn read_others() {
+    // Tokio polls the sockets before it goes on with a task that yields.
+    tokio::task::yield_now().await;
+}
+
+/// The connection of a caller. The connection ends when a new connection needs its slot, unless a
+/// request is in progress.
 pub(super) struct Conversation<S> {
     stream: S,
-    slot: Slot,
+    slot: Arc<Slot>,
     closed: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// End of the daemon, which ends requests in progress, too.
+    stopped: Pin<Box<WaitForCancellationFutureOwned>>,
     /// `None` for a user with a role.
     allowance: Option<Allowance>,
 }
 
 /// Rest of a connection of a user without a role.
 struct Allowance {
+    /// The connection ends then, if no request has come.
+    without_request: Pin<Box<Sleep>>,
     /// The connection ends then, whatever it is doing.
     end: Pin<Box<Sleep>>,
     /// Number of bytes that are still read.
@@ -118,13 +135,30 @@ struct Allowance {
 }
 
 impl<S> Conversation<S> {
-    /// The conversation over a stream. Its slot says whether it is one without a role.
-    pub(super) fn new(stream: S, slot: Slot) -> Self {
+    /// The conversation over a stream until `stop`. Its slot says whether it is one without a role.
+    pub(super) fn new(stream: S, slot: Arc<Slot>, stop: CancellationToken) -> Self {
         let closed = Box::pin(slot.close_token().clone().cancelled_owned());
-        let allowance = slot
-            .idle_limit()
-            .map(|life| Allowance { end: Box::pin(tokio::time::sleep(life)), bytes: MOST_WITHOUT_ROLE });
-        Self { stream, slot, closed, allowance }
+        let allowance = slot.idle_limit().map(|life| Allowance {
+            without_request: Box::pin(tokio::time::sleep(REQUEST_WITHIN)),
+            end: Box::pin(tokio::time::sleep(life)),
+            bytes: MOST_WITHOUT_ROLE,
+        });
+        Self { stream, slot, closed, stopped: Box::pin(stop.cancelled_owned()), allowance }
+    }
+
+    /// Ready when nothing more is to be read.
+    fn poll_closed(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let is_idle = !self.slot.is_busy();
+        let closed = if is_idle { &mut self.closed } else { &mut self.stopped };
+        if closed.as_mut().poll(context).is_ready() {
+            return Poll::Ready(());
+        }
+        if let Some(allowance) = self.allowance.as_mut().filter(|_| is_idle)
+            && allowance.without_request.as_mut().poll(context).is_ready()
+        {
+            return Poll::Ready(());
+        }
+        self.poll_end(context)
     }
 
     /// Ready when the time of a user without a role is over.
@@ -161,11 +195,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Conversation<S> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
         if read.is_ready() {
-            self.slot.set_idle(Instant::now());
+            if !self.slot.is_busy() {
+                self.slot.set_idle(Instant::now());
+            }
             if let Some(allowance) = &mut self.allowance {
                 allowance.bytes = allowance.bytes.saturating_sub(buffer.filled().len() - before);
             }
-        } else if self.closed.as_mut().poll(context).is_ready() || self.poll_end(context).is_ready() {
+        } else if self.poll_closed(context).is_ready() {
             return end_of_file;
         }
         read
@@ -204,9 +240,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Conversation<S> {
     }
 }
 
-/// The process at the other end, if the kernel names it.
+/// The other end of a connection.
 #[derive(Clone, Debug)]
-pub(super) struct Caller(pub(super) Option<Peer>);
+pub(super) struct Caller {
+    /// The process, if the kernel names it.
+    pub(super) peer: Option<Peer>,
+    pub(super) slot: Arc<Slot>,
+}
 
 impl Connected<IncomingStream<'_, Gate>> for Caller {
     fn connect_info(stream: IncomingStream<'_, Gate>) -> Self {
@@ -218,5 +258,75 @@ impl Connected<IncomingStream<'_, Gate>> for Caller {
 /// request. The body of such a request is not read.
 const MOST_WITHOUT_ROLE: usize = 16 * 1024;
 
+/// Longest time from the start of a connection of a user without a role to the end of its request.
+/// Programs send their request at once.
+const REQUEST_WITHIN: Duration = Duration::from_secs(1);
+
 /// Limits of connections. A command makes one connection; a collector of metrics keeps one open.
 pub(super) const LIMITS: ConnectionLimits = ConnectionLimits { total: 128, per_user: 64 };
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use tokio::time::{Instant as Clock, timeout};
+
+    use super::*;
+
+    struct Port {
+        connections: Arc<Connections>,
+        stop: CancellationToken,
+    }
+
+    impl Port {
+        fn new() -> Self {
+            Self { connections: Arc::new(Connections::new()), stop: CancellationToken::new() }
+        }
+
+        /// A connection of a user without a role: this end, and the end of the caller.
+        fn connect(&self) -> Option<(Conversation<DuplexStream>, DuplexStream)> {
+            let nobody = Peer::default();
+            let admission =
+                self.connections.admit_for(Owner::WithoutGrant, &nobody, false, LIMITS, &self.stop);
+            let (Admission::Admitted(slot) | Admission::Replaced(_, slot)) = admission else { return None };
+            let (own, of_caller) = duplex(64);
+            Some((Conversation::new(own, Arc::new(slot), self.stop.clone()), of_caller))
+        }
+    }
+
+    /// True if the connection ends before the clock moves on.
+    async fn ends_now(conversation: &mut Conversation<DuplexStream>) -> bool {
+        let read = timeout(Duration::ZERO, conversation.read_u8()).await;
+        read.is_ok_and(|read| read.is_err())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_closes_no_connection_with_a_request_and_then_finds_no_place() {
+        let port = Port::new();
+        let (mut scrape, mut collector) = port.connect().unwrap();
+        collector.write_all(b"G").await.unwrap();
+        assert_eq!(scrape.read_u8().await.unwrap(), b'G');
+        scrape.slot.set_busy();
+        let mut flood: Vec<_> = (0..200).map(|_| port.connect().unwrap()).collect();
+        assert!(!ends_now(&mut scrape).await, "its request is in progress");
+        assert!(ends_now(&mut flood[0].0).await && !ends_now(&mut flood[199].0).await, "the oldest idle one");
+        scrape.write_all(b"page").await.unwrap();
+        flood.drain(..137).for_each(drop);
+        flood.iter().for_each(|(one, _)| one.slot.set_busy());
+        assert!(port.connect().is_none(), "each of them has a request");
+        assert!(!ends_now(&mut scrape).await);
+        port.stop.cancel();
+        assert!(ends_now(&mut scrape).await, "the daemon stops");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_without_a_request_ends_soon_and_every_one_ends() {
+        let (port, start) = (Port::new(), Clock::now());
+        let (mut idle, _caller) = port.connect().unwrap();
+        let (mut busy, _other) = port.connect().unwrap();
+        busy.slot.set_busy();
+        assert!(idle.read_u8().await.is_err());
+        assert_eq!(start.elapsed().as_secs(), REQUEST_WITHIN.as_secs());
+        assert!(busy.read_u8().await.is_err());
+        assert_eq!(start.elapsed().as_secs(), 5, "also if the caller does not read the answer");
+    }
+}

@@ -4,27 +4,31 @@
 //! than GET and HEAD. Its callers have no name, so they get what users without a role get at the
 //! administrators' socket: the same page for a second, one answer at a time, and short connections.
 //! The connections of the port do not count at any other socket.
+//!
+//! Any user can flood the port. A collector sends its request at once, and a connection with a
+//! request is not closed for another one. So a flood without requests keeps no collector out, and
+//! one with requests leaves it a part of the places that become free.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::connect_info::{ConnectInfo, Connected};
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::middleware::{self, Next};
 use axum::response::IntoResponse;
 use axum::routing::get;
-use axum::serve::Listener;
+use axum::serve::{IncomingStream, Listener};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::foreign;
-use super::gate::{Conversation, LIMITS};
+use super::gate::{Conversation, LIMITS, read_others};
 use super::metrics::StrangersPage;
 use super::rights;
-use crate::peers::connections::{Admission, Connections};
+use crate::peers::connections::{Admission, Connections, Slot};
 use crate::peers::listener::PAUSE;
 use crate::peers::owner::Owner;
 use crate::peers::shared::Shared;
@@ -39,9 +43,10 @@ pub(crate) async fn serve_metrics(
     let stopping = CancellationToken::new();
     let port = Port { listener, connections: Arc::new(Connections::new()), stopping: stopping.clone() };
     let (page, turn) = (Arc::new(StrangersPage::default()), Arc::new(Semaphore::new(1)));
-    let in_turn = async move |State(turn): State<Arc<Semaphore>>, request: Request, next: Next| {
-        rights::in_turn(turn, request, next).await
-    };
+    let in_turn = async move |State(turn): State<Arc<Semaphore>>,
+                              ConnectInfo(Collector(slot)): ConnectInfo<Collector>,
+                              request: Request,
+                              next: Next| rights::in_turn(turn, &slot, request, next).await;
     let routes = Router::new()
         .route("/metrics", get(async move || page.answer(&peers).await))
         .fallback(async || (StatusCode::NOT_FOUND, ONLY).into_response())
@@ -52,7 +57,8 @@ pub(crate) async fn serve_metrics(
         end.await;
         stopping.cancel();
     };
-    if let Err(error) = axum::serve(port, routes).with_graceful_shutdown(end).await {
+    let service = routes.into_make_service_with_connect_info::<Collector>();
+    if let Err(error) = axum::serve(port, service).with_graceful_shutdown(end).await {
         tracing::error!("the port for metrics is closed: {error}");
     }
 }
@@ -67,16 +73,19 @@ struct Port {
 
 impl Listener for Port {
     type Io = Conversation<TcpStream>;
-    type Addr = SocketAddr;
+    type Addr = Collector;
 
-    async fn accept(&mut self) -> (Self::Io, SocketAddr) {
+    async fn accept(&mut self) -> (Self::Io, Collector) {
         loop {
             match self.listener.accept().await {
-                Ok((stream, address)) => {
+                Ok((stream, _)) => {
+                    read_others().await;
                     let (owner, nobody) = (Owner::WithoutGrant, Peer::default());
                     let admission = self.connections.admit_for(owner, &nobody, false, LIMITS, &self.stopping);
                     if let Admission::Admitted(slot) | Admission::Replaced(_, slot) = admission {
-                        return (Conversation::new(stream, slot), address);
+                        let slot = Arc::new(slot);
+                        let stopping = self.stopping.clone();
+                        return (Conversation::new(stream, Arc::clone(&slot), stopping), Collector(slot));
                     }
                 }
                 Err(error) => {
@@ -87,8 +96,18 @@ impl Listener for Port {
         }
     }
 
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
+    fn local_addr(&self) -> io::Result<Collector> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+/// The slot of a connection.
+#[derive(Clone, Debug)]
+struct Collector(Arc<Slot>);
+
+impl Connected<IncomingStream<'_, Port>> for Collector {
+    fn connect_info(stream: IncomingStream<'_, Port>) -> Self {
+        stream.remote_addr().clone()
     }
 }
 

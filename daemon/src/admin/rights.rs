@@ -26,6 +26,7 @@ use crate::daemon::RefusedAct;
 use crate::ground::ownership::Name;
 use crate::ground::text::quoted;
 use crate::lifecycle::Actor;
+use crate::peers::connections::Slot;
 use crate::policy::authorise::Peer;
 use crate::policy::roles::{Right, Role, RoleSet};
 
@@ -261,7 +262,7 @@ fn key_in(path: &str) -> Option<Label> {
 /// is answered at a time, at most one each [`PACE`].
 pub(super) async fn identify(
     State(admin): State<Admin>,
-    ConnectInfo(Caller(peer)): ConnectInfo<Caller>,
+    ConnectInfo(Caller { peer, slot }): ConnectInfo<Caller>,
     mut request: Request,
     next: Next,
 ) -> Response {
@@ -276,11 +277,18 @@ pub(super) async fn identify(
     if has_role {
         return next.run(request).await;
     }
-    in_turn(admin.strangers, request, next).await
+    in_turn(admin.strangers, &slot, request, next).await
 }
 
-/// Answers a request without a role in its turn, and closes the connection.
-pub(super) async fn in_turn(strangers: Arc<Semaphore>, request: Request, next: Next) -> Response {
+/// Answers a request without a role in its turn, and closes the connection after that. Until then,
+/// the connection is busy: a flood of connections does not close it.
+pub(super) async fn in_turn(
+    strangers: Arc<Semaphore>,
+    slot: &Slot,
+    request: Request,
+    next: Next,
+) -> Response {
+    slot.set_busy();
     // Nobody closes the semaphore.
     let Ok(turn) = strangers.acquire_owned().await else {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();

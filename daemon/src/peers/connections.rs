@@ -12,6 +12,7 @@
 //! for example with a range of subordinate user ids. All these users together count as one user,
 //! and only some of them have an account of their own.
 
+use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -175,9 +176,21 @@ impl Slot {
         self.connection.idle_since.store(BUSY, Ordering::Relaxed);
     }
 
+    /// True while the connection is marked as busy.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.connection.idle_since.load(Ordering::Relaxed) == BUSY
+    }
+
     /// Marks the connection as idle since `now`.
     pub(crate) fn set_idle(&self, now: Instant) {
         self.connection.idle_since.store(self.connections.since_start(now), Ordering::Relaxed);
+    }
+}
+
+impl fmt::Debug for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { owner, number, .. } = self;
+        f.debug_struct("Slot").field("owner", owner).field("number", number).finish_non_exhaustive()
     }
 }
 

@@ -140,7 +140,7 @@ fn a_connection_without_a_role_is_short() {
         assert!(begin.elapsed() < Duration::from_secs(12), "{:?}", begin.elapsed());
         end.join().unwrap()
     });
-    assert!((4..12).contains(&hung_up.as_secs()), "{hung_up:?}");
+    assert!((1..4).contains(&hung_up.as_secs()), "{hung_up:?}");
     viewer.write_all(b" localhost\r\n\r\n").unwrap();
     assert!(answer(&mut viewer).starts_with("HTTP/1.1 200 "));
 }
