@@ -9,6 +9,7 @@ use keyward_proto::message::sign;
 use keyward_proto::{Label, Outcome, Scheme, Use};
 
 use super::operation::{BackendCall, Body, Failure, Operation};
+use super::owner::Owner;
 use super::shared::Shared;
 use crate::audit::{self, Hash, KeyUse, Name};
 use crate::keys::{Standing, now};
@@ -40,8 +41,8 @@ pub(super) fn record(operation: &Operation<'_>, failed: Option<&Failure>) {
     }
     debug_line(operation, outcome);
     let Some(failed) = failed else { return };
-    let has_grant = shared.daemon.config().grants.name(peer).is_some();
-    shared.refusals.note(peer, has_grant, loggable(operation.label()), outcome, now());
+    let owner = Owner::of(peer, &shared.daemon.config().grants);
+    shared.refusals.note(peer, owner, loggable(operation.label()), outcome, now());
     failure(shared, peer, operation.label(), operation.verb(), failed);
     refusal_line(operation, outcome);
 }
