@@ -45,7 +45,10 @@ pub(super) async fn answer(
             peer_uid: peer.uid,
         })),
         // The session answers requests to watch, because only the session sees if more arrives.
-        Some(request::Body::Watch(_)) | None => Err(Outcome::Malformed),
+        Some(request::Body::Watch(_)) | None => {
+            record::without_body(shared, peer);
+            Err(Outcome::Malformed)
+        }
     };
     let (outcome, body) = match answer {
         Ok(body) => (Outcome::Done, Some(body)),

@@ -44,7 +44,7 @@ pub(super) fn record(operation: &Operation<'_>, failed: Option<&Failure>) {
     let owner = Owner::of(peer, &shared.daemon.config().grants);
     shared.refusals.note(peer, owner, loggable(operation.label()), outcome, now());
     failure(shared, peer, operation.label(), operation.verb(), failed);
-    refusal_line(operation, outcome);
+    refusal_line(operation, failed);
 }
 
 /// The operation as the audit trail has it.
@@ -110,6 +110,16 @@ pub(super) fn limit_exceeded(shared: &Shared, peer: &Peer, label: &str, limit: &
     }
 }
 
+/// Logs a request that asks for nothing.
+pub(super) fn without_body(shared: &Shared, peer: &Peer) {
+    let outcome = Outcome::Malformed.name();
+    if let Some(times) = shared.log_limits.refusals.admit(peer, outcome) {
+        let Peer { uid, pid, .. } = *peer;
+        let service = peer.service.as_deref();
+        tracing::info!(uid, service, pid, outcome, times, "refused a peer");
+    }
+}
+
 fn debug_line(operation: &Operation<'_>, outcome: Outcome) {
     if !tracing::enabled!(tracing::Level::DEBUG) {
         return;
@@ -137,23 +147,15 @@ fn debug_line(operation: &Operation<'_>, outcome: Outcome) {
     }
 }
 
-/// Logs a refusal that only the operator can change. The log of the server may say little about it.
-fn refusal_line(operation: &Operation<'_>, outcome: Outcome) {
+/// Logs a refusal that [`failure`] does not log. The log of the server may say little about it.
+fn refusal_line(operation: &Operation<'_>, failed: &Failure) {
     let Operation { shared, peer, .. } = operation;
-    let is_refusal = matches!(
-        outcome,
-        Outcome::NoGrant
-            | Outcome::UnknownKey
-            | Outcome::UnknownVersion
-            | Outcome::KeyDisabled
-            | Outcome::UseRefused
-            | Outcome::UseNotGranted
-            | Outcome::DeadlineExceeded
-            | Outcome::NoDowngradeSentinel
-            | Outcome::DheRefused
-            | Outcome::OtherDhGroup
-            | Outcome::OtherPublicKey
-    );
+    let is_refusal = match failed {
+        Failure::Refused(_) | Failure::TooManyLookUps => true,
+        Failure::Backend(error) => error.is_of_the_peer(),
+        _ => false,
+    };
+    let outcome = failed.outcome();
     let name = outcome.name();
     if let Some(times) = is_refusal.then(|| shared.log_limits.refusals.admit(peer, name)).flatten() {
         let (key, purpose) = (loggable(operation.label()), purpose_for_log(operation));

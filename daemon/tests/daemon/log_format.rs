@@ -37,6 +37,8 @@ fn with_json_each_line_is_an_object_and_a_refusal_has_its_fields() {
     let body = Some(request::Body::Sign(sign));
     send(&mut stream, &Request { id: 1, deadline_ms: 5000, body, processor: None });
     assert_ne!(receive(&mut stream).outcome(), Outcome::Done);
+    send(&mut stream, &Request { id: 2, deadline_ms: 5000, body: None, processor: None });
+    assert_eq!(receive(&mut stream).outcome(), Outcome::Malformed);
     assert!(daemon.end(Signal::TERM).success());
 
     let lines = objects(&daemon.log());
@@ -56,6 +58,12 @@ fn with_json_each_line_is_an_object_and_a_refusal_has_its_fields() {
     assert!(signed["key"] == "shop" && signed["scheme"] == "ecdsa_secp256r1_sha256", "{signed}");
     assert_eq!(signed["purpose"], "tls13-server");
     assert!(with("signature").any(|line| line["key"] == label), "{lines:?}");
+    // Refusals of requests that make no sense are told like others, with a count.
+    let malformed: Vec<_> = with("refused a peer").filter(|line| line["outcome"] == "malformed").collect();
+    assert!(malformed[0]["key"] == label && malformed[0]["level"] == "info", "{lines:?}");
+    let counted: u64 = malformed.iter().filter_map(|line| line["times"].as_u64()).sum();
+    let later = lines.iter().filter(|line| line["reason"] == "malformed");
+    assert_eq!(counted + later.filter_map(|line| line["times"].as_u64()).sum::<u64>(), 2, "{lines:?}");
     let generated = with("key generated").next().unwrap();
     assert_eq!((&generated["type"], &generated["role"]), (&"p256".into(), &"manager".into()));
     assert!(lines[0]["message"].as_str().unwrap().contains("shop.toml~ does not count"), "{}", lines[0]);
