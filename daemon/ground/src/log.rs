@@ -131,8 +131,17 @@ impl Visit for Object {
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.add(field.name(), format!("{value:?}").into());
+        let text = format!("{value:?}");
+        self.add(field.name(), list(value, &text).unwrap_or_else(|| text.into()));
     }
+}
+
+/// The list that a field has, as JSON, given its text in Rust's notation. `None` for another value.
+fn list(value: &dyn fmt::Debug, text: &str) -> Option<Value> {
+    // The notation with line breaks tells a list from words that look like one, such as a message.
+    let is_list = text.starts_with('[') && (text == "[]" || format!("{value:#?}") != text);
+    // The notations of a list of plain strings or of numbers are the same.
+    is_list.then(|| serde_json::from_str(text).ok()).flatten()
 }
 
 #[cfg(test)]
@@ -178,7 +187,9 @@ mod tests {
                 dual = true,
                 absent,
                 r#type = %"p256",
-                roles = ?["viewer"],
+                roles = ?["viewer", "a\"b"],
+                none = ?[0_u8; 0],
+                words = %"[1]",
                 "refused {}: {}",
                 "a peer",
                 2
@@ -189,7 +200,7 @@ mod tests {
         assert_eq!(
             rest,
             ":\"warn\",\"message\":\"refused a peer: 2\",\"key\":\"shop\",\"uid\":33,\"times\":7,\"dual\":true,\
-             \"type\":\"p256\",\"roles\":\"[\\\"viewer\\\"]\"}\n"
+             \"type\":\"p256\",\"roles\":[\"viewer\",\"a\\\"b\"],\"none\":[],\"words\":\"[1]\"}\n"
         );
         let object = Object::new(UNIX_EPOCH + Duration::from_millis(1_500), Level::INFO).end();
         assert_eq!(object, "{\"time\":\"1970-01-01T00:00:01.500000Z\",\"level\":\"info\"}");

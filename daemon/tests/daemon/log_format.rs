@@ -65,6 +65,7 @@ fn with_json_each_line_is_an_object_and_a_refusal_has_its_fields() {
     let later = lines.iter().filter(|line| line["reason"] == "malformed");
     assert_eq!(counted + later.filter_map(|line| line["times"].as_u64()).sum::<u64>(), 2, "{lines:?}");
     let generated = with("key generated").next().unwrap();
+    assert_eq!(generated["uses"], serde_json::json!(["tls-server"]));
     assert_eq!((&generated["type"], &generated["role"]), (&"p256".into(), &"manager".into()));
     assert!(lines[0]["message"].as_str().unwrap().contains("shop.toml~ does not count"), "{}", lines[0]);
     assert_eq!(with("ready").next().unwrap()["version"], env!("CARGO_PKG_VERSION"));
