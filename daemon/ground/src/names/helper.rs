@@ -4,7 +4,7 @@
 //! users, groups, and the hosts that it was started with: so a parent that somebody has taken over
 //! cannot send data away in the names of hosts. The helper ends with its parent.
 
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use core::time::Duration;
 use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -26,9 +26,11 @@ static HELPER: OnceLock<Helper> = OnceLock::new();
 
 struct Helper {
     questions: Mutex<UnixStream>,
-    /// Questions without an answer, by number.
+    /// Questions whose answer somebody waits for, by number.
     waiting: Mutex<HashMap<u64, SyncSender<String>>>,
     last: AtomicU64,
+    /// Number of questions that the helper has not answered, also if nobody waits any more.
+    unanswered: AtomicUsize,
     has_ended: AtomicBool,
 }
 
@@ -50,14 +52,8 @@ pub fn start_helper(hosts: &[String]) -> io::Result<()> {
         .stdout(Stdio::null());
     // The helper ends when the socket closes.
     drop(command.spawn()?);
-    let helper = Helper {
-        questions: Mutex::new(own),
-        waiting: Mutex::default(),
-        last: AtomicU64::new(0),
-        has_ended: AtomicBool::new(false),
-    };
     // Fails only for a second helper, which nobody needs.
-    let _ = HELPER.set(helper);
+    let _ = HELPER.set(Helper::new(own));
     Ok(())
 }
 
@@ -75,7 +71,7 @@ pub(super) fn ask(question: &Question) -> io::Result<Option<Vec<String>>> {
         return Ok(None);
     }
     match HELPER.get() {
-        Some(helper) => helper.ask(question),
+        Some(helper) => helper.ask(question, LONGEST_WAIT),
         None => question.answer(),
     }
 }
@@ -92,7 +88,25 @@ pub fn start_reader() -> io::Result<()> {
 }
 
 impl Helper {
-    fn ask(&'static self, question: &Question) -> io::Result<Option<Vec<String>>> {
+    fn new(questions: UnixStream) -> Self {
+        Self {
+            questions: Mutex::new(questions),
+            waiting: Mutex::default(),
+            last: AtomicU64::new(0),
+            unanswered: AtomicUsize::new(0),
+            has_ended: AtomicBool::new(false),
+        }
+    }
+
+    /// Asks a question, and waits for the answer this long.
+    fn ask(&self, question: &Question, patience: Duration) -> io::Result<Option<Vec<String>>> {
+        // The system may take long for a name. The socket always has room for these questions, so
+        // that none is written in part, after which no other one could follow.
+        if self.unanswered.fetch_add(1, Ordering::SeqCst) >= MOST_UNANSWERED {
+            self.unanswered.fetch_sub(1, Ordering::SeqCst);
+            let problem = if self.has_ended.load(Ordering::SeqCst) { ENDED } else { TOO_MANY };
+            return Err(io::Error::new(io::ErrorKind::TimedOut, problem));
+        }
         let (sender, answer) = sync_channel(1);
         let number = self.last.fetch_add(1, Ordering::Relaxed);
         lock(&self.waiting).insert(number, sender);
@@ -105,11 +119,11 @@ impl Helper {
         if self.has_ended.load(Ordering::SeqCst) {
             lock(&self.waiting).remove(&number);
         }
-        let answer = answer.recv_timeout(LONGEST_WAIT).map_err(|error| match error {
+        let answer = answer.recv_timeout(patience).map_err(|error| match error {
             RecvTimeoutError::Disconnected => io::Error::new(io::ErrorKind::BrokenPipe, ENDED),
             RecvTimeoutError::Timeout => {
                 lock(&self.waiting).remove(&number);
-                let seconds = LONGEST_WAIT.as_secs();
+                let seconds = patience.as_secs();
                 let late =
                     format!("the system had no answer to a question about a name for {seconds} seconds");
                 io::Error::new(io::ErrorKind::TimedOut, late)
@@ -123,6 +137,7 @@ impl Helper {
         let lines = BufReader::new(answers).lines();
         for line in lines.map_while(Result::ok) {
             let Some((number, answer)) = line.split_once('\t') else { continue };
+            self.unanswered.fetch_sub(1, Ordering::SeqCst);
             let sender = number.parse().ok().and_then(|number| lock(&self.waiting).remove(&number));
             if let Some(sender) = sender {
                 // Has room for the one answer.
@@ -207,7 +222,55 @@ const COMMAND: &str = "names";
 /// seconds (resolv.conf(5): 5 seconds, two attempts, three servers).
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 const ENDED: &str = "the process that looks up names of users, groups and hosts has ended, so new names are not known; restart the daemon";
+const TOO_MANY: &str =
+    "the system has no answer yet to many questions about names: the user database or a name server is slow";
+/// Maximum number of questions without an answer. With [`LONGEST_LINE`], all of them fit into the
+/// buffer of the socket (net.core.wmem_default is 208 KiB, and a message takes up to twice its
+/// length).
+const MOST_UNANSWERED: usize = 64;
 /// Maximum number of names that are looked up at a time. A directory service may be slow.
 const AT_A_TIME: usize = 8;
 /// Longest question, in bytes.
 const LONGEST_LINE: u64 = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_user_database_is_asked_again_when_it_answers() {
+        let (own, of_helper) = UnixStream::pair().unwrap();
+        own.set_write_timeout(Some(Duration::from_millis(50))).unwrap();
+        let (answers, helper) = (own.try_clone().unwrap(), Helper::new(own));
+        let long = Question::UserByName("u".repeat(200));
+        thread::scope(|scope| {
+            scope.spawn(|| helper.read(answers));
+            // Nobody answers. More questions than the buffer of a socket holds.
+            for _ in 0..2000 {
+                helper.ask(&long, Duration::from_millis(5)).unwrap_err();
+            }
+            assert!(!helper.has_ended.load(Ordering::SeqCst), "it is slow, and has not ended");
+            assert_eq!(helper.ask(&long, Duration::ZERO).unwrap_err().to_string(), TOO_MANY);
+            let mut writer = of_helper.try_clone().unwrap();
+            scope.spawn(move || {
+                for line in BufReader::new(of_helper).lines().map_while(Result::ok) {
+                    let (number, _) = line.split_once('\t').unwrap();
+                    let answer = format_answer(Ok(Some(vec!["7".into(), "8".into(), "u".into()])));
+                    writer.write_all(format!("{number}\t{answer}\n").as_bytes()).unwrap();
+                }
+            });
+            let end = std::time::Instant::now() + Duration::from_secs(20);
+            let answer = loop {
+                match helper.ask(&long, Duration::from_secs(20)) {
+                    Ok(answer) => break answer.unwrap(),
+                    Err(error) => assert!(std::time::Instant::now() < end, "{error}"),
+                }
+                thread::yield_now();
+            };
+            assert_eq!(answer, ["7", "8", "u"]);
+            lock(&helper.questions).shutdown(std::net::Shutdown::Both).unwrap();
+        });
+        assert!(helper.has_ended.load(Ordering::SeqCst));
+        assert_eq!(helper.ask(&long, Duration::from_secs(9)).unwrap_err().to_string(), ENDED);
+    }
+}
