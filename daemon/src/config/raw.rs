@@ -304,7 +304,7 @@ impl Default for RawEmbedded {
 /// The address of a port that only programs of this host reach.
 fn loopback(text: &str) -> Result<SocketAddr, InvalidSetting> {
     let wrong = |reason: &str| {
-        let advice = "write \"127.0.0.1:9463\" or \"[::1]:9463\"";
+        let advice = "write listen = \"127.0.0.1:9463\" or listen = \"[::1]:9463\"";
         InvalidSetting::new("metrics.listen", format!("{text:?} {reason}; {advice}"))
     };
     let address = text.parse::<SocketAddr>().map_err(|_| wrong("is not an address with a port"))?;

@@ -21,15 +21,34 @@ pub(super) fn explained(reason: &str, text: &str, at: usize) -> String {
         return format!("{setting}: this is a list, write it in brackets: {setting} = [{value}]");
     }
     if let Some(value) = wanted("integer ", "a string").or_else(|| wanted("floating point ", "a string")) {
-        return format!(
-            "{setting}: this is text, write it in quotes: {setting} = \"{}\"",
-            value.trim_matches('`')
-        );
+        return number_for_text(setting, value.trim_matches('`'));
     }
     if wanted("sequence", "a string").or_else(|| wanted("sequence", "path string")).is_some() {
         return format!("{setting}: there is only one value, write it without brackets: {setting} = \"...\"");
     }
     format!("{setting}: {reason}")
+}
+
+/// The line for a number in the place of text. A number in quotes alone is right for few settings.
+fn number_for_text(setting: &str, number: &str) -> String {
+    let (what, line) = match setting.rsplit('.').next().unwrap_or(setting) {
+        "listen" => {
+            let port = number.parse::<u16>().ok().filter(|port| *port != 0).unwrap_or(9463);
+            ("an address with a port", format!("listen = \"127.0.0.1:{port}\""))
+        }
+        "user" => ("the name of a user, and the number has another setting", format!("uid = {number}")),
+        "group" => {
+            return format!(
+                "{setting}: this is the name of a group, not its number, as in: group = \"www-data\""
+            );
+        }
+        "keep" => ("a time with its unit", format!("{setting} = \"{number}d\"")),
+        name if name == "keepalive" || name.ends_with("timeout") => {
+            ("a time with its unit", format!("{setting} = \"{number}s\""))
+        }
+        _ => return format!("{setting}: this is text, write it in quotes: {setting} = \"{number}\""),
+    };
+    format!("{setting}: this is {what}, write: {line}")
 }
 
 /// A message of the library in one line.
@@ -121,8 +140,8 @@ mod tests {
                 "",
             ),
             (
-                "[limits]\nrequest-timeout = 5",
-                "2: request-timeout: this is text, write it in quotes: request-timeout = \"5\"",
+                "[[grant]]\nuid = 1\nkeys = [\"a\"]\nunit = 5",
+                "4: unit: this is text, write it in quotes: unit = \"5\"",
                 "",
             ),
             (
@@ -143,6 +162,37 @@ mod tests {
             assert!(error.starts_with(&expected), "{error:?} does not begin with {expected:?}");
             Config::parse(right, Path::new("k.toml")).unwrap();
         }
+    }
+
+    /// The advised line in the place of the wrong one makes the configuration right.
+    #[test]
+    fn the_line_for_a_number_in_the_place_of_text_is_right() {
+        let grant = "[[grant]]\nkeys = [\"a\"]\n";
+        let remote = "[grep11.hsm]\nendpoints = [\"127.0.0.1:1\"]\nplaintext = true\n";
+        for (before, line) in [
+            ("[metrics]\n", "listen = 9463"),
+            ("[metrics]\n", "listen = 9999"),
+            ("[metrics]\n", "listen = 94630"),
+            ("[metrics]\n", "listen = 9463.5"),
+            ("", "metrics.listen = 9463"),
+            ("[limits]\n", "request-timeout = 5"),
+            ("[limits]\n", "drain-timeout = 5"),
+            ("[audit]\n", "keep = 90"),
+            (remote, "timeout = 5"),
+            (remote, "keepalive = 5"),
+            (grant, "user = 33"),
+        ] {
+            let error =
+                Config::parse(&format!("{before}{line}\n"), Path::new("k.toml")).unwrap_err().to_string();
+            let (_, advice) = error.split_once(", write: ").unwrap_or_else(|| panic!("{line}: {error}"));
+            let mended = match line.split_once('.') {
+                Some((section, _)) if section == "metrics" => format!("[metrics]\n{advice}\n"),
+                _ => format!("{before}{advice}\n"),
+            };
+            Config::parse(&mended, Path::new("k.toml")).unwrap_or_else(|error| panic!("{advice}: {error}"));
+        }
+        let port = Config::parse("[metrics]\nlisten = 9999\n", Path::new("k.toml")).unwrap_err();
+        assert!(port.to_string().ends_with("write: listen = \"127.0.0.1:9999\""), "{port}");
     }
 
     proptest! {

@@ -179,7 +179,7 @@ fn each_mistake_has_one_clear_line() {
         ("[metrics]\nlisten = \"0.0.0.0:9463\"", &["metrics.listen", "0.0.0.0", "not a loopback address"]),
         ("[metrics]\nlisten = \"[::]:9463\"", &["metrics.listen", "not a loopback address", "[::1]:9463"]),
         ("[metrics]\nlisten = \"192.0.2.1:9463\"", &["metrics.listen", "not a loopback address"]),
-        ("[metrics]\nlisten = \"localhost:9463\"", &["metrics.listen", "write \"127.0.0.1:9463\""]),
+        ("[metrics]\nlisten = \"localhost:9463\"", &["metrics.listen", "write listen = \"127.0.0.1:9463\""]),
         ("[metrics]\nlisten = \"127.0.0.1\"", &["metrics.listen", "not an address with a port"]),
         ("[metrics]\nlisten = \"127.0.0.1:0\"", &["metrics.listen", "has no port"]),
         ("[embedded]\nmaster-key = \"key\"", &["embedded.master-key", "absolute"]),
