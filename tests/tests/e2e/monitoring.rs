@@ -87,7 +87,10 @@ fn alert_rules_fire_when_they_should_and_at_no_other_time() {
 /// Asserts that a rule, as Prometheus has it, names metrics, labels and commands that exist.
 fn assert_good_rule(rule: &Value) {
     assert_known(rule["query"].as_str().unwrap());
-    assert!(["warning", "critical"].contains(&rule["labels"]["severity"].as_str().unwrap()), "{rule}");
+    assert!(
+        ["info", "warning", "critical"].contains(&rule["labels"]["severity"].as_str().unwrap()),
+        "{rule}"
+    );
     for text in ["summary", "description"].map(|name| rule["annotations"][name].as_str().unwrap()) {
         assert!(text.len() > 20 && !text.ends_with('.'), "{text}");
         assert_known_labels(text.split("$labels.").skip(1).filter_map(|rest| rest.split(' ').next()));
