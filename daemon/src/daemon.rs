@@ -17,7 +17,7 @@ use crate::backend::{Backend, Backends, KeyMaterial};
 use crate::config::Config;
 use crate::ground::allowance::Allowance;
 use crate::keys::shred::Shredding;
-use crate::keys::{KeyStore, Keys, Scratch, Version};
+use crate::keys::{KeyStore, Keys, Scratch, Version, now};
 use crate::observe::metrics::Metrics;
 use crate::policy::authorise::{Grant, Peer};
 use crate::policy::purpose::Purpose;
@@ -39,6 +39,8 @@ pub(crate) struct Daemon {
     /// Acts that stop keys now: user, name of the act, and key.
     stopping: Mutex<HashSet<Stop>>,
     pub(crate) started: Instant,
+    /// Time of the start in seconds since 1970, by the clock of then.
+    pub(crate) started_at: u64,
     /// True if the daemon was started with `--dev`.
     pub(crate) dev: bool,
     /// True if the embedded unit serves GREP11, and the daemon has no peers.
@@ -95,6 +97,7 @@ impl Daemon {
             stopping: Mutex::default(),
             backends,
             started: Instant::now(),
+            started_at: now(),
             dev,
             serves_grep11: false,
             unusable_keys: ArcSwapOption::empty(),

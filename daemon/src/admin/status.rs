@@ -12,7 +12,6 @@ use super::{Admin, AdminError, Answer, units};
 use crate::admin::api::{MeasureView, StatusView};
 use crate::admin::purge_view::{PurgesView, RecoveryView};
 use crate::ground::{confinement, names};
-use crate::keys::now;
 
 pub(super) async fn show(State(admin): State<Admin>) -> Answer<StatusView> {
     Ok(Json(view(&admin).await?))
@@ -35,14 +34,13 @@ pub(super) async fn view(admin: &Admin) -> Result<StatusView, AdminError> {
     });
     let backends = units::backends(daemon).await?;
     let is_recorded = !daemon.config().audit.refuse_on_failure || daemon.trail_failure().is_none();
-    let uptime = daemon.started.elapsed().as_secs();
     Ok(StatusView {
         purges: Some(PurgesView::of(daemon, &shred).await?),
         recovery: RecoveryView::of(&shred),
         version: env!("CARGO_PKG_VERSION").into(),
         pid: process::id(),
-        uptime_seconds: uptime,
-        started: Some(now().saturating_sub(uptime)),
+        uptime_seconds: daemon.started.elapsed().as_secs(),
+        started: Some(daemon.started_at),
         can_sign: Some(is_recorded && backends.iter().all(|backend| backend.ready)),
         dev: daemon.dev,
         backends,

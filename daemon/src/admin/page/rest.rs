@@ -189,8 +189,7 @@ pub(super) fn version(html: &mut Html, facts: &Facts) {
     begin(html, "version", "Daemon");
     html.raw("<dl><dt>Version</dt><dd>").text(&status.version);
     html.raw(if status.dev { ", <span class=\"word warn\">! development mode</span>" } else { "" });
-    html.raw("</dd><dt>Running since</dt><dd>")
-        .time(facts.now.saturating_sub(status.uptime_seconds), facts.now);
+    html.raw("</dd><dt>Running since</dt><dd>").time(status.started.unwrap_or(facts.now), facts.now);
     html.raw(", process ").text(status.pid).raw("</dd><dt>Configuration</dt><dd>");
     match &status.config_file {
         Some(file) => html.text(file.display()),
