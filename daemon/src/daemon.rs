@@ -340,10 +340,17 @@ impl Daemon {
     /// Reasons why the daemon cannot sign with its keys. A daemon with such a problem is not ready.
     pub(crate) async fn problems(&self) -> Vec<String> {
         let mut problems: Vec<_> = self.keys.problem().await.into_iter().collect();
-        for backend in self.backends.iter() {
-            problems.extend(self.problem_of(backend).await);
-        }
+        problems.extend(self.unready().await);
         problems
+    }
+
+    /// Reasons why backends cannot sign with their keys now.
+    pub(crate) async fn unready(&self) -> Vec<String> {
+        let mut reasons = Vec::new();
+        for backend in self.backends.iter() {
+            reasons.extend(self.problem_of(backend).await);
+        }
+        reasons
     }
 
     /// Problems of a daemon that is ready nevertheless: a key does not sign, or its state is not in

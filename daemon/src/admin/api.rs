@@ -343,6 +343,12 @@ pub(crate) struct StatusView {
     /// from an older version.
     #[serde(default)]
     pub(crate) can_sign: Option<bool>,
+    /// Everything that an administrator must know of, the worst first; none from an older version.
+    #[serde(default)]
+    pub(crate) findings: Option<Vec<FindingView>>,
+    /// True while the key store is locked: keys and certificates are not verified.
+    #[serde(default)]
+    pub(crate) locked: bool,
     /// True if the daemon runs with `--dev`.
     pub(crate) dev: bool,
     pub(crate) backends: Vec<BackendView>,
@@ -413,6 +419,26 @@ pub(crate) struct StatusView {
     pub(crate) closed_for_malformed: u64,
     /// Connections closed because a limit was reached, since the start.
     pub(crate) closed_for_limit: u64,
+}
+
+/// A finding of the status.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct FindingView {
+    pub(crate) severity: Severity,
+    /// One sentence, with the command that helps if there is one.
+    pub(crate) text: String,
+}
+
+/// Severity of a finding. The worst finding decides the exit status of `keyward status`.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Severity {
+    /// Something is to be done, and nothing is wrong.
+    Note,
+    /// There is a problem, or nobody knows whether there is one; keys sign.
+    Warning,
+    /// A backend cannot sign, or uses of keys must be recorded and cannot be.
+    CannotSign,
 }
 
 /// The certificates in use.

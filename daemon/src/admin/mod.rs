@@ -12,6 +12,7 @@ mod certificates;
 pub(crate) mod client;
 mod csr;
 mod error;
+mod findings;
 mod foreign;
 mod gate;
 mod keys;

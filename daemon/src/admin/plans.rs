@@ -300,7 +300,7 @@ fn look(daemon: &Daemon, state: renewal::PlanState) -> PlanLook {
 
 /// Whether every listener of a plan shows its certificate, and when the deployer has last looked.
 /// An answer of long ago is none.
-fn served(daemon: &Daemon, state: &renewal::PlanState) -> (Option<bool>, Option<u64>) {
+pub(super) fn served(daemon: &Daemon, state: &renewal::PlanState) -> (Option<bool>, Option<u64>) {
     let looked_at = daemon.renewals.looked(state.plan.name.as_str());
     let is_new = looked_at.is_some_and(|at| at.saturating_add(LOOK_LIFE) > now());
     let deployed = state.progress.deployed.as_ref();
@@ -458,7 +458,7 @@ fn former_orders(daemon: &Daemon, state: &renewal::PlanState) -> Vec<String> {
 }
 
 /// Why the progress of plans cannot be read, if it cannot.
-fn progress_problem(daemon: &Daemon) -> Option<String> {
+pub(super) fn progress_problem(daemon: &Daemon) -> Option<String> {
     daemon.renewals.check().err().map(|error| error.to_string())
 }
 
@@ -471,7 +471,7 @@ fn to_revoke(daemon: &Daemon, state: &renewal::PlanState) -> Vec<ToRevoke> {
 
 /// Why a revocation does not go on, if one does not: only the authority that has issued a
 /// certificate revokes it.
-fn revocation_problem(daemon: &Daemon, state: &renewal::PlanState) -> Option<String> {
+pub(super) fn revocation_problem(daemon: &Daemon, state: &renewal::PlanState) -> Option<String> {
     let (config, plan) = (daemon.config(), &state.plan);
     let here = match &plan.issuer {
         config::Issuer::Acme { authority, .. } => config.authorities.get(authority),
@@ -520,7 +520,7 @@ async fn acme(daemon: &Daemon, state: &renewal::PlanState) -> Result<Option<Acme
 /// Seconds within which a new certificate need not be served yet.
 const DEPLOYMENT: u64 = 30;
 /// Seconds for which a look of the deployer counts. It looks each minute.
-const LOOK_LIFE: u64 = 300;
+pub(super) const LOOK_LIFE: u64 = 300;
 
 fn certificate(state: &renewal::PlanState) -> Option<Certificate> {
     let one = state.certificate.as_ref()?;
@@ -534,7 +534,7 @@ fn certificate(state: &renewal::PlanState) -> Option<Certificate> {
 }
 
 /// Why the key of a plan signs nothing, if it does not: its certificate cannot be renewed then.
-fn key_problem(state: &renewal::PlanState) -> Option<&'static str> {
+pub(super) fn key_problem(state: &renewal::PlanState) -> Option<&'static str> {
     match state.key.as_ref()?.standing(now()) {
         Standing::Active => None,
         Standing::PreActive => Some("the first date of the key has not come, see keyward key show"),

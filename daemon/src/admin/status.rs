@@ -6,10 +6,11 @@ use std::process;
 use axum::Json;
 use axum::extract::State;
 
+use super::findings::{Known, findings};
 use super::overview::Overview;
 use super::trail_view::AuditView;
 use super::{Admin, AdminError, Answer, units};
-use crate::admin::api::{MeasureView, StatusView};
+use crate::admin::api::{MeasureView, Severity, StatusView};
 use crate::admin::purge_view::{PurgesView, RecoveryView};
 use crate::ground::{confinement, names};
 
@@ -33,15 +34,20 @@ pub(super) async fn view(admin: &Admin) -> Result<StatusView, AdminError> {
         format!("{} records or lists of the key store were altered; see keyward doctor", altered.total())
     });
     let backends = units::backends(daemon).await?;
+    let unready = daemon.unready().await;
+    let others = daemon.keys.problem().await.into_iter().chain(daemon.other_problems());
+    let others: Vec<_> = others.chain(names::problem()).chain(unread).chain(is_altered).collect();
     let is_recorded = !daemon.config().audit.refuse_on_failure || daemon.trail_failure().is_none();
-    Ok(StatusView {
+    let mut status = StatusView {
         purges: Some(PurgesView::of(daemon, &shred).await?),
         recovery: RecoveryView::of(&shred),
         version: env!("CARGO_PKG_VERSION").into(),
         pid: process::id(),
         uptime_seconds: daemon.started.elapsed().as_secs(),
         started: Some(daemon.started_at),
-        can_sign: Some(is_recorded && backends.iter().all(|backend| backend.ready)),
+        can_sign: None,
+        findings: None,
+        locked: daemon.keys.is_locked(),
         dev: daemon.dev,
         backends,
         state_dir: daemon.keys.state_dir().to_owned(),
@@ -54,15 +60,7 @@ pub(super) async fn view(admin: &Admin) -> Result<StatusView, AdminError> {
         config_file: daemon.config_file.clone(),
         config: Some(daemon.fingerprint()),
         waiting_for_restart: daemon.waiting_for_restart.load().to_vec(),
-        problems: daemon
-            .problems()
-            .await
-            .into_iter()
-            .chain(daemon.other_problems())
-            .chain(names::problem())
-            .chain(unread)
-            .chain(is_altered)
-            .collect(),
+        problems: unready.iter().chain(&others).cloned().collect(),
         confinement: confinement.into_iter().map(MeasureView::of).collect(),
         altered,
         audit: daemon.trail().map(AuditView::of),
@@ -74,7 +72,12 @@ pub(super) async fn view(admin: &Admin) -> Result<StatusView, AdminError> {
         closed_for_malformed,
         requests: daemon.metrics.requests(),
         closed_for_limit,
-    })
+    };
+    let known = Known { unready, others, is_recorded };
+    let findings = findings(daemon, known, &status).await;
+    status.can_sign = Some(findings.iter().all(|finding| finding.severity != Severity::CannotSign));
+    status.findings = Some(findings);
+    Ok(status)
 }
 
 /// Longest time for the numbers of keys and certificates.

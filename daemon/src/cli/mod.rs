@@ -119,9 +119,9 @@ enum Command {
     Restore(backup::Restore),
     /// Show the state of the daemon on one screen, and as an exit status for cron
     ///
-    /// Exits with 0 if all is well; 1 if there is a problem, or a certificate has expired or should
-    /// be renewed by now; 2 if keys cannot sign. A status from 64 on means that there was no
-    /// answer: 69 if no daemon runs, 77 if the user has no role.
+    /// Exits with 0 if all is well; 1 if there is a problem, such as a certificate that should be
+    /// renewed by now, or nobody knows whether there is one; 2 if keys cannot sign. A status from
+    /// 64 on means that there was no answer: 69 if no daemon runs, 77 if the user has no role.
     Status(status::Status),
     /// Have the running daemon read its configuration again
     Reload(reload::Reload),

@@ -2,16 +2,13 @@
 
 use core::time::Duration;
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 
 use super::client::Client;
 use super::failure::Failure;
-use super::key::for_daemon;
 use super::output::{ago, from_now, print, print_json, time};
-use crate::admin::api::{CertificatesView, ExpiringView, MeasureView, StatusView};
+use crate::admin::api::{CertificatesView, ExpiringView, FindingView, MeasureView, Severity, StatusView};
 use crate::admin::client::AdminClient;
 use crate::ground::opening::{Opening, described};
 
@@ -29,7 +26,7 @@ impl Status {
         if self.client.json {
             print_json(&status)?;
         } else {
-            print(&text(&status, &self.client.runtime_dir))?;
+            print(&text(&status))?;
         }
         match Health::of(&status) {
             Health::Well => Ok(()),
@@ -51,12 +48,10 @@ enum Health {
 
 impl Health {
     fn of(status: &StatusView) -> Self {
-        // An older daemon says nothing about records.
-        let can_sign = status.can_sign.unwrap_or_else(|| status.backends.iter().all(|backend| backend.ready));
-        match (can_sign, problems(status).is_empty()) {
-            (false, _) => Self::CannotSign,
-            (true, false) => Self::Warns,
-            (true, true) => Self::Well,
+        match findings(status).iter().map(|finding| finding.severity).max() {
+            Some(Severity::CannotSign) => Self::CannotSign,
+            Some(Severity::Warning) => Self::Warns,
+            Some(Severity::Note) | None => Self::Well,
         }
     }
 
@@ -69,7 +64,7 @@ impl Health {
     }
 }
 
-fn text(status: &StatusView, runtime_dir: &Path) -> String {
+fn text(status: &StatusView) -> String {
     let mut text = line("state", Health::of(status).words());
     if status.dev {
         text += &line("mode", "DEVELOPMENT (--dev), for no key that matters; see: keyward setup");
@@ -78,7 +73,7 @@ fn text(status: &StatusView, runtime_dir: &Path) -> String {
     text += &backends(status);
     text += &keys(status);
     if let Some(certificates) = &status.certificates {
-        text += &expiry(certificates);
+        text += &expiry(certificates, status.locked);
     }
     text += &line("connections", &format!("{} open, {} requests", status.connections, status.requests));
     let last = status.last_refusals.as_ref();
@@ -89,15 +84,8 @@ fn text(status: &StatusView, runtime_dir: &Path) -> String {
     text += &trail(status);
     text += &confinement(status);
     text += &purges(status);
-    if let Some(warning) = status.recovery_warning() {
-        let command = for_daemon("keyward backup --recovery FILE".into(), runtime_dir);
-        text += &line("recovery", &format!("{warning}; run: {command}"));
-    }
-    for setting in &status.waiting_for_restart {
-        text += &line("restart", &format!("needed for {setting}"));
-    }
-    for problem in problems(status) {
-        text += &line("problem", &problem);
+    for FindingView { severity, text: finding } in findings(status) {
+        text += &line(if severity == Severity::Note { "to do" } else { "problem" }, &finding);
     }
     text
 }
@@ -131,15 +119,18 @@ fn keys(status: &StatusView) -> String {
     let states = status.keys_by_state.iter().flatten();
     let states: Vec<_> = states.map(|(state, count)| format!("{count} {state}")).collect();
     let states = if states.is_empty() { String::new() } else { format!(": {}", states.join(", ")) };
-    line("keys", &format!("{}{states}; {} grants", status.keys, status.grants))
+    let unverified = if status.locked { UNVERIFIED } else { "" };
+    line("keys", &format!("{}{states}; {} grants{unverified}", status.keys, status.grants))
 }
 
 /// The certificates that expire next, in lines that fit the screen.
-fn expiry(certificates: &CertificatesView) -> String {
+fn expiry(certificates: &CertificatesView, is_locked: bool) -> String {
     let CertificatesView { total, expired, soon, first } = certificates;
+    let unverified = if is_locked { UNVERIFIED } else { "" };
     let mut text = match total {
+        0 if is_locked => line("expiry", "not known: the key store is locked"),
         0 => line("expiry", "no key has a certificate"),
-        _ => line("expiry", &format!("{total} certificates, {expired} expired, {soon} to renew")),
+        _ => line("expiry", &format!("{total} certificates, {expired} expired, {soon} to renew{unverified}")),
     };
     for ExpiringView { key, names, not_after, .. } in first {
         let row = format!("{:<15} {key} ({})", from_now(*not_after), names.join(", "));
@@ -229,23 +220,26 @@ pub(super) fn opened(opening: &str, is_open: bool, next_start_fails: bool) -> &s
     }
 }
 
-/// Everything that an administrator must know of.
-fn problems(status: &StatusView) -> Vec<String> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let of_trail = status.audit.iter().flat_map(|audit| audit.problems(now));
-    let keys = status.unusable_keys.filter(|keys| *keys > 0);
-    let keys = keys.map(|keys| format!("{keys} enabled keys cannot sign now; see: keyward unit list"));
-    let certificates = status.certificates.as_ref().filter(|all| all.expired + all.soon > 0);
-    let certificates = certificates.map(|CertificatesView { expired, soon, .. }| {
-        format!("{expired} certificates expired, {soon} to renew; how: keyward doctor")
-    });
-    status.problems.iter().cloned().chain(of_trail).chain(keys).chain(certificates).collect()
+/// Everything that an administrator must know of, the worst first. An older daemon has no such
+/// list, and says less.
+fn findings(status: &StatusView) -> Vec<FindingView> {
+    if let Some(findings) = &status.findings {
+        return findings.clone();
+    }
+    let can_sign = status.can_sign.unwrap_or_else(|| status.backends.iter().all(|backend| backend.ready));
+    let severity = if can_sign { Severity::Warning } else { Severity::CannotSign };
+    let older =
+        "an older daemon runs, which does not say whether certificates and plans are well; restart it";
+    let all = status.problems.iter().cloned().chain([older.to_owned()]);
+    all.map(|text| FindingView { severity, text }).collect()
 }
 
 /// Exit status if there is a problem, and keys sign.
 const PROBLEM: u8 = 1;
 /// Exit status if keys cannot sign.
 const CANNOT_SIGN: u8 = 2;
+/// Remark about numbers of a locked key store.
+const UNVERIFIED: &str = "; not verified";
 /// Outcome of a successful request.
 const DONE: &str = "done";
 /// Outcomes of refusals with a line of their own.

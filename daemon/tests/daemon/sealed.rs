@@ -191,6 +191,10 @@ fn keys_are_shown_and_stopped_while_the_unit_is_sealed() {
         "{text}"
     );
     assert!(text.contains("sealed") && text.contains("mail, old"), "{text}");
+    let is_in_doubt = |text: &str| text.contains("plans cannot be known, until the unit is unsealed");
+    assert!(is_in_doubt(&text) && text.contains("; not verified\n"), "{text}");
+    let (_, page) = daemon.http("GET", "/", "").unwrap();
+    assert!(is_in_doubt(&page) && page.contains("these expiry times may be old"), "{page}");
     assert!(told(daemon, &["doctor"]).1.contains("the embedded unit is sealed"));
     assert!(!ceremony.is_ready());
     assert_eq!(fs::read(daemon.path("state/keys.redb")).unwrap(), before, "nothing is written");

@@ -124,3 +124,90 @@ fn a_lost_socket_is_a_problem() {
     });
     assert_eq!(code, 1, "{text}");
 }
+
+/// Nobody has renewed, and nobody has looked: that is not called well, here and on the page.
+#[test]
+fn plans_and_watched_files_that_nobody_has_looked_at_are_not_well() {
+    let mut daemon = Daemon::prepare("");
+    daemon.new_master_key();
+    let production = daemon.production_configuration(&[("*", "tls-server")]);
+    daemon.configure(&production);
+    daemon.start(&[]);
+    assert_eq!(status(&daemon).0, 0);
+    let plan = "[[certificate]]\nname = \"web\"\nnames = [\"web.example\"]\nissue = [\"/usr/bin/false\"]\n";
+    let watch = "[[watch]]\nname = \"mail\"\nfile = \"/nonexistent/mail.pem\"\n";
+    for (section, findings) in [
+        (
+            plan,
+            &["plan web has no certificate yet", "no agent has asked for work since the daemon started"][..],
+        ),
+        (watch, &["nobody has looked lately at the certificate mail"]),
+    ] {
+        daemon.configure(&format!("{production}{section}"));
+        daemon.succeed(&["reload"]);
+        let (code, text) = status(&daemon);
+        assert_eq!(code, 1, "{text}");
+        for words in findings {
+            assert!(text.contains(&format!("problem     {words}")), "{words}: {text}");
+        }
+        // The page of a moment ago is shown again.
+        await_some(|| {
+            let (_, page) = daemon.http("GET", "/", "").unwrap();
+            findings.iter().all(|words| page.contains(words)).then_some(())
+        });
+    }
+    let missing =
+        r#"[{"name": "mail", "validity": null, "names": [], "problem": "no such file", "seen": 0}]"#;
+    assert_eq!(daemon.http("POST", "/v1/watched", missing).unwrap().0, 200);
+    let (code, text) = status(&daemon);
+    assert!(code == 1 && text.contains("others renew, is not found: no such file"), "{code} {text}");
+    let valid = |until: u64| {
+        let seen = format!(
+            r#"[{{"name": "mail", "validity": [0, {until}], "names": [], "problem": null, "seen": 0}}]"#
+        );
+        assert_eq!(daemon.http("POST", "/v1/watched", &seen).unwrap().0, 200);
+        status(&daemon)
+    };
+    let (code, text) = valid(10);
+    assert!(code == 1 && text.contains("others renew, has expired"), "{code} {text}");
+    let (code, text) = valid(100_000_000_000);
+    assert!(code == 0 && text.starts_with("state       well\n"), "{code} {text}");
+}
+
+#[test]
+fn a_plan_whose_renewals_fail_is_not_well() {
+    let plan = "[[certificate]]\nname = \"web\"\nnames = [\"web.example\"]\nissue = [\"/usr/bin/false\"]\n";
+    let daemon = Daemon::dev(plan);
+    let post = |path: &str, body: &str| assert_eq!(daemon.http("POST", path, body).unwrap().0, 200, "{path}");
+    post("/v1/plans/web/prepare", "");
+    post("/v1/plans/web/report", "\"begin\"");
+    let failed = r#"{"failed": {"kind": "program", "detail": "no such issuer", "retry_after": null}}"#;
+    post("/v1/plans/web/report", failed);
+    let (code, text) = status(&daemon);
+    let words =
+        "problem     plan web fails, and has no certificate: no such issuer; see: keyward cert status web";
+    assert!(code == 1 && text.contains(words), "{code} {text}");
+}
+
+#[test]
+fn the_list_of_findings_decides_the_exit_status() {
+    let daemon = Daemon::production(&[("*", "tls-server")]);
+    daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
+    let json = || serde_json::from_str::<serde_json::Value>(&daemon.succeed(&["status", "--json"])).unwrap();
+    // A recovery file is to be made, and nothing is wrong.
+    let findings = json()["findings"].clone();
+    let first = &findings.as_array().unwrap()[0];
+    assert_eq!(first["severity"], "note", "{findings}");
+    assert!(first["text"].as_str().unwrap().contains("keyward backup --recovery FILE"), "{findings}");
+    let (code, text) = status(&daemon);
+    assert!(code == 0 && text.contains("to do       no recovery file is known"), "{code} {text}");
+    let (_, page) = daemon.http("GET", "/", "").unwrap();
+    assert!(page.contains("no recovery file is known"), "{page}");
+
+    // The time of the start does not move with the fractions of seconds.
+    let (first, begin) = (json(), std::time::Instant::now());
+    while begin.elapsed() < std::time::Duration::from_secs(2) {
+        let now = json();
+        assert_eq!(now["started"], first["started"], "{now}");
+    }
+}

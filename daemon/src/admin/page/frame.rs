@@ -75,13 +75,7 @@ fn head(html: &mut Html, title: &str) {
 /// Problems with the commands that solve them.
 fn problems(html: &mut Html, facts: &Facts) {
     let status = &facts.status;
-    let of_trail = status.audit.iter().flat_map(|audit| audit.problems(facts.now));
-    let recovery = status.recovery_warning();
-    let recovery = recovery.map(|warning| format!("{warning}; run: keyward backup --recovery FILE"));
-    let restart = status.waiting_for_restart.iter();
-    let restart = restart.map(|setting| format!("a restart is needed for the new value of {setting}"));
-    let problems: Vec<_> =
-        status.problems.iter().cloned().chain(of_trail).chain(recovery).chain(restart).collect();
+    let problems = status.findings.as_deref().unwrap_or_default();
     if problems.is_empty() {
         return;
     }
@@ -89,7 +83,7 @@ fn problems(html: &mut Html, facts: &Facts) {
     html.raw(if can_sign { "<div class=\"notice of-warning\">" } else { "<div class=\"notice\">" });
     html.raw("<h2>To do</h2><ul>");
     for problem in problems.iter().take(MOST_PROBLEMS) {
-        html.raw("<li>").long_text(problem).raw("</li>");
+        html.raw("<li>").long_text(&problem.text).raw("</li>");
     }
     if let Some(more @ 1..) = problems.len().checked_sub(MOST_PROBLEMS) {
         html.raw("<li>and ").number(more as u64).raw(" more: <code>keyward status</code></li>");
@@ -116,7 +110,12 @@ fn summary(html: &mut Html, facts: &Facts) {
     html.raw("<li><a href=\"#certificates\">Certificates");
     let (expired, soon) = (overview.expired.total() as u64, overview.soon as u64);
     let total = expired + overview.valid.total() as u64;
+    let missing = overview.missing.total() as u64;
     match (expired, soon) {
+        _ if status.locked => html.raw("<strong class=\"warn\">! not verified</strong>"),
+        (0, 0) if missing > 0 => {
+            html.raw("<strong class=\"warn\">! ").number(missing).raw(" missing</strong>")
+        }
         (0, 0) if total == 0 => html.raw("<strong class=\"soft\">none</strong>"),
         (0, 0) => html.raw("<strong class=\"good\">✓ valid</strong>"),
         (0, soon) => html.raw("<strong class=\"warn\">! ").number(soon).raw(" to renew</strong>"),
@@ -127,6 +126,7 @@ fn summary(html: &mut Html, facts: &Facts) {
     html.raw("<li><a href=\"#keys\">Keys<strong>").number(overview.keys_in_all()).raw("</strong>");
     html.raw("<span class=\"soft small\">");
     match overview.mute {
+        _ if status.locked => html.raw("<span class=\"warn\">not verified</span>"),
         0 => html.number(overview.states.get("enabled").copied().unwrap_or_default()).raw(" enabled"),
         mute => html.raw("<span class=\"bad\">").number(mute).raw(" cannot sign</span>"),
     };

@@ -9,8 +9,16 @@ pub(super) fn certificates(html: &mut Html, facts: &Facts) {
     let overview = &facts.overview;
     let now = facts.now;
     begin(html, "certificates", "Certificates");
+    if facts.status.locked {
+        html.raw(
+            "<p><span class=\"word warn\">! not verified</span> The key store is locked while the unit is ",
+        );
+        html.raw(
+            "sealed, so these expiry times may be old or another program's, and no plan can be known.</p>",
+        );
+    }
     let shown = overview.missing.total() + overview.expired.total() + overview.valid.total();
-    if shown == 0 {
+    if shown == 0 && !facts.status.locked {
         html.raw(
             "<p>No key has a certificate. <code>keyward cert plan NAME</code> plans one that renews itself; ",
         );

@@ -5,7 +5,7 @@ use keyward_proto::Outcome;
 
 use super::facts::Facts;
 use super::frame::{self, STYLE};
-use crate::admin::api::{BackendView, MeasureView, StatusView, UnitView};
+use crate::admin::api::{BackendView, FindingView, MeasureView, Severity, StatusView, UnitView};
 use crate::admin::overview::{Cannot, CertificateRow, KeyRow, Overview, PlanRow};
 use crate::admin::trail_view::AuditView;
 use crate::keys::{Altered, PeerUsage};
@@ -21,6 +21,8 @@ fn status() -> StatusView {
         uptime_seconds: 3600,
         started: Some(NOW - 3600),
         can_sign: Some(true),
+        findings: Some(Vec::new()),
+        locked: false,
         dev: false,
         backends: Vec::new(),
         state_dir: "/var/lib/keyward".into(),
@@ -164,6 +166,8 @@ fn hostile(hostile: &str) -> Facts {
         state_dir: hostile.into(),
         config_file: Some(hostile.into()),
         waiting_for_restart: vec![text()],
+        findings: Some(vec![FindingView { severity: Severity::Warning, text: text() }; 30]),
+        locked: true,
         problems: vec![text(); 30],
         confinement: vec![MeasureView { measure: text(), in_force: false, detail: text() }],
         audit: Some(audit),
@@ -265,6 +269,15 @@ fn each_empty_state_says_the_next_step() {
         assert!(page.contains(words), "{words}");
     }
     assert!(!page.contains("<table>") && !page.contains("To do"), "{page}");
+}
+
+#[test]
+fn a_locked_store_is_not_called_well() {
+    let facts = facts(Overview::empty());
+    let page = frame::page(&Facts { status: StatusView { locked: true, ..status() }, ..facts });
+    assert!(page.contains("<strong class=\"warn\">! not verified</strong>"), "{page}");
+    assert!(page.contains("these expiry times may be old"), "{page}");
+    assert!(!page.contains("No key has a certificate"), "{page}");
 }
 
 #[test]
