@@ -46,11 +46,17 @@ impl Drop for Cgroups {
     fn drop(&mut self) {
         for directory in self.made.borrow().iter().rev() {
             let _ = fs::write(directory.join("cgroup.kill"), "1");
-            // A killed process stays for a moment.
-            let patience = Instant::now() + Duration::from_secs(5);
-            while fs::remove_dir(directory).is_err() && Instant::now() < patience {
-                std::thread::sleep(Duration::from_millis(2));
-            }
+            remove(directory, Instant::now() + Duration::from_secs(5));
         }
+    }
+}
+
+/// Removes a group and the groups below it, which others have made.
+fn remove(group: &Path, patience: Instant) {
+    let below = fs::read_dir(group).into_iter().flatten().flatten();
+    below.filter(|entry| entry.path().is_dir()).for_each(|entry| remove(&entry.path(), patience));
+    // A killed process stays for a moment.
+    while fs::remove_dir(group).is_err() && Instant::now() < patience {
+        std::thread::sleep(Duration::from_millis(2));
     }
 }

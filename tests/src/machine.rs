@@ -1,6 +1,5 @@
 //! A copy of this machine, in which a test may install software as pages tell administrators.
 
-use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -38,23 +37,21 @@ pub fn run_in_debian(packages: &Path) -> Option<Output> {
     if !has_root() {
         return None;
     }
-    let groups = Cgroups::mount().map(|groups| groups.group("."));
-    let slice = groups.map(|root| root.join("system.slice"));
-    let Some(slice) = slice.filter(|slice| !slice.join("nginx.service").exists()) else {
-        leave_out("needs the hierarchy of control groups, without nginx.service in it");
+    let Some(groups) = Cgroups::mount() else {
+        leave_out("needs the hierarchy of control groups");
         return None;
     };
+    // A slice of its own, below which the services have their names: another run, or nginx of this
+    // machine, has its groups elsewhere.
+    let name = format!("system.slice/system-test{}.slice", std::process::id());
+    groups.group(&name);
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("debian").canonicalize().expect("the tests");
     let scratch = crate::scratch();
     let mut shell = Command::new("unshare");
     shell.args(["--mount", "--net", "--pid", "--fork", "--kill-child", "sh", "-c", DEBIAN, "sh"]);
-    shell.arg(scratch.path()).arg(target().join("debian-root")).arg(&tests).arg(packages);
+    shell.arg(scratch.path()).arg(target().join("debian-root")).arg(&tests).arg(packages).arg(&name);
     let output = tool::run(&mut shell);
-    // The processes are gone with their namespace, and their groups are empty.
-    for entry in fs::read_dir(&slice).into_iter().flatten().flatten() {
-        let _ = fs::remove_dir(entry.path());
-    }
-    let _ = fs::remove_dir(&slice);
+    drop(groups);
     if output.status.code() == Some(NO_COPY) {
         leave_out("needs a root of its own with an overlay, which cannot be mounted here");
         return None;
@@ -88,6 +85,7 @@ const DEBIAN: &str = r#"
 set -eu
 trap 'exit 93' EXIT
 here=$1 debian=$2 tests=$3 packages=$4
+export SLICE=$5
 ip link set lo up
 mount -t tmpfs tmpfs "$here"
 mkdir "$here/changes" "$here/work" "$here/root"

@@ -260,9 +260,12 @@ fn read_file(path: &Path, protection: Protection) -> Result<Zeroizing<Vec<u8>>, 
 const GUESSABLE: &str = "THE MASTER KEY CAN BE GUESSED: its bytes follow a pattern, and an attacker who has a copy of the blobs and guesses the master key has the keys; the daemon uses it because it wrapped the keys; make new keys with a random master key, have certificates issued for them, and revoke the old certificates";
 
 const DEV_FILE: &str = "dev-master.key";
-pub(crate) const CREDENTIAL: &str = "master-key";
-pub(crate) const UNSEAL_CREDENTIAL: &str = "unseal-key";
-pub(crate) const PASSPHRASE_CREDENTIAL: &str = "unseal-passphrase";
+/// Credential with a master key (systemd.exec(5)).
+pub const CREDENTIAL: &str = "master-key";
+/// Credential with the secret that unseals a unit.
+pub const UNSEAL_CREDENTIAL: &str = "unseal-key";
+/// Credential with the passphrase that unseals a unit.
+pub const PASSPHRASE_CREDENTIAL: &str = "unseal-passphrase";
 
 /// Maximum length of a file, in bytes. A key has 64 digits and a line end; a passphrase may be
 /// longer.

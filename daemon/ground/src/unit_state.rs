@@ -9,7 +9,7 @@ use keyward_unit::administration::{MAX_STATE, Register, State, StateFile};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use crate::ownership::{self, OwnershipError};
+use crate::ownership::{self, Owners, OwnershipError};
 use crate::replace::replace;
 use crate::text::quoted;
 
@@ -38,6 +38,14 @@ impl UnitStateFile {
     /// # Errors
     /// [`UnitStateError`] if another user can change the file, or it cannot be read.
     pub fn read(&self) -> Result<Option<Zeroizing<String>>, UnitStateError> {
+        self.read_of(Owners::Own)
+    }
+
+    /// [`Self::read`] for a file that may belong to one of `owners`.
+    ///
+    /// # Errors
+    /// See [`Self::read`].
+    pub fn read_of(&self, owners: Owners) -> Result<Option<Zeroizing<String>>, UnitStateError> {
         let refused = |reason| UnitStateError::Refused(self.0.clone(), reason);
         let failed = |reason| UnitStateError::Read(self.0.clone(), reason);
         if !self.exists() {
@@ -45,7 +53,7 @@ impl UnitStateFile {
             ownership::make_private_directory(directory).map_err(refused)?;
             return Ok(None);
         }
-        let file = ownership::open(&self.0).map_err(|error| match error.into_io() {
+        let file = ownership::open_of(&self.0, owners).map_err(|error| match error.into_io() {
             Ok(reason) => failed(reason),
             Err(error) => refused(error),
         })?;

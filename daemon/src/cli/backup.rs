@@ -10,12 +10,16 @@ use serde_json::json;
 use super::client::{Client, RUNTIME_DIR, STATE_DIR};
 use super::failure::Failure;
 use super::output::{print, print_json, time};
+use super::service_files::{self, Credential};
 use crate::admin::api::StatusView;
 use crate::admin::client::{AdminClient, AdminClientError};
 use crate::admin::purge_view::RecoveryNote;
+use crate::config::Embedded;
 use crate::ground::exit;
+use crate::ground::master_key;
 use crate::ground::opening::Opening;
 use crate::ground::text::quoted;
+use crate::renewal::Renewals;
 use crate::serve::backup::{self, BackupError};
 use crate::serve::{DEFAULT_CONFIG, Options};
 
@@ -49,8 +53,8 @@ struct Check {
     /// Recovery file that belongs to the copy [default: the secrets in the state directory]
     #[arg(long, value_name = "FILE")]
     recovery: Option<PathBuf>,
-    /// File of the master key to try [default: the file in the configuration, or
-    /// /etc/keyward/master.key]
+    /// File of the master key to try [default: the file in the configuration, or the one that the
+    /// service passes to the daemon]
     #[arg(long, value_name = "FILE")]
     master_key: Option<PathBuf>,
     /// Configuration file [default: /etc/keyward/keyward.toml, if there is one]
@@ -184,6 +188,12 @@ fn make(file: &Path, client: &Client) -> Result<(), Failure> {
         let directory = status.state_dir.join("unit");
         advice += &format!("Also keep a copy of the state of the unit: {}\n", quoted(&directory));
     }
+    if admin.plans().is_ok_and(|plans| !plans.is_empty()) {
+        advice += &format!(
+            "Also keep a copy of the progress of renewals, which knows compromised keys and revoked certificates: {}\n",
+            quoted(&status.state_dir.join(Renewals::FILE))
+        );
+    }
     if !is_final {
         advice += "A purge is not final, so the copy may need two secrets, of which one is erased soon: when the purge is final (keyward status), make another copy\n";
     }
@@ -207,6 +217,31 @@ fn make(file: &Path, client: &Client) -> Result<(), Failure> {
     print(&format!("{keys} keys copied to {}, which {needed}\n{advice}", file.display()))
 }
 
+/// Puts the files that the service passes to the daemon as credentials into the configuration,
+/// unless the configuration names a secret. Returns the credential that only systemd decrypts, if
+/// there is one.
+fn name_credentials(embedded: &mut Embedded, passed: Vec<Credential>) -> Option<Credential> {
+    let Embedded { master_key, unseal_key, unseal_passphrase, .. } = embedded;
+    if master_key.is_some() || unseal_key.is_some() || unseal_passphrase.is_some() {
+        return None;
+    }
+    let mut encrypted = None;
+    for credential in passed {
+        let setting = match &*credential.name {
+            master_key::CREDENTIAL => &mut *master_key,
+            master_key::UNSEAL_CREDENTIAL => &mut *unseal_key,
+            master_key::PASSPHRASE_CREDENTIAL => &mut *unseal_passphrase,
+            _ => continue,
+        };
+        match credential.is_encrypted {
+            true => encrypted = Some(credential),
+            // A file that is not there counts as a credential that is not passed (systemd.exec(5)).
+            false => *setting = Some(credential.file).filter(|file| file.exists()),
+        }
+    }
+    encrypted
+}
+
 fn sync_directory_of(file: &Path) -> std::io::Result<()> {
     let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty());
     File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
@@ -214,6 +249,7 @@ fn sync_directory_of(file: &Path) -> std::io::Result<()> {
 
 impl Check {
     fn run(self) -> Result<(), Failure> {
+        let is_of_service = self.state_dir == Path::new(STATE_DIR);
         let options = Options {
             config: self.config,
             state_dir: self.state_dir,
@@ -222,11 +258,25 @@ impl Check {
             unit: None,
         };
         let mut config = options.read_config().map_err(|error| Failure::new(exit::CONFIG, error))?;
-        if self.master_key.is_some() {
-            config.embedded.master_key = self.master_key;
-        }
+        let encrypted = match self.master_key {
+            Some(file) => {
+                config.embedded.master_key = Some(file);
+                None
+            }
+            None if is_of_service => {
+                name_credentials(&mut config.embedded, service_files::credentials(Path::new("/")))
+            }
+            None => None,
+        };
         let recovery = self.recovery.as_deref();
-        let checked = backup::check(&self.file, recovery, &options, config).map_err(failure)?;
+        let checked = backup::check(&self.file, recovery, &options, config);
+        let checked = checked.map_err(|error| match (&error, &encrypted) {
+            (BackupError::Owners(_), Some(credential)) => {
+                let copy = self.file.canonicalize().unwrap_or_else(|_| self.file.clone());
+                failure(BackupError::Encrypted(copy, credential.name.clone(), credential.file.clone()))
+            }
+            _ => failure(error),
+        })?;
         if self.json {
             return print_json(&checked);
         }
@@ -287,8 +337,9 @@ impl Restore {
             return print(&format!("the secrets of {} are in place. Start the daemon\n", restored.display()));
         }
         print(&format!(
-            "{} is restored. Start the daemon, then check its keys (keyward key list): each key is as it was when the copy was made, so keys that were disabled, compromised or deleted since are enabled again, and dates and the rule of two users that were set since are missing\n",
-            restored.display()
+            "{} is restored. Start the daemon, then check its keys (keyward key list): each key is as it was when the copy was made, so keys that were disabled, compromised or deleted since are enabled again, and dates and the rule of two users that were set since are missing. Certificates that renew themselves also need {} of the same time or later\n",
+            restored.display(),
+            quoted(&state_dir.join(Renewals::FILE))
         ))
     }
 }
@@ -297,7 +348,11 @@ fn failure(error: BackupError) -> Failure {
     let status = match &error {
         BackupError::Copy(..) | BackupError::Empty(_) | BackupError::Recovery(..) => exit::DATA,
         BackupError::InTheWay(_) | BackupError::Scratch(..) | BackupError::Write(..) => exit::CANNOT_CREATE,
-        BackupError::MasterKey(..) | BackupError::Owners(_) | BackupError::Secret(..) => exit::CONFIG,
+        BackupError::Encrypted(..)
+        | BackupError::MasterKey(..)
+        | BackupError::Owners(_)
+        | BackupError::State(..)
+        | BackupError::Secret(..) => exit::CONFIG,
         BackupError::NoStore(..) | BackupError::Read(..) | BackupError::SecretFile(..) => exit::NO_INPUT,
         BackupError::Serve(error) => error.status(),
     };

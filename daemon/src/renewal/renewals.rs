@@ -69,9 +69,12 @@ impl Contents {
 }
 
 impl Renewals {
+    /// Name of the file in the state directory.
+    pub(crate) const FILE: &str = "renewals.json";
+
     /// Progress in the file of a state directory. See [`Stored::open`].
     pub(crate) fn load(state_dir: &Path) -> Self {
-        let file = state_dir.join(FILE);
+        let file = state_dir.join(Self::FILE);
         let contents = Contents::open(&file);
         if let Some(reason) = &contents.unreadable {
             tracing::error!("{reason}");
@@ -342,9 +345,6 @@ const AGENT_LIFE: Duration = Duration::from_secs(6);
 const MAX_AGENTS: usize = 64;
 /// A clock that nobody has compared.
 const UNKNOWN: i64 = i64::MIN;
-/// Name of the file in the state directory.
-const FILE: &str = "renewals.json";
-
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -382,7 +382,7 @@ mod tests {
         assert!(again.account("https://ca/directory", "other").is_none());
         assert_eq!(again.of("other"), Progress::default());
         // A part that cannot be understood takes nothing from the others.
-        let text = fs::read_to_string(dir.path().join(FILE)).unwrap();
+        let text = fs::read_to_string(dir.path().join(Renewals::FILE)).unwrap();
         let damaged = "\"plans\":{\"a\":{\"failures\":\"x\",\"wishes\":3,\"unknown\":[]},";
         let text = text.replacen("\"plans\":{", damaged, 1).replacen(
             "\"accounts\":{",
@@ -391,7 +391,7 @@ mod tests {
         );
         let (_, damage) = Stored::read(text.as_bytes());
         assert_eq!(damage.unwrap(), "lost are: the account at x y, failures of the plan a");
-        fs::write(dir.path().join(FILE), text).unwrap();
+        fs::write(dir.path().join(Renewals::FILE), text).unwrap();
         let partly = Renewals::load(dir.path());
         let kept = Progress { wishes: 3, ..Progress::default() };
         assert_eq!((partly.of("shop"), partly.of("a")), (renewals.of("shop"), kept));
@@ -410,7 +410,7 @@ mod tests {
     #[test]
     fn damage_is_a_problem_until_a_person_has_removed_its_copy() {
         let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join(FILE);
+        let file = dir.path().join(Renewals::FILE);
         let copies = || {
             let names = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path());
             names.filter(|name| name.to_string_lossy().contains("damaged")).collect::<Vec<_>>()
@@ -450,9 +450,9 @@ mod tests {
     #[test]
     fn a_file_that_cannot_be_read_is_not_overwritten() {
         let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join(FILE);
+        let file = dir.path().join(Renewals::FILE);
         // Root may read any file, and no link that leads to itself.
-        symlink(FILE, &file).unwrap();
+        symlink(Renewals::FILE, &file).unwrap();
         let renewals = Renewals::load(dir.path());
         let problem = renewals.problem().unwrap();
         assert!(problem.contains("cannot be read") && !problem.contains("chown"), "{problem}");
@@ -494,7 +494,7 @@ mod tests {
     #[test]
     fn public_keys_take_the_place_of_numbers_also_without_a_disk() {
         let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join(FILE);
+        let file = dir.path().join(Renewals::FILE);
         fs::write(&file, "{\"plans\":{\"shop\":{\"compromised\":1}}}").unwrap();
         let renewals = Renewals::load(dir.path());
         let key = key_of("shop", &[1, 2]);

@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 use crate::config::{Config, EMBEDDED};
 use crate::ground::ownership::{self, Owners};
 use crate::ground::text::quoted;
-use crate::ground::unit_state::UnitStateFile;
+use crate::ground::unit_state::{UnitStateError, UnitStateFile};
 use crate::keys::shred::{MAX_RECOVERY, Named, Recovery, RecoveryError, SecretFiles, ShredSecret};
 use crate::keys::{self, Key, KeyStore, Look, StoreError, permit, unlock};
 use crate::lifecycle;
@@ -83,13 +83,20 @@ pub(crate) fn check(
     config.store_key = passed(config.store_key, STORE_KEY.1);
     // A user who cannot read the state has the master key in a file.
     let file = UnitStateFile::of(&options.state_dir);
-    let state = if file.exists() { file.read().ok().flatten() } else { None };
+    let read = if file.exists() { file.read_of(Owners::OwnOrService) } else { Ok(None) };
+    let (state, unread) = read.map_or_else(|error| (None, Some(error)), |state| (state, None));
     let needs_state = state.is_some() && needs_state(&options, &config, &store)?;
     let unit = match embedded_unit::look(&options, &config, &store, state.as_deref().map(String::as_str))? {
         Some(Opened { problem: Some(unusable), .. }) => {
             return Err(BackupError::MasterKey(copy.to_owned(), unusable.to_string()));
         }
-        Some(Opened { unit, .. }) if unit.is_sealed() => return Err(BackupError::Owners(copy.to_owned())),
+        Some(Opened { unit, .. }) if unit.is_sealed() => {
+            let copy = copy.to_owned();
+            return Err(match unread {
+                Some(error) => BackupError::State(copy, error),
+                None => BackupError::Owners(copy),
+            });
+        }
         Some(Opened { unit, .. }) => Some(unit),
         None => None,
     };
@@ -364,6 +371,8 @@ pub(crate) enum BackupError {
     Copy(PathBuf, String),
     #[error("{} is not a copy of a key store: it is empty", .0.display())]
     Empty(PathBuf),
+    #[error("the copy {} cannot be checked here: the secret that opens its master key is the encrypted credential {}, which only systemd decrypts; run: systemd-run --pipe --wait --property=LoadCredentialEncrypted={}:{} keyward backup check {}", .0.display(), .2.display(), .1, .2.display(), quoted(.0))]
+    Encrypted(PathBuf, String, PathBuf),
     #[error(
         "cannot restore: there is a key store with keys, {}; to replace it, make a recovery file of it (keyward backup --recovery FILE), without which it does not open after the next purge, then stop the daemon and move the store away: mv {} {}.before", .0.display(), quoted(.0), quoted(.0)
     )]
@@ -386,6 +395,8 @@ pub(crate) enum BackupError {
     SecretFile(PathBuf, #[source] io::Error),
     #[error(transparent)]
     Serve(#[from] ServeError),
+    #[error("the copy {} cannot be checked here: {}", .0.display(), .1)]
+    State(PathBuf, #[source] UnitStateError),
     #[error("cannot write {}: {}", .0.display(), .1)]
     Write(PathBuf, #[source] io::Error),
 }
