@@ -186,7 +186,7 @@ mod tests {
                 Config::parse(&format!("{before}{line}\n"), Path::new("k.toml")).unwrap_err().to_string();
             let (_, advice) = error.split_once(", write: ").unwrap_or_else(|| panic!("{line}: {error}"));
             let mended = match line.split_once('.') {
-                Some((section, _)) if section == "metrics" => format!("[metrics]\n{advice}\n"),
+                Some(("metrics", _)) => format!("[metrics]\n{advice}\n"),
                 _ => format!("{before}{advice}\n"),
             };
             Config::parse(&mended, Path::new("k.toml")).unwrap_or_else(|error| panic!("{advice}: {error}"));
