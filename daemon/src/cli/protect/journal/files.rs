@@ -9,7 +9,7 @@ use std::time::SystemTime;
 
 use tempfile::NamedTempFile;
 
-use super::Before;
+use super::{Before, attributes};
 
 /// Gives a file that was moved its path again. A file that was not moved yet stays.
 pub(super) fn move_back(moved: &Path, path: &Path) -> io::Result<()> {
@@ -35,14 +35,34 @@ pub(super) fn is_one(path: &Path, other: &Path) -> bool {
 }
 
 /// Replaces a file as a whole.
-pub(super) fn written(path: &Path, contents: &[u8], mode: u32, owner: Option<(u32, u32)>) -> io::Result<()> {
-    let file = beside(path, contents, mode, owner)?;
+pub(super) fn written(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
+    let file = beside(path, contents, mode, None)?;
     persist(file, path)
 }
 
-/// Replaces a file by its former contents, with its former owner, mode and time.
+/// Replaces a file, if there is one, by other contents with the same owner, mode and attributes. A
+/// new file has the mode 0644.
+pub(super) fn written_like(path: &Path, contents: &[u8]) -> io::Result<()> {
+    let old = match File::open(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return written(path, contents, 0o644),
+        old => old?,
+    };
+    let found = old.metadata()?;
+    let file = beside(path, contents, found.mode() & 0o7777, Some((found.uid(), found.gid())))?;
+    attributes::give(file.as_file(), path, &attributes::of(&old)?)?;
+    persist(file, path)
+}
+
+/// Replaces a file by its former contents, with its former owner, mode, attributes and time.
 pub(super) fn written_at(path: &Path, contents: &[u8], before: &Before) -> io::Result<()> {
     let file = beside(path, contents, before.mode, Some((before.uid, before.gid)))?;
+    let attributes = match (&before.attributes, File::open(path)) {
+        (Some(attributes), _) => attributes.clone(),
+        // A journal of an earlier version does not know them.
+        (None, Ok(now)) => attributes::of(&now)?,
+        (None, Err(_)) => attributes::of(file.as_file())?,
+    };
+    attributes::give(file.as_file(), path, &attributes)?;
     let modified = SystemTime::UNIX_EPOCH + Duration::from_nanos(before.modified);
     file.as_file().set_times(FileTimes::new().set_modified(modified))?;
     persist(file, path)

@@ -1,5 +1,5 @@
 //! The journal of the changes to the files of a server: after a stop at any moment, every file can
-//! be put back as it was, with its owner, mode and times.
+//! be put back as it was, with its owner, mode, attributes and times.
 //!
 //! Each run of the command that changes something has a directory with a copy of each file before
 //! and after it. The directory is written and synced before the first change. It stays after the
@@ -7,6 +7,7 @@
 //! never changed or copied. At most, another file takes its path, and the file itself stays beside
 //! that under another name.
 
+mod attributes;
 mod files;
 mod key_file;
 
@@ -27,7 +28,8 @@ use crate::cli::failure::Failure;
 use crate::cli::output;
 use crate::ground::exit;
 use crate::ground::ownership::{self, Owners};
-use files::{PART, is_one, is_there, move_back, synced, written, written_at};
+use attributes::Attributes;
+use files::{PART, is_one, is_there, move_back, synced, written, written_at, written_like};
 use key_file::modified;
 pub(super) use key_file::{CERTBOT, Facts, KeyFile, Removal};
 
@@ -104,6 +106,9 @@ struct Before {
     gid: u32,
     /// Time of the last change of the contents, in nanoseconds since 1970.
     modified: u64,
+    /// Extended attributes; `None` in a journal of an earlier version.
+    #[serde(default)]
+    attributes: Option<Attributes>,
 }
 
 impl Journal {
@@ -216,7 +221,7 @@ impl Journal {
             let Some(entry) = run.entries.files.get_mut(at) else { continue };
             entry.after.push(after);
             let copy = run.directory.join(&entry.copy_of_after);
-            written(&copy, contents, 0o600, None).map_err(|error| cannot_write(&copy, &error))?;
+            written(&copy, contents, 0o600).map_err(|error| cannot_write(&copy, &error))?;
             let missing = path.ancestors().skip(1).take_while(|directory| !directory.exists());
             let mut missing: Vec<_> = missing.map(Path::to_owned).collect();
             missing.reverse();
@@ -229,7 +234,7 @@ impl Journal {
         run.save()
     }
 
-    /// Writes the new contents of a file. Owner and mode of a file that was there stay.
+    /// Writes the new contents of a file. Owner, mode and attributes of a file that was there stay.
     ///
     /// # Errors
     /// [`Failure`] if the system refuses.
@@ -239,11 +244,7 @@ impl Journal {
             let made = ownership::make_directories(directory);
             made.map_err(|error| Failure::new(exit::CANNOT_CREATE, error))?;
         }
-        let written = match path.metadata() {
-            Ok(found) => written(path, contents, found.mode() & 0o7777, Some((found.uid(), found.gid()))),
-            Err(_) => written(path, contents, 0o644, None),
-        };
-        written.map_err(|error| cannot_write(path, &error))
+        written_like(path, contents).map_err(|error| cannot_write(path, &error))
     }
 
     /// Puts new contents at the path of a file with a private key, which stays beside it under the
@@ -515,9 +516,15 @@ impl Run {
         }
         let copy = self.entries.files.len().to_string();
         let to = self.directory.join(&copy);
-        written(&to, &contents, 0o600, None).map_err(|error| cannot_write(&to, &error))?;
-        let modified = modified(&found);
-        Ok(Some(Before { copy, mode: found.mode() & 0o7777, uid: found.uid(), gid: found.gid(), modified }))
+        written(&to, &contents, 0o600).map_err(|error| cannot_write(&to, &error))?;
+        Ok(Some(Before {
+            copy,
+            mode: found.mode() & 0o7777,
+            uid: found.uid(),
+            gid: found.gid(),
+            modified: modified(&found),
+            attributes: Some(attributes::of(&file).map_err(failed)?),
+        }))
     }
 
     fn copy(&self, name: &str) -> Result<Vec<u8>, Failure> {
@@ -529,14 +536,15 @@ impl Run {
         let path = self.directory.join(ENTRIES);
         let text = serde_json::to_vec_pretty(&self.entries);
         let text = text.map_err(|error| Failure::new(exit::SOFTWARE, error))?;
-        written(&path, &text, 0o600, None).map_err(|error| cannot_write(&path, &error))
+        written(&path, &text, 0o600).map_err(|error| cannot_write(&path, &error))
     }
 }
 
 fn is_same(path: &Path, before: &Before) -> bool {
+    let has = || File::open(path).and_then(|file| attributes::of(&file)).ok();
     path.metadata().is_ok_and(|found| {
         (found.mode() & 0o7777, found.uid(), found.gid()) == (before.mode, before.uid, before.gid)
-    })
+    }) && (before.attributes.is_none() || has() == before.attributes)
 }
 
 /// SHA-256 in hexadecimal digits.

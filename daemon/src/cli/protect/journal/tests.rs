@@ -39,6 +39,65 @@ fn files_are_put_back_after_a_stop_at_any_moment() {
     }
 }
 
+/// A list of access control that lets the user 1234 read, as the system stores it: version 2, then
+/// tag, permissions and id of each entry (acl(5), linux/posix_acl_xattr.h).
+fn access_control() -> Vec<u8> {
+    let entries: [(u16, u16, u32); 5] =
+        [(1, 6, u32::MAX), (2, 4, 1234), (4, 0, u32::MAX), (16, 4, u32::MAX), (32, 0, u32::MAX)];
+    let bytes = entries.map(|(tag, permissions, id)| {
+        [&tag.to_le_bytes()[..], &permissions.to_le_bytes(), &id.to_le_bytes()].concat()
+    });
+    [&2_u32.to_le_bytes()[..], &bytes.concat()].concat()
+}
+
+#[test]
+fn attributes_and_access_control_stay_and_come_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let attributes = |name: &str| attributes::of(&File::open(path(name)).unwrap()).unwrap();
+    fs::write(path("a"), "first").unwrap();
+    fs::write(path("key"), "secret").unwrap();
+    let none = attributes("a");
+    for name in ["a", "key"] {
+        let file = File::open(path(name)).unwrap();
+        let mut wanted = attributes(name);
+        wanted.insert("user.note".into(), b"\x00\xffkept".to_vec());
+        wanted.insert("system.posix_acl_access".into(), access_control());
+        attributes::give(&file, &path(name), &wanted).unwrap();
+        assert_eq!(attributes(name), wanted, "the file system has attributes");
+    }
+    // New files in the directory get a list of their own, which these files do not have.
+    let file = File::open(directory.path()).unwrap();
+    let mut default = attributes::of(&file).unwrap();
+    default.insert("system.posix_acl_default".into(), access_control());
+    attributes::give(&file, directory.path(), &default).unwrap();
+    fs::write(path("plain"), "first").unwrap();
+    attributes::give(&File::open(path("plain")).unwrap(), &path("plain"), &none).unwrap();
+    let names = ["a", "key", "plain"];
+    let state = || names.map(|name| (attributes(name), path(name).metadata().unwrap().mode()));
+    let before = state();
+    let files: BTreeMap<_, _> = names.into_iter().map(|name| (path(name), b"second".to_vec())).collect();
+    let replaced: BTreeMap<_, _> = [(path("key"), path(".key.before"))].into_iter().collect();
+
+    let mut journal = Journal::open(&path("journal")).unwrap();
+    journal.begin_run().unwrap();
+    journal.keep(&files, &BTreeMap::new(), &replaced).unwrap();
+    journal.write(&path("a"), b"second").unwrap();
+    journal.write(&path("plain"), b"second").unwrap();
+    journal.replace(&path("key"), b"second").unwrap();
+    assert_eq!(state(), before);
+    // The attributes come back also if somebody has removed them, or the file, meanwhile.
+    attributes::give(&File::open(path("a")).unwrap(), &path("a"), &none).unwrap();
+    fs::remove_file(path("plain")).unwrap();
+    drop(journal);
+    let mut journal = Journal::open(&path("journal")).unwrap();
+    journal.put_back().unwrap();
+    assert_eq!(state(), before);
+    assert_eq!(fs::read(path("a")).unwrap(), b"first");
+    journal.forget_run().unwrap();
+    journal.remove().unwrap();
+}
+
 #[test]
 fn key_files_take_their_paths_again_after_a_stop_at_any_moment() {
     let directory = tempfile::tempdir().unwrap();
