@@ -1,46 +1,35 @@
 //! `keyward protect apache`.
 
 use std::fs;
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::ops::Deref;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use keyward_tests::tool::{fail, run, stderr, succeed, wait_for};
-use keyward_tests::{Daemon, Handshake, Load, Pki, free_port, has_root};
+use keyward_tests::{Daemon, Load, has_root};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{Files, assert_all_shook_hands, keys_in_memory, make_keys, secrets, stored_files};
+use super::{Scene as _, Stage, assert_all_shook_hands, contents_of, keys_in_memory, secrets};
 
 /// An Apache in the background with three sites whose keys are in files: a pair of RSA and ECDSA
 /// with a path of several words, a wildcard from a macro, and a site of TLS 1.2 whose certificate
 /// and key are in one file.
 struct Scene {
-    daemon: Daemon,
-    pki: Pki,
-    home: PathBuf,
-    addresses: [SocketAddr; 2],
+    stage: Stage,
 }
 
 impl Scene {
     fn start() -> Self {
-        let daemon = Daemon::start();
-        let pki = Pki::new(daemon.directory());
-        let home = daemon.path("apache");
-        for directory in ["ssl", "sites", "www"] {
-            fs::create_dir_all(home.join(directory)).unwrap();
-        }
-        make_keys(&pki, &home.join("ssl"));
-        let addresses = [free_port(), free_port()].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
-        let scene = Self { daemon, pki, home, addresses };
+        let scene = Self { stage: Stage::new(Daemon::start(), "apache", &["sites", "www"]) };
         scene.configure();
-        succeed(&mut scene.apache(&["-k", "start"]));
-        scene.handshakes().iter().for_each(|one| wait_for("Apache", || one.certificate().ok().map(drop)));
+        scene.start_server();
         scene
     }
 
-    fn path(&self, name: &str) -> PathBuf {
-        self.home.join(name)
+    fn start_server(&self) {
+        succeed(&mut self.apache(&["-k", "start"]));
+        self.wait_until_all_answer();
     }
 
     fn configure(&self) {
@@ -91,35 +80,6 @@ impl Scene {
         wait_for("the master", || running(&self.path("apache.pid")))
     }
 
-    fn protect(&self, words: &[&str]) -> Command {
-        let mut command = self.daemon.keyward(&["protect", "apache"]);
-        command.args(words).arg("--pid").arg(self.master().to_string());
-        command.arg("--config").arg(self.daemon.path("keyward.toml"));
-        command.arg("--openssl-conf").arg(self.daemon.openssl_conf());
-        command.arg("--journal").arg(self.path("journal"));
-        command
-    }
-
-    fn files(&self) -> Files {
-        let directories = ["", "ssl", "sites", "journal"].map(|name| self.path(name));
-        let mut files = stored_files(&[&directories[..], &[self.daemon.path("keyward.d")]].concat());
-        files.retain(|path, _| !path.ends_with("error.log") && !path.ends_with("apache.pid"));
-        files
-    }
-
-    fn handshakes(&self) -> Vec<Handshake> {
-        let [first, second] = self.addresses;
-        vec![
-            Handshake::new(&self.pki, first).asking_for("shop.example"),
-            Handshake::new(&self.pki, first).asking_for("a.wild.example"),
-            Handshake::with_version(&self.pki, second, &rustls::version::TLS12).asking_for("mail.example"),
-        ]
-    }
-
-    fn certificates(&self) -> Vec<Vec<u8>> {
-        self.handshakes().iter().map(|one| one.certificate().unwrap().to_vec()).collect()
-    }
-
     /// Ends Apache. Its processes log into the directory of the scene until then.
     fn stop(&self) {
         let Some(pid) = running(&self.path("apache.pid")) else { return };
@@ -127,6 +87,25 @@ impl Scene {
             let _ = kill_process(pid, Signal::TERM);
         }
         wait_for("the end of Apache", || (!Path::new(&format!("/proc/{pid}")).exists()).then_some(()));
+    }
+}
+
+impl Deref for Scene {
+    type Target = Stage;
+
+    fn deref(&self) -> &Stage {
+        &self.stage
+    }
+}
+
+impl super::Scene for Scene {
+    const SERVER: &str = "apache";
+    const DIRECTORIES: &[&str] = &["sites"];
+    const FILES_OF_SERVER: &[&str] = &["error.log", "apache.pid"];
+    const RESTARTS: bool = true;
+
+    fn pid(&self) -> Option<u32> {
+        Some(self.master())
     }
 
     fn log(&self) -> String {
@@ -144,12 +123,6 @@ impl Drop for Scene {
     fn drop(&mut self) {
         self.stop();
     }
-}
-
-/// Files by their contents, modes and owners, without the journal.
-fn contents(scene: &Scene, files: &Files) -> Vec<(PathBuf, Vec<u8>, u32, u32)> {
-    let files = files.iter().filter(|(path, _)| !path.starts_with(scene.path("journal")));
-    files.map(|(path, file)| (path.clone(), file.0.clone(), file.1, file.2)).collect()
 }
 
 #[test]
@@ -226,7 +199,7 @@ fn sites_of_apache_move_with_one_restart_and_back_without() {
     succeed(&mut scene.daemon.keyward(&["key", "enable", "mail.example"]));
 
     // The provider is there now, so the way back and the second change lose no handshake.
-    let loads: Vec<_> = scene.handshakes().iter().map(|one| Load::start(one, 2)).collect();
+    let loads = scene.loads();
     let undone = run(&mut scene.protect(&["--undo"]));
     assert!(undone.status.success(), "{}\n{}", stderr(&undone), scene.log());
     assert_eq!(scene.files(), before);
@@ -249,39 +222,11 @@ fn a_killed_protect_of_apache_ends_right_when_it_is_run_again() {
     if !has_root() {
         return;
     }
-    let scene = Scene::start();
-    let (before, shown) = (scene.files(), scene.certificates());
-    let begin = Instant::now();
-    succeed(scene.protect(&["--restart"]).stderr(Stdio::null()));
-    let whole = begin.elapsed();
-    let after = scene.files();
-    succeed(scene.protect(&["--undo"]).stderr(Stdio::null()));
-    let rounds = if std::env::var_os("KEYWARD_SOAK").is_some() { 60 } else { 4 };
-    for round in 0..rounds {
+    Scene::start().assert_killed_ends_right(&["--restart"], 4, |scene| {
         // Without the provider again, so that each round has its restart.
         scene.stop();
-        succeed(&mut scene.apache(&["-k", "start"]));
-        scene.handshakes().iter().for_each(|one| wait_for("Apache", || one.certificate().ok().map(drop)));
-        for (words, expected) in [(&["--restart"][..], &after), (&["--undo"], &before)] {
-            let mut command = scene.protect(words);
-            let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-            std::thread::sleep(whole * round / rounds);
-            let _ = child.kill();
-            child.wait().unwrap();
-            scene.handshakes().iter().for_each(|one| wait_for("handshakes", || one.make().ok().map(drop)));
-            let again = run(&mut scene.protect(words));
-            let words_of = stderr(&again);
-            // The undo may have been whole already.
-            let is_done = again.status.success() || words_of.contains("has changed nothing here");
-            assert!(is_done, "round {round} {words:?}: {words_of}\n{}", scene.log());
-            assert_eq!(scene.certificates(), shown, "round {round} {words:?}");
-            assert_eq!(
-                contents(&scene, &scene.files()),
-                contents(&scene, expected),
-                "round {round} {words:?}"
-            );
-        }
-    }
+        scene.start_server();
+    });
 }
 
 /// Wrong situations: nothing is changed, and one line says why.
@@ -312,14 +257,12 @@ fn an_apache_that_cannot_be_protected_is_left_alone() {
     let conf = scene.path("broken.cnf");
     let text = fs::read_to_string(scene.daemon.openssl_conf()).unwrap();
     fs::write(&conf, text.replace("keyward.so", "missing.so")).unwrap();
-    let mut command = scene.daemon.keyward(&["protect", "apache", "--restart", "--pid", &old.to_string()]);
-    command.arg("--config").arg(scene.daemon.path("keyward.toml")).arg("--openssl-conf").arg(&conf);
-    command.arg("--journal").arg(scene.path("journal"));
+    let mut command = scene.protect_by(&scene.daemon.path("keyward.toml"), &conf, &["--restart"]);
     let (_, said) = fail(&mut command);
     assert!(said.contains("Apache could not load the provider"), "{said}");
     fs::remove_file(&conf).unwrap();
     fs::remove_dir_all(scene.path("journal")).ok();
-    assert_eq!(contents(&scene, &scene.files()), contents(&scene, &before));
+    assert_eq!(scene.contents(), contents_of(&before));
     assert_eq!(scene.master(), old, "Apache was not touched");
     scene.handshakes().iter().for_each(|one| assert!(one.make().is_ok()));
 }

@@ -2,51 +2,40 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::ops::Deref;
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use keyward_tests::tool::{Process, children, fail, run, stderr, succeed, wait_for};
-use keyward_tests::{Daemon, Handshake, Load, Pki, free_port, has_root};
+use keyward_tests::{Daemon, Handshake, free_port, has_root};
 use rustix::process::Signal;
 
-use super::{Files, assert_all_shook_hands, keys_in_memory, make_keys, secrets, stored_files};
+use super::{Scene as _, Stage, assert_all_shook_hands, contents_of, keys_in_memory, secrets};
 
 /// An HAProxy as Debian runs it, in a chroot, whose keys are in files: a directory with an RSA key,
 /// an ECDSA key in one file with its certificate, and a wildcard with the key beside its file; and
 /// a list with a certificate for TLS 1.2.
 struct Scene {
-    daemon: Daemon,
-    pki: Pki,
-    home: PathBuf,
-    addresses: [SocketAddr; 2],
+    stage: Stage,
     haproxy: Option<Process>,
 }
 
 impl Scene {
     fn start() -> Self {
         let mut daemon = Daemon::prepare("");
-        let home = daemon.path("haproxy");
-        for directory in ["ssl", "certs", "root"] {
-            fs::create_dir_all(home.join(directory)).unwrap();
-        }
-        daemon.configure_more(&format!("[socket]\nalso = [\"{}/root/keyward.sock\"]\n", home.display()));
+        let root = daemon.path("haproxy/root");
+        daemon.configure_more(&format!("[socket]\nalso = [\"{}/keyward.sock\"]\n", root.display()));
+        fs::create_dir_all(&root).unwrap();
         daemon.resume();
-        let pki = Pki::new(daemon.directory());
-        make_keys(&pki, &home.join("ssl"));
-        let addresses = [free_port(), free_port()].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
-        let mut scene = Self { daemon, pki, home, addresses, haproxy: None };
+        let mut scene = Self { stage: Stage::new(daemon, "haproxy", &["certs"]), haproxy: None };
         scene.configure();
         let mut command = Command::new("/usr/sbin/haproxy");
         command.args(["-W", "-db", "-f"]).arg(scene.path("haproxy.cfg"));
         command.env_remove("OPENSSL_CONF").env_remove("KEYWARD_SOCKET");
         scene.haproxy = Some(Process::start(&mut command, &scene.path("output.log")));
-        scene.handshakes().iter().for_each(|one| wait_for("HAProxy", || one.certificate().ok().map(drop)));
+        scene.wait_until_all_answer();
         scene
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.home.join(name)
     }
 
     fn configure(&self) {
@@ -81,52 +70,28 @@ impl Scene {
     fn master(&self) -> u32 {
         self.haproxy.as_ref().unwrap().id()
     }
+}
 
-    fn protect(&self, words: &[&str]) -> Command {
-        let mut command = self.daemon.keyward(&["protect", "haproxy"]);
-        command.args(words);
-        command.arg("--config").arg(self.daemon.path("keyward.toml"));
-        command.arg("--openssl-conf").arg(self.daemon.openssl_conf());
-        command.arg("--journal").arg(self.path("journal"));
-        if self.haproxy.is_some() {
-            command.arg("--pid").arg(self.master().to_string());
-        }
-        command
+impl Deref for Scene {
+    type Target = Stage;
+
+    fn deref(&self) -> &Stage {
+        &self.stage
     }
+}
 
-    fn files(&self) -> Files {
-        let directories = ["", "ssl", "certs", "journal"].map(|name| self.path(name));
-        let mut files = stored_files(&[&directories[..], &[self.daemon.path("keyward.d")]].concat());
-        files.retain(|path, _| !path.ends_with("output.log"));
-        files
-    }
+impl super::Scene for Scene {
+    const SERVER: &str = "haproxy";
+    const DIRECTORIES: &[&str] = &["certs"];
+    const FILES_OF_SERVER: &[&str] = &["output.log"];
 
-    fn handshakes(&self) -> Vec<Handshake> {
-        let [first, second] = self.addresses;
-        vec![
-            Handshake::new(&self.pki, first).asking_for("shop.example"),
-            Handshake::new(&self.pki, first).asking_for("www.wild.example"),
-            Handshake::with_version(&self.pki, second, &rustls::version::TLS12).asking_for("mail.example"),
-        ]
-    }
-
-    fn certificates(&self) -> Vec<Vec<u8>> {
-        self.handshakes().iter().map(|one| one.certificate().unwrap().to_vec()).collect()
-    }
-
-    fn loads(&self) -> Vec<Load> {
-        self.handshakes().iter().map(|one| Load::start(one, 2)).collect()
+    fn pid(&self) -> Option<u32> {
+        self.haproxy.as_ref().map(Process::id)
     }
 
     fn log(&self) -> String {
         fs::read_to_string(self.path("output.log")).unwrap_or_default()
     }
-}
-
-/// Files by their contents, modes and owners, without the journal.
-fn contents(scene: &Scene, files: &Files) -> Vec<(PathBuf, Vec<u8>, u32, u32)> {
-    let files = files.iter().filter(|(path, _)| !path.starts_with(scene.path("journal")));
-    files.map(|(path, file)| (path.clone(), file.0.clone(), file.1, file.2)).collect()
 }
 
 #[test]
@@ -217,7 +182,7 @@ fn sites_of_haproxy_move_under_load_and_back() {
     assert!(words.contains("shop.pem has a key of its own again, and stays"), "{words}");
     assert!(words.contains("every other file is as it was"), "{words}");
     fs::remove_file(kept).unwrap();
-    assert_eq!(contents(&scene, &scene.files()), contents(&scene, &before));
+    assert_eq!(scene.contents(), contents_of(&before));
 }
 
 /// Two HAProxy use one key, and one of them a file of the other.
@@ -320,35 +285,7 @@ fn a_killed_protect_of_haproxy_ends_right_when_it_is_run_again() {
     if !has_root() {
         return;
     }
-    let scene = Scene::start();
-    let (before, shown) = (scene.files(), scene.certificates());
-    let begin = Instant::now();
-    succeed(scene.protect(&[]).stderr(Stdio::null()));
-    let whole = begin.elapsed();
-    let after = scene.files();
-    succeed(scene.protect(&["--undo"]).stderr(Stdio::null()));
-    let rounds = if std::env::var_os("KEYWARD_SOAK").is_some() { 60 } else { 6 };
-    for round in 0..rounds {
-        for (words, expected) in [(&[][..], &after), (&["--undo"], &before)] {
-            let mut command = scene.protect(words);
-            let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-            std::thread::sleep(whole * round / rounds);
-            let _ = child.kill();
-            child.wait().unwrap();
-            scene.handshakes().iter().for_each(|one| assert!(one.make().is_ok(), "{}", scene.log()));
-            let again = run(&mut scene.protect(words));
-            let words_of = stderr(&again);
-            // The undo may have been whole already.
-            let is_done = again.status.success() || words_of.contains("has changed nothing here");
-            assert!(is_done, "round {round} {words:?}: {words_of}");
-            assert_eq!(scene.certificates(), shown, "round {round} {words:?}");
-            assert_eq!(
-                contents(&scene, &scene.files()),
-                contents(&scene, expected),
-                "round {round} {words:?}"
-            );
-        }
-    }
+    Scene::start().assert_killed_ends_right(&[], 6, |_| {});
 }
 
 /// Wrong situations: nothing is changed, and one line says why.
@@ -394,7 +331,7 @@ fn an_haproxy_that_cannot_be_protected_is_left_alone() {
     refused(&[], "wild.pem");
     put_back("certs/wild.pem.key", text);
     fs::remove_dir_all(scene.path("journal")).ok();
-    assert_eq!(contents(&scene, &scene.files()), contents(&scene, &before));
+    assert_eq!(scene.contents(), contents_of(&before));
     // The rest of a plan of one site is not touched.
     let plan = succeed(&mut scene.protect(&["--dry-run", "--site", "mail.example"]));
     assert!(plan.contains("link.pem") && !plan.contains("shop.pem"), "{plan}");

@@ -4,47 +4,29 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use keyward_tests::tool::{children, fail, run, stderr, succeed, wait_for};
-use keyward_tests::{Daemon, Handshake, Load, Pki, free_port, has_root};
+use keyward_tests::{Daemon, Load, has_root};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{Files, assert_all_shook_hands, keys_in_memory, make_keys, secrets, stored_files};
+use super::{Files, Scene as _, Stage, assert_all_shook_hands, contents_of, keys_in_memory, secrets};
 
 /// An nginx with three sites whose keys are in files: a pair of RSA and ECDSA, a wildcard, and a
 /// certificate and its encrypted key in one file.
 struct Scene {
-    daemon: Daemon,
-    pki: Pki,
-    home: PathBuf,
-    addresses: [SocketAddr; 2],
+    stage: Stage,
 }
 
 impl Scene {
     fn start() -> Self {
-        let daemon = Daemon::start();
-        let pki = Pki::new(daemon.directory());
-        let home = daemon.path("nginx");
-        for directory in ["sites", "temp", "ssl"] {
-            fs::create_dir_all(home.join(directory)).unwrap();
-        }
-        let addresses = [free_port(), free_port()].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
-        let scene = Self { daemon, pki, home, addresses };
-        scene.make_keys();
+        let scene = Self { stage: Stage::new(Daemon::start(), "nginx", &["sites", "temp"]) };
         scene.configure();
         succeed(&mut scene.nginx(&[]));
         scene
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.home.join(name)
-    }
-
-    fn make_keys(&self) {
-        make_keys(&self.pki, &self.path("ssl"));
     }
 
     fn configure(&self) {
@@ -95,58 +77,37 @@ impl Scene {
         wait_for("the master", || read().filter(is_alive))
     }
 
-    fn protect(&self, words: &[&str]) -> Command {
-        self.protect_with(&self.daemon.path("keyward.toml"), words)
-    }
-
-    /// The command with another configuration of the daemon.
-    fn protect_with(&self, config: &Path, words: &[&str]) -> Command {
-        self.protect_by(config, &self.daemon.openssl_conf(), words)
-    }
-
-    fn protect_by(&self, config: &Path, openssl_conf: &Path, words: &[&str]) -> Command {
-        let mut command = self.daemon.keyward(&["protect", "nginx"]);
-        command.args(words).arg("--pid").arg(self.master().to_string());
-        command.arg("--config").arg(config);
-        command.arg("--openssl-conf").arg(openssl_conf);
-        command.arg("--journal").arg(self.path("journal")).arg("--systemd-dir").arg(self.path("systemd"));
-        command
-    }
-
-    /// The files of nginx, and the grants.
-    fn files(&self) -> Files {
-        let directories = ["", "sites", "available", "ssl", "journal", "systemd"].map(|name| self.path(name));
-        let mut files = stored_files(&directories);
-        files.retain(|path, _| !path.ends_with("error.log") && !path.ends_with("nginx.pid"));
-        if let Some(grants) = self.grants() {
-            files.insert(grants.clone(), (fs::read(&grants).unwrap(), 0, 0, String::new()));
-        }
-        files
-    }
-
     /// The drop-in with the grants.
     fn grants(&self) -> Option<PathBuf> {
         let mut all = fs::read_dir(self.daemon.path("keyward.d")).ok()?.flatten();
         all.next().map(|entry| entry.path())
     }
 
-    /// Handshakes with each of the sites.
-    fn handshakes(&self) -> Vec<Handshake> {
-        let [first, second] = self.addresses;
-        vec![
-            Handshake::new(&self.pki, first).asking_for("shop.example"),
-            Handshake::new(&self.pki, first).asking_for("www.wild.example"),
-            Handshake::with_version(&self.pki, second, &rustls::version::TLS12).asking_for("mail.example"),
-        ]
-    }
-
-    fn certificates(&self) -> Vec<Vec<u8>> {
-        self.handshakes().iter().map(|one| one.certificate().unwrap().to_vec()).collect()
-    }
-
     /// Parts of the private keys that are in the memory of the processes of nginx.
     fn keys_in_memory(&self) -> usize {
         keys_in_memory(self.master(), &secrets(&self.path("ssl")))
+    }
+}
+
+impl Deref for Scene {
+    type Target = Stage;
+
+    fn deref(&self) -> &Stage {
+        &self.stage
+    }
+}
+
+impl super::Scene for Scene {
+    const SERVER: &str = "nginx";
+    const DIRECTORIES: &[&str] = &["sites", "available"];
+    const FILES_OF_SERVER: &[&str] = &["error.log", "nginx.pid"];
+
+    fn pid(&self) -> Option<u32> {
+        Some(self.master())
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.path("error.log")).unwrap_or_default()
     }
 }
 
@@ -191,16 +152,11 @@ fn three_sites_move_under_load_and_back() {
     fs::remove_dir(scene.path("journal")).ok();
     assert_eq!(scene.files(), before);
 
-    let loads: Vec<_> = scene.handshakes().iter().map(|one| Load::start(one, 2)).collect();
+    let loads = scene.loads();
     let begin = Instant::now();
     let old = scene.master();
     let done = run(&mut scene.protect(&[]));
-    assert!(
-        done.status.success(),
-        "{}\n{}",
-        stderr(&done),
-        fs::read_to_string(scene.path("error.log")).unwrap()
-    );
+    assert!(done.status.success(), "{}\n{}", stderr(&done), scene.log());
     assert!(begin.elapsed() < Duration::from_secs(60), "{:?}", begin.elapsed());
     assert_ne!(scene.master(), old);
     assert_eq!(scene.certificates(), shown);
@@ -256,45 +212,7 @@ fn a_killed_protect_ends_right_when_it_is_run_again() {
     if !has_root() {
         return;
     }
-    let scene = Scene::start();
-    let (before, shown) = (scene.files(), scene.certificates());
-    let begin = Instant::now();
-    succeed(scene.protect(&[]).stderr(Stdio::null()));
-    let whole = begin.elapsed();
-    let after = scene.files();
-    succeed(scene.protect(&["--undo"]).stderr(Stdio::null()));
-    let rounds = if std::env::var_os("KEYWARD_SOAK").is_some() { 60 } else { 8 };
-    for round in 0..rounds {
-        for words in [&[][..], &["--undo"]] {
-            let mut command = scene.protect(words);
-            let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-            std::thread::sleep(whole * round / rounds);
-            let _ = child.kill();
-            child.wait().unwrap();
-            scene.handshakes().iter().for_each(|one| assert!(one.make().is_ok()));
-            let again = run(&mut scene.protect(words));
-            let words_of = stderr(&again);
-            // The undo may have been whole already.
-            let is_done = again.status.success() || words_of.contains("has changed nothing here");
-            assert!(is_done, "round {round} {words:?}: {words_of}");
-            assert_eq!(scene.certificates(), shown, "round {round} {words:?}");
-            let expected = if words.is_empty() { &after } else { &before };
-            let is_journal = |path: &Path| path.starts_with(scene.path("journal"));
-            let files = |all: &Files| {
-                all.iter()
-                    .filter(|(path, _)| !is_journal(path))
-                    .map(|(path, (contents, mode, owner, _))| {
-                        (path.clone(), (contents.clone(), *mode, *owner))
-                    })
-                    .collect::<BTreeMap<_, _>>()
-            };
-            assert_eq!(
-                files(&scene.files()).keys().collect::<Vec<_>>(),
-                files(expected).keys().collect::<Vec<_>>()
-            );
-            assert!(files(&scene.files()) == files(expected), "round {round} {words:?}");
-        }
-    }
+    Scene::start().assert_killed_ends_right(&[], 8, |_| {});
 }
 
 /// Wrong situations: nothing is changed, and one line says why.
@@ -304,7 +222,7 @@ fn what_cannot_be_protected_is_left_alone() {
         return;
     }
     let mut scene = Scene::start();
-    let before = scene.files();
+    let before = scene.contents();
     let refused = |scene: &Scene, words: &[&str], expected: &str| {
         let (_, said) = fail(&mut scene.protect(words));
         let line = said.lines().last().unwrap_or_default().to_owned();
@@ -312,12 +230,7 @@ fn what_cannot_be_protected_is_left_alone() {
     };
     let unchanged = |scene: &Scene| {
         fs::remove_dir_all(scene.path("journal")).ok();
-        let contents = |all: Files| {
-            all.into_iter()
-                .map(|(path, (contents, mode, owner, _))| (path, (contents, mode, owner)))
-                .collect::<BTreeMap<_, _>>()
-        };
-        assert!(contents(scene.files()) == contents(before.clone()));
+        assert!(scene.contents() == before);
     };
     refused(&scene, &["--site", "other.example"], "no server of nginx with a key has the name other.example");
     // A key that is damaged, a configuration that does not parse, a passphrase that is missing.
@@ -355,7 +268,7 @@ fn what_cannot_be_protected_is_left_alone() {
     unchanged(&scene);
     // The daemon has another configuration than the one that gets the grants.
     fs::write(scene.path("other.toml"), "log = \"warn\"\n").unwrap();
-    let (_, said) = fail(&mut scene.protect_with(&scene.path("other.toml"), &[]));
+    let (_, said) = fail(&mut scene.protect_by(&scene.path("other.toml"), &good, &[]));
     assert!(said.contains("the daemon has another configuration"), "{said}");
     fs::remove_file(scene.path("other.toml")).unwrap();
     unchanged(&scene);
@@ -383,10 +296,10 @@ fn what_cannot_be_protected_is_left_alone() {
     let (_, said) = fail(&mut command);
     assert!(said.contains("the backend embedded of the daemon is not ready"), "{said}");
     unchanged(&scene);
-    scene.daemon.stop();
+    scene.stage.daemon.stop();
     refused(&scene, &[], "the daemon");
     unchanged(&scene);
-    scene.daemon.resume();
+    scene.stage.daemon.resume();
     scene.handshakes().iter().for_each(|one| assert!(one.make().is_ok()));
 }
 
