@@ -48,7 +48,7 @@ impl Change<'_> {
                 "{name} does not shake hands now, so nobody can compare its certificate"
             ));
         }
-        self.journal.begin_run()?;
+        self.journal.begin_run().map_err(|failure| failure.while_trying("nothing was changed"))?;
         let Err(failure) = self.steps(plan, &before) else { return Ok(()) };
         let undone = self.server.back().and_then(|()| self.undo_run());
         Err(match undone {
@@ -225,8 +225,10 @@ impl Change<'_> {
     /// Undoes the last run. Returns false if a file stays, which has a new key.
     fn undo_run(&mut self) -> Result<bool, Failure> {
         let was_done = self.journal.phase() == Some(Phase::Done);
-        self.journal.enter(Phase::Undoing)?;
-        let is_whole = self.journal.put_back()?;
+        let begun = self.journal.begin_undo();
+        begun.map_err(|failure| failure.while_trying("no further file was put back"))?;
+        let is_whole = self.journal.put_back();
+        let is_whole = is_whole.map_err(|failure| failure.while_trying("not every file was put back yet"))?;
         reload_systemd()?;
         if let Err(refusal) = self.server.check(self.options) {
             // Another part of the configuration may name a file of the run, such as a new site.

@@ -162,7 +162,8 @@ impl Protect {
             Failure::new(exit::NO_PERMISSION, reason)
         })?;
         let server = self.find(admin)?;
-        let mut journal = Journal::open(&self.journal.join(server.name()))?;
+        let journal = Journal::open(&self.journal.join(server.name()));
+        let mut journal = journal.map_err(|failure| failure.while_trying("nothing was changed"))?;
         let mut change = Change { options: self, admin, server: &*server, journal: &mut journal };
         if self.undo {
             return change.undo();

@@ -303,6 +303,50 @@ fn what_cannot_be_protected_is_left_alone() {
     scene.handshakes().iter().for_each(|one| assert!(one.make().is_ok()));
 }
 
+/// The journal finds no space at one of its steps: everything is put back, and one line says so.
+#[test]
+fn a_full_disk_of_the_journal_changes_nothing() {
+    if !has_root() {
+        return;
+    }
+    let scene = Scene::start();
+    let (before, shown) = (scene.files(), scene.certificates());
+    fs::create_dir(scene.path("journal")).unwrap();
+    let mut refusals = Vec::new();
+    // No file in it, and then some pages of space.
+    let pages = (2..).step_by(5).map(|pages| format!("size={}k", 4 * pages));
+    for limit in ["nr_inodes=3".to_owned()].into_iter().chain(pages) {
+        let protect = scene.protect(&[]);
+        let mut small = Command::new("unshare");
+        let mount = r#"mount -t tmpfs -o "$1" journal "$2" && shift 2 && exec "$@""#;
+        small.args(["--mount", "sh", "-c", mount, "sh", &limit]).arg(scene.path("journal"));
+        let done = run(small.arg(protect.get_program()).args(protect.get_args()));
+        let words = stderr(&done);
+        if done.status.success() {
+            break;
+        }
+        let line = words.lines().last().unwrap_or_default().to_owned();
+        assert!(
+            line.starts_with("keyward: cannot protect nginx: ")
+                && (line.contains(": nothing was changed: ") || line.contains(": everything was put back: "))
+                && line.contains(&format!("cannot write {}", scene.path("journal").display()))
+                && line.contains("free some space on its file system, and run the command again"),
+            "{limit}: {words}"
+        );
+        assert_eq!(scene.contents(), contents_of(&before), "{limit}");
+        assert_eq!(scene.certificates(), shown);
+        let keys: serde_json::Value =
+            serde_json::from_str(&succeed(&mut scene.daemon.keyward(&["key", "list", "--json"]))).unwrap();
+        let is_gone = |key: &serde_json::Value| key["deletion"].is_object();
+        assert!(keys.as_array().unwrap().iter().all(is_gone), "{limit}: {keys}");
+        refusals.push(line);
+    }
+    // At its beginning, and later.
+    for words in ["nothing was changed", "everything was put back"] {
+        assert!(refusals.iter().any(|line| line.contains(words)), "{refusals:?}");
+    }
+}
+
 /// A second run, for a site that was added since, has a way back of its own.
 #[test]
 fn a_second_run_does_not_touch_what_the_first_has_done() {

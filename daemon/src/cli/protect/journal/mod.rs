@@ -123,7 +123,7 @@ impl Journal {
                 format_args!("cannot use the journal {}: {reason}", directory.display()),
             )
         };
-        ownership::make_private_directory(directory).map_err(|error| failed(&error))?;
+        make_directory(directory)?;
         ownership::check_directory(directory, Owners::Own).map_err(|error| failed(&error))?;
         let lock = File::open(directory).map_err(|error| failed(&error))?;
         // A program that this process has just started may still have the lock of before.
@@ -163,12 +163,11 @@ impl Journal {
     /// Begins a run.
     ///
     /// # Errors
-    /// [`Failure`] if the system refuses.
+    /// [`Failure`] if the system refuses. There is no run then.
     pub(super) fn begin_run(&mut self) -> Result<(), Failure> {
         let last = self.runs.last().and_then(|run| run.directory.file_name()?.to_str()?.parse::<u32>().ok());
         let directory = self.directory.join((last.unwrap_or(0) + 1).to_string());
-        let made = ownership::make_private_directory(&directory);
-        made.map_err(|error| Failure::new(exit::CANNOT_CREATE, error))?;
+        make_directory(&directory)?;
         let entries = Entries {
             phase: Phase::Writing,
             files: Vec::new(),
@@ -176,8 +175,13 @@ impl Journal {
             key_files: Vec::new(),
             made: Vec::new(),
         };
-        self.runs.push(Run { directory, entries });
-        self.last()?.save()
+        let run = Run { directory, entries };
+        if let Err(failure) = run.save() {
+            let _ = fs::remove_dir_all(&run.directory);
+            return Err(failure);
+        }
+        self.runs.push(run);
+        Ok(())
     }
 
     fn last(&mut self) -> Result<&mut Run, Failure> {
@@ -360,6 +364,29 @@ impl Journal {
         let run = self.last()?;
         run.entries.phase = phase;
         run.save()
+    }
+
+    /// Notes that the last run is being undone. Also a full disk lets a run be undone that is not
+    /// done.
+    ///
+    /// # Errors
+    /// [`Failure`] if the journal cannot be written.
+    pub(super) fn begin_undo(&mut self) -> Result<(), Failure> {
+        match self.phase() {
+            // A stop leads to the way back from here, too.
+            Some(Phase::Writing) => return Ok(()),
+            Some(Phase::Switching | Phase::Ending) => {}
+            _ => return self.enter(Phase::Undoing),
+        }
+        if self.enter(Phase::Undoing).is_ok() {
+            return Ok(());
+        }
+        // The new contents are written again only for a run that is done.
+        let run = self.last()?;
+        for entry in &run.entries.files {
+            let _ = fs::remove_file(run.directory.join(&entry.copy_of_after));
+        }
+        self.enter(Phase::Undoing)
     }
 
     /// Files that somebody else has changed since the last run, each with the copy as it was before
@@ -552,8 +579,23 @@ pub(super) fn digest(contents: &[u8]) -> String {
     Sha256::digest(contents).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+fn make_directory(path: &Path) -> Result<(), Failure> {
+    ownership::make_private_directory(path).map_err(|error| match error.into_io() {
+        Ok(reason) => cannot_write(path, &reason),
+        Err(error) => {
+            let reason = format_args!("cannot use the journal {}: {error}", path.display());
+            Failure::new(exit::CANNOT_CREATE, reason)
+        }
+    })
+}
+
 fn cannot_write(path: &Path, reason: &io::Error) -> Failure {
-    Failure::new(exit::CANNOT_CREATE, format_args!("cannot write {}: {reason}", path.display()))
+    let advice = match reason.kind() {
+        ErrorKind::StorageFull => "; free some space on its file system, and run the command again",
+        ErrorKind::QuotaExceeded => "; raise the quota of its file system, and run the command again",
+        _ => "",
+    };
+    Failure::new(exit::CANNOT_CREATE, format_args!("cannot write {}: {reason}{advice}", path.display()))
 }
 
 const ENTRIES: &str = "journal.json";
