@@ -7,7 +7,7 @@ use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use keyward_proto::Reference;
+use keyward_proto::{Reference, Use};
 
 use super::Protect;
 use super::journal::{Journal, KeyFile, Phase, Removal, digest};
@@ -15,6 +15,7 @@ use super::plan::{Plan, Probe};
 use super::running::{Running, real};
 use crate::admin::api::User;
 use crate::admin::client::AdminClient;
+use crate::admin::request;
 use crate::cli::doctor;
 use crate::cli::failure::Failure;
 use crate::cli::{output, program, service_files};
@@ -153,6 +154,12 @@ impl Change<'_> {
             if !key.is_known() || key.is_deleted() {
                 self.journal.note_key(key.label.as_str(), key.spki())?;
             }
+            let had = match key.is_known() {
+                true => self.admin.show(key.label.as_str())?.uses,
+                false => Vec::new(),
+            };
+            let needed = key.uses.iter().map(|one| one.name().to_owned()).collect();
+            self.journal.note_uses(key.label.as_str(), &needed, &had)?;
             let (reference, is_new) = key.take(self.admin)?;
             references.push(reference);
             let how = if is_new { "imported" } else { "is in the daemon already" };
@@ -317,10 +324,47 @@ impl Change<'_> {
         Ok(())
     }
 
-    /// Takes the grants out of force, and deletes the keys that the run has imported. Their key
-    /// files are there.
+    /// Takes the uses back that the run has added to keys, except for uses that another protected
+    /// server, or an earlier run, needs.
+    fn take_back_uses(&self) -> Result<(), Failure> {
+        let (known, _) = self.admin.list()?;
+        for own in self.journal.uses() {
+            let key = known.iter().find(|key| key.label == own.label && key.deletion.is_none());
+            let Some(key) = key else { continue };
+            let needed = self.journal.needed_by_others(&own.label);
+            let is_needed = |one: &String| needed.as_ref().is_some_and(|needed| needed.contains(one));
+            let (added, left): (Vec<_>, Vec<_>) =
+                key.uses.iter().partition(|one| own.added.contains(*one) && !is_needed(one));
+            if added.is_empty() {
+                continue;
+            }
+            if needed.is_none() || left.is_empty() {
+                // A key that the run has imported is deleted next.
+                if !self.journal.imported().iter().any(|imported| imported.label == own.label) {
+                    output::note(format_args!(
+                        "key {0} keeps the uses of this server: another one may need them, or the key would have none; to set its uses: keyward key set-uses {0} --use USE",
+                        key.label
+                    ));
+                }
+                continue;
+            }
+            let left: Vec<Use> = left.into_iter().filter_map(|one| one.parse().ok()).collect();
+            let change = request::Change {
+                sign_and_decrypt: left.contains(&Use::RsaKeyExchange),
+                uses: Some(left),
+                ..request::Change::default()
+            };
+            let uses = self.admin.change(&key.label, &change)?.uses;
+            self.done(&format!("key {} has the uses {} again", key.label, uses.join(", ")));
+        }
+        Ok(())
+    }
+
+    /// Takes the grants and uses out of force, and deletes the keys that the run has imported.
+    /// Their key files are there.
     fn forget_keys(&self) -> Result<(), Failure> {
         self.reload_daemon()?;
+        self.take_back_uses()?;
         let (known, _) = self.admin.list()?;
         let of_others = self.journal.labels_of_others();
         let own = self.server.workers();

@@ -197,7 +197,7 @@ fn a_key_that_another_server_uses_stays() {
         let text = fs::read_to_string(scene.path("haproxy.cfg")).unwrap();
         let sites = text.find("frontend shop").unwrap();
         let frontend = format!(
-            "frontend other\n\tbind {address} ssl crt {file}\n\thttp-request return status 200 content-type text/plain string served\n"
+            "frontend other\n\tbind {address} ssl crt {file} ssl-min-ver TLSv1.3\n\thttp-request return status 200 content-type text/plain string served\n"
         );
         fs::write(scene.path("other.cfg"), format!("{}{frontend}", &text[..sites])).unwrap();
     };
@@ -233,6 +233,8 @@ fn a_key_that_another_server_uses_stays() {
         "{words}"
     );
     assert!(words.contains("key mail.example deleted"), "{words}");
+    // The other one needs TLS 1.3 alone.
+    assert!(words.contains("key shop.example-p256 has the uses tls13-server again"), "{words}");
     assert!(handshake.make().is_ok());
 }
 

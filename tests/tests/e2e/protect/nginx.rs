@@ -433,6 +433,69 @@ fn a_second_run_does_not_touch_what_the_first_has_done() {
     assert_eq!(scene.certificates(), shown);
 }
 
+/// Keys that the daemon had before lose the uses again that only the sites need.
+#[test]
+fn uses_that_a_run_has_added_are_taken_back() {
+    if !has_root() {
+        return;
+    }
+    let scene = Scene::start();
+    let import = |label: &str, key: &str, usage: &str| {
+        let mut command = scene.daemon.keyward(&["key", "import", label, "--use", usage]);
+        succeed(command.arg("--in").arg(scene.path("ssl").join(key)));
+    };
+    import("own", "shop.key", "csr");
+    import("other", "wild.key", "tls-server");
+    import("gone", "shop rsa.key", "csr");
+    import("alone", "mail.key", "csr");
+    succeed(&mut scene.daemon.keyward(&["key", "delete", "gone", "--yes"]));
+    let uses = |label: &str| {
+        let key = succeed(&mut scene.daemon.keyward(&["key", "show", label, "--json"]));
+        let key: serde_json::Value = serde_json::from_str(&key).unwrap();
+        key["uses"].as_array().unwrap().iter().map(|one| one.as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let before = scene.contents();
+    succeed(&mut scene.protect(&["--site", "shop.example"]));
+    assert_eq!(uses("own"), ["tls-server", "csr"]);
+    // A second run for the same key, and one for another key.
+    let wild = scene.path("sites/wild");
+    let text = fs::read_to_string(&wild).unwrap();
+    fs::write(&wild, text.replace("wild.crt", "shop.crt").replace("wild.key", "shop.key")).unwrap();
+    succeed(scene.nginx(&["-s", "reload"]).env("OPENSSL_CONF", scene.daemon.openssl_conf()));
+    let handshakes = scene.handshakes();
+    wait_for("the other certificate", || handshakes[1].certificate().is_err().then_some(()));
+    succeed(&mut scene.protect(&["--site", "*.wild.example", "--site", "mail.example"]));
+    assert_eq!(uses("own"), ["tls-server", "csr"]);
+    // The administrator takes the only other use of a key meanwhile, and adds one to another key.
+    assert_eq!(uses("alone"), ["tls12-server", "csr"]);
+    let set_uses = ["key", "set-uses", "alone", "--use"];
+    succeed(&mut scene.daemon.keyward(&[&set_uses[..], &["tls12-server"]].concat()));
+    succeed(&mut scene.daemon.keyward(&[
+        "key",
+        "set-uses",
+        "own",
+        "--use",
+        "tls-server",
+        "--use",
+        "csr",
+        "--use",
+        "tls13-client",
+    ]));
+    let undone = run(&mut scene.protect(&["--undo"]));
+    let words = stderr(&undone);
+    assert!(undone.status.success(), "{words}");
+    assert_eq!(words.matches("key own has the uses ").count(), 1, "{words}");
+    assert_eq!(uses("own"), ["csr", "tls13-client"]);
+    assert_eq!(uses("other"), ["tls-server"]);
+    assert!(words.contains("key alone keeps the uses of this server"), "{words}");
+    assert!(words.contains("keyward key set-uses alone --use USE"), "{words}");
+    succeed(&mut scene.daemon.keyward(&[&set_uses[..], &["csr"]].concat()));
+    assert_eq!(uses("gone"), ["csr"]);
+    assert!(scene.grants().is_none());
+    fs::write(&wild, text).unwrap();
+    assert!(scene.contents() == before);
+}
+
 /// One site of several that share a key keeps what the others need.
 #[test]
 fn a_shared_snippet_gets_the_uses_of_all_its_sites() {

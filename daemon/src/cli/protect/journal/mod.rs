@@ -10,6 +10,7 @@
 mod attributes;
 mod files;
 mod key_file;
+mod uses;
 
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,6 +33,7 @@ use attributes::Attributes;
 use files::{PART, is_one, is_there, move_back, synced, written, written_at, written_like};
 use key_file::modified;
 pub(super) use key_file::{CERTBOT, Facts, KeyFile, Removal};
+use uses::KeyUses;
 
 /// A journal, held by this process alone.
 pub(super) struct Journal {
@@ -48,12 +50,15 @@ struct Run {
 }
 
 /// The changes of a run.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 struct Entries {
     phase: Phase,
     files: Vec<Entry>,
     imported: Vec<Imported>,
     key_files: Vec<KeyFile>,
+    /// Uses of each key of the run; empty in a journal of an earlier version.
+    #[serde(default)]
+    uses: Vec<KeyUses>,
     /// Directories that the run has made, the outermost first.
     made: Vec<PathBuf>,
 }
@@ -82,7 +87,7 @@ pub(super) enum Phase {
 }
 
 /// A file that is changed.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 struct Entry {
     path: PathBuf,
     /// `None` for a file that was not there, or was moved.
@@ -97,7 +102,7 @@ struct Entry {
 }
 
 /// A file as it was.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 struct Before {
     /// Name of the copy in the directory of the run.
     copy: String,
@@ -173,6 +178,7 @@ impl Journal {
             files: Vec::new(),
             imported: Vec::new(),
             key_files: Vec::new(),
+            uses: Vec::new(),
             made: Vec::new(),
         };
         let run = Run { directory, entries };
@@ -317,16 +323,16 @@ impl Journal {
     /// Labels of the keys that other journals in the directory of this one name: other servers use
     /// these keys.
     pub(super) fn labels_of_others(&self) -> BTreeSet<String> {
-        let mut labels = BTreeSet::new();
+        self.runs_of_others().into_iter().flat_map(|run| run.key_files).map(|file| file.label).collect()
+    }
+
+    /// The runs in the other journals in the directory of this one.
+    fn runs_of_others(&self) -> Vec<Entries> {
         let children =
             |path: &Path| fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
         let all = self.directory.parent().map(children).into_iter().flatten();
-        for run in all.filter(|path| *path != self.directory).flat_map(|path| children(&path)) {
-            let Ok(bytes) = fs::read(run.join(ENTRIES)) else { continue };
-            let Ok(entries) = serde_json::from_slice::<Entries>(&bytes) else { continue };
-            labels.extend(entries.key_files.into_iter().map(|file| file.label));
-        }
-        labels
+        let runs = all.filter(|path| *path != self.directory).flat_map(|path| children(&path));
+        runs.filter_map(|run| serde_json::from_slice(&fs::read(run.join(ENTRIES)).ok()?).ok()).collect()
     }
 
     /// Overwrites and removes the files with private keys. Returns their paths.
