@@ -43,7 +43,7 @@ impl Change<'_> {
     /// [`Failure`] of the step.
     pub(super) fn make(&mut self, plan: &Plan) -> Result<(), Failure> {
         self.check_daemon()?;
-        let before = shown(&plan.probes)?;
+        let before = shown(&plan.probes.all)?;
         for name in plan.unseen(before.keys()) {
             output::warn(format_args!(
                 "{name} does not shake hands now, so nobody can compare its certificate"
@@ -105,8 +105,8 @@ impl Change<'_> {
         self.journal.enter(Phase::Switching)?;
         self.forward()?;
         self.done(&format!("{title} uses the references"));
-        compare(before, &shown(&plan.probes)?)?;
-        self.done(&format!("{} handshakes show the same certificates as before", before.len()));
+        compare(before, &shown(&plan.probes.all)?)?;
+        self.done(&plan.comparison(before.len()));
         self.end()
     }
 

@@ -47,6 +47,32 @@ pub(super) struct Probe {
     pub(super) client: Client,
 }
 
+/// An address at which a server answers, and the name of a site there.
+pub(super) type Listener = (SocketAddr, String);
+
+/// The handshakes of a change.
+#[derive(Default)]
+pub(super) struct Probes {
+    pub(super) all: BTreeSet<Probe>,
+    /// Number of the listeners that these handshakes reach.
+    pub(super) compared: usize,
+    /// Number of all listeners.
+    pub(super) listeners: usize,
+}
+
+impl Probes {
+    /// The part of the listeners that is compared, behind a number of handshakes; empty for all.
+    pub(super) fn part(&self) -> String {
+        match self.compared == self.listeners {
+            true => String::new(),
+            false => format!(
+                ", at {} of {} listeners, with one for each key; the others are not compared",
+                self.compared, self.listeners
+            ),
+        }
+    }
+}
+
 /// The change of a server.
 pub(super) struct Plan {
     /// The server, for people: program, process, user.
@@ -54,7 +80,7 @@ pub(super) struct Plan {
     pub(super) keys: Keys,
     pub(super) edits: Vec<Edit>,
     pub(super) new_files: BTreeMap<PathBuf, NewFile>,
-    pub(super) probes: BTreeSet<Probe>,
+    pub(super) probes: Probes,
     /// Files of certificates that hold a private key as well, with the number of that key.
     pub(super) combined: BTreeMap<PathBuf, usize>,
     /// Files of [`Self::new_files`] that take the path of a key file, each with the path to which
@@ -74,7 +100,7 @@ pub(super) struct Plan {
 
 impl Plan {
     /// A plan without changes.
-    pub(super) fn new(server: String, keys: Keys, probes: BTreeSet<Probe>, notes: Vec<String>) -> Self {
+    pub(super) fn new(server: String, keys: Keys, probes: Probes, notes: Vec<String>) -> Self {
         Self {
             server,
             keys,
@@ -151,8 +177,13 @@ impl Plan {
     pub(super) fn unseen<'a>(&self, reached: impl Iterator<Item = &'a Probe>) -> Vec<String> {
         let of = |probe: &Probe| format!("{} at {}", probe.name, probe.at);
         let reached: BTreeSet<_> = reached.map(of).collect();
-        let all: BTreeSet<_> = self.probes.iter().map(of).collect();
+        let all: BTreeSet<_> = self.probes.all.iter().map(of).collect();
         all.difference(&reached).cloned().collect()
+    }
+
+    /// The step that compares certificates, for people.
+    pub(super) fn comparison(&self, handshakes: usize) -> String {
+        format!("{handshakes} handshakes show the same certificates as before{}", self.probes.part())
     }
 
     /// True if no file has a key that could move.

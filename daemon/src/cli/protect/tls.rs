@@ -1,13 +1,14 @@
 //! The messages that the key of a server with TLS has to sign, and the addresses at which its
 //! certificate is shown.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::path::Path;
 use std::process::Command;
 
 use keyward_proto::{KeyType, Use};
 
-use super::plan::Probe;
+use super::plan::{Listener, Probe, Probes};
 use crate::servers::served::{Client, Family};
 
 /// Uses that a person may add.
@@ -78,16 +79,34 @@ pub(super) fn offers(ciphers: &str, key_exchange: &str) -> bool {
     listed.map_or(true, |listed| String::from_utf8_lossy(&listed.stdout).contains(key_exchange))
 }
 
-/// Handshakes with each listener, for each kind of keys.
-pub(super) fn probes(listeners: &BTreeSet<(SocketAddr, String)>) -> BTreeSet<Probe> {
+/// Handshakes with listeners, for each kind of keys: with the first listener of each of these key
+/// files, and with the first of all listeners up to [`MOST_LISTENERS`].
+pub(super) fn probes<'a>(
+    of_keys: impl Iterator<Item = (&'a Path, &'a BTreeSet<Listener>)>,
+    all: &'a BTreeSet<Listener>,
+) -> Probes {
+    // A key file may stand in many places of a configuration.
+    let mut firsts: BTreeMap<&Path, &Listener> = BTreeMap::new();
+    for (file, first) in of_keys.filter_map(|(file, listeners)| Some((file, listeners.first()?))) {
+        let known = firsts.entry(file).or_insert(first);
+        *known = first.min(known);
+    }
+    let mut chosen: BTreeSet<&Listener> = firsts.into_values().collect();
+    let more = MOST_LISTENERS.saturating_sub(chosen.len());
+    let others: Vec<_> = all.iter().filter(|listener| !chosen.contains(listener)).take(more).collect();
+    chosen.extend(others);
     let families = [Family::Curves, Family::Rsa];
     let clients = families.into_iter().flat_map(|family| [true, false].map(|tls13| Client { family, tls13 }));
     let clients: Vec<_> = clients.collect();
-    let of = |(at, name): &(SocketAddr, String)| {
+    let of = |(at, name): &Listener| {
         let (at, name) = (*at, name.clone());
         clients.iter().map(move |client| Probe { at, name: name.clone(), client: *client })
     };
-    listeners.iter().take(MOST_LISTENERS).flat_map(of).collect()
+    Probes {
+        compared: chosen.len(),
+        listeners: all.len().max(chosen.len()),
+        all: chosen.into_iter().flat_map(of).collect(),
+    }
 }
 
 /// An address of this host at which a socket answers that a configuration names as `PORT`,
@@ -126,5 +145,37 @@ pub(super) fn is_rsa(key_type: KeyType) -> bool {
     key_type.to_string().starts_with("rsa")
 }
 
-/// Maximum number of listeners that are compared.
+/// Number of listeners that are compared, unless there are more keys: each handshake takes a
+/// millisecond or more.
 const MOST_LISTENERS: usize = 500;
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    #[test]
+    fn of_many_listeners_each_key_has_one_that_is_compared() {
+        let listener = |number: usize| (([127, 0, 0, 1], 443).into(), format!("{number:04}.example"));
+        let all: BTreeSet<Listener> = (0..700).map(listener).collect();
+        let key = |numbers: [usize; 2]| numbers.map(listener).into_iter().collect::<BTreeSet<_>>();
+        let keys = [key([1, 2]), key([699, 650]), BTreeSet::new(), key([660, 651]), key([670, 670])];
+        let files = ["a", "b", "c", "b", "d"].map(Path::new);
+        let probes = probes(files.into_iter().zip(&keys), &all);
+        assert_eq!((probes.compared, probes.listeners, probes.all.len()), (500, 700, 2000));
+        let has = |number: usize| probes.all.iter().any(|probe| probe.name == listener(number).1);
+        assert!([0, 1, 2, 497, 650, 670].into_iter().all(has) && !has(498) && !has(651) && !has(699));
+        assert_eq!(
+            probes.part(),
+            ", at 500 of 700 listeners, with one for each key; the others are not compared"
+        );
+        // A key is not left out for the number of listeners.
+        let keys: Vec<_> =
+            (0..600).map(|number| (PathBuf::from(format!("{number}")), key([number, number]))).collect();
+        let of_keys = || keys.iter().map(|(file, listeners)| (file.as_path(), listeners));
+        assert_eq!(super::probes(of_keys(), &all).compared, 600);
+        let few = super::probes(of_keys().take(3), &keys[1].1);
+        assert_eq!((few.compared, few.part()), (3, String::new()));
+    }
+}

@@ -496,6 +496,27 @@ fn uses_that_a_run_has_added_are_taken_back() {
     assert!(scene.contents() == before);
 }
 
+/// A plan says that it does not compare every one of many sites.
+#[test]
+fn a_plan_says_how_many_of_many_sites_are_compared() {
+    if !has_root() {
+        return;
+    }
+    let scene = Scene::start();
+    let site = |number: usize| {
+        format!(
+            "server {{ listen {} ssl; server_name {number:03}.example; ssl_certificate ssl/wild.crt; ssl_certificate_key ssl/wild.key; }}\n",
+            scene.addresses[0]
+        )
+    };
+    fs::write(scene.path("sites/many"), (0..600).map(site).collect::<String>()).unwrap();
+    succeed(&mut scene.nginx(&["-s", "reload"]));
+    let plan = succeed(&mut scene.protect(&["--dry-run"]));
+    let words = "2000 handshakes show the same certificates as before, at 500 of 603 listeners, with one for each key; the others are not compared\n";
+    let said = plan.lines().find(|line| line.contains("handshakes show")).unwrap_or_default();
+    assert!(plan.contains(words), "{said}");
+}
+
 /// One site of several that share a key keeps what the others need.
 #[test]
 fn a_shared_snippet_gets_the_uses_of_all_its_sites() {

@@ -207,7 +207,7 @@ impl Apache {
                 "Apache restarts once: open connections end, and handshakes fail until it is up again".into()
             }
         });
-        plan.steps.push(format!("{} handshakes show the same certificates as before", plan.probes.len()));
+        plan.steps.push(plan.comparison(plan.probes.all.len()));
         plan.notes.push(match plan.keys.of_file.keys().any(|file| real(file).starts_with(CERTBOT)) {
             true => "certbot writes a new key at each renewal, and Apache ends when it reads the new certificate with the reference of before: install the hook of docs/certbot.md before the next renewal".into(),
             false => "if a program renews one of these certificates with a new key, Apache ends when it reads that certificate with the reference of before: let the program keep the key, or let keyward renew (docs/certificates.md)".into(),
@@ -272,9 +272,11 @@ impl Running for Apache {
                 format_args!("no virtual host of Apache with a key has the name {}", options.site.join(", "));
             return Err(Failure::new(exit::NO_INPUT, reason));
         }
+        let of_keys = chosen.iter().filter_map(|at| survey.pairs.get(*at));
+        let of_keys = of_keys.map(|pair| (pair.key_file.as_path(), &pair.listeners));
         let keys = self.keys(&survey, &chosen, admin)?;
         let server = format!("Apache, process {}, {}", self.master.pid, self.workers.described());
-        let mut plan = Plan::new(server, keys, tls::probes(&survey.listeners), survey.notes.clone());
+        let mut plan = Plan::new(server, keys, tls::probes(of_keys, &survey.listeners), survey.notes.clone());
         self.change_hosts(&mut plan, &survey, &chosen)?;
         if !plan.is_empty() {
             if !self.has_provider() {

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use keyward_proto::Use;
 
+use super::super::plan::Listener;
 use super::super::tls::{self, Extra, KeyExchanges, Versions, is_host, offers};
 use crate::servers::apache::{Configuration, Directive};
 
@@ -20,6 +21,8 @@ pub(super) struct Pair<'a> {
     pub(super) uses: BTreeSet<Use>,
     /// Names of its hosts.
     pub(super) names: Vec<String>,
+    /// Addresses and names at which its certificate is shown.
+    pub(super) listeners: BTreeSet<Listener>,
 }
 
 /// The keys and listeners of a configuration.
@@ -27,7 +30,7 @@ pub(super) struct Pair<'a> {
 pub(super) struct Survey<'a> {
     pub(super) pairs: Vec<Pair<'a>>,
     /// Addresses and names at which a host with TLS answers.
-    pub(super) listeners: BTreeSet<(SocketAddr, String)>,
+    pub(super) listeners: BTreeSet<Listener>,
     /// Facts that a person should know.
     pub(super) notes: Vec<String>,
 }
@@ -105,6 +108,9 @@ impl<'a> Survey<'a> {
             let count = base.len().max(own.len());
             (0..count).filter_map(|at| own.get(at).or(base.get(at)).copied()).collect::<Vec<_>>()
         };
+        let name = names.iter().find(|name| is_host(name)).cloned().unwrap_or_else(|| "localhost".into());
+        let at = own.iter().flat_map(|address| addresses(conf, address));
+        let listeners: Vec<Listener> = at.map(|at| (at, name.clone())).collect();
         let (certificates, keys) = (merged("sslcertificatefile"), merged("sslcertificatekeyfile"));
         for (at, certificate) in certificates.into_iter().enumerate() {
             let key = keys.get(at).copied();
@@ -122,6 +128,7 @@ impl<'a> Survey<'a> {
                     certificate: conf.path(&first(certificate)),
                     uses: BTreeSet::new(),
                     names: Vec::new(),
+                    listeners: BTreeSet::new(),
                 });
                 self.pairs.len() - 1
             });
@@ -129,10 +136,9 @@ impl<'a> Survey<'a> {
             pair.directives.extend(key);
             pair.uses.extend(&uses);
             pair.names.extend(names.iter().cloned());
+            pair.listeners.extend(listeners.iter().cloned());
         }
-        let name = names.iter().find(|name| is_host(name)).cloned().unwrap_or_else(|| "localhost".into());
-        let at = own.iter().flat_map(|address| addresses(conf, address));
-        self.listeners.extend(at.map(|at| (at, name.clone())));
+        self.listeners.extend(listeners);
         Ok(())
     }
 

@@ -123,7 +123,7 @@ impl Haproxy {
     fn describe_steps(&self, plan: &mut Plan, options: &Protect) {
         plan.steps.push("HAProxy checks its files".into());
         plan.steps.push("HAProxy reloads: a new worker takes over, and no connection is lost".into());
-        plan.steps.push(format!("{} handshakes show the same certificates as before", plan.probes.len()));
+        plan.steps.push(plan.comparison(plan.probes.all.len()));
         plan.notes.push(
             "a program that renews these certificates with a key file puts that key into the place of the reference; run the command again then, or let keyward renew them (docs/certificates.md)".into(),
         );
@@ -159,9 +159,11 @@ impl Running for Haproxy {
             let reason = format_args!("no certificate of HAProxy has the name {}", options.site.join(", "));
             return Err(Failure::new(exit::NO_INPUT, reason));
         }
+        let of_keys = chosen.iter().filter_map(|at| survey.pairs.get(*at));
+        let of_keys = of_keys.map(|pair| (pair.key_file.as_path(), &pair.listeners));
         let keys = self.keys(&survey, &chosen, admin)?;
         let server = format!("HAProxy, process {}, {}", self.master.pid, self.workers.described());
-        let mut plan = Plan::new(server, keys, tls::probes(&survey.listeners), survey.notes);
+        let mut plan = Plan::new(server, keys, tls::probes(of_keys, &survey.listeners), survey.notes);
         plan.texts = conf.files.iter().map(|file| (real(&file.path), file.text.clone())).collect();
         for (path, number) in plan.keys.of_file.clone() {
             plan.replace(&path, number)?;

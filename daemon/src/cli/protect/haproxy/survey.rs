@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use keyward_proto::Use;
 
 use super::super::keys;
+use super::super::plan::Listener;
 use super::super::tls::{self, Extra, KeyExchanges, Versions, is_host};
 use crate::servers::haproxy::{Configuration, Line, Word, certificate_list};
 
@@ -19,6 +20,8 @@ pub(super) struct Pair {
     pub(super) uses: BTreeSet<Use>,
     /// Names of its certificate, of its entry in a list, and of its sections.
     pub(super) names: Vec<String>,
+    /// Addresses and names at which its certificate is shown.
+    pub(super) listeners: BTreeSet<Listener>,
 }
 
 /// The keys and listeners of a configuration.
@@ -26,7 +29,7 @@ pub(super) struct Pair {
 pub(super) struct Survey {
     pub(super) pairs: Vec<Pair>,
     /// Addresses and names at which a certificate is shown.
-    pub(super) listeners: BTreeSet<(SocketAddr, String)>,
+    pub(super) listeners: BTreeSet<Listener>,
     /// Facts that a person should know.
     pub(super) notes: Vec<String>,
 }
@@ -112,7 +115,10 @@ impl Survey {
             let name = name.unwrap_or_else(|| "localhost".into());
             let addresses = line.words.get(1).filter(|word| !word.has_variable);
             let addresses = addresses.into_iter().flat_map(|word| word.text.split(','));
-            self.listeners.extend(addresses.filter_map(address).map(|at| (at, name.clone())));
+            let listeners: Vec<Listener> =
+                addresses.filter_map(address).map(|at| (at, name.clone())).collect();
+            pair.listeners.extend(listeners.iter().cloned());
+            self.listeners.extend(listeners);
         }
         Ok(())
     }
@@ -191,7 +197,13 @@ impl Survey {
         match self.pairs.iter().position(|pair| pair.key_file == key_file) {
             Some(at) => at,
             None => {
-                self.pairs.push(Pair { key_file, certificate, uses: BTreeSet::new(), names: Vec::new() });
+                self.pairs.push(Pair {
+                    key_file,
+                    certificate,
+                    uses: BTreeSet::new(),
+                    names: Vec::new(),
+                    listeners: BTreeSet::new(),
+                });
                 self.pairs.len() - 1
             }
         }

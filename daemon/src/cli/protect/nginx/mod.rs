@@ -257,7 +257,7 @@ impl Nginx {
                 "nginx reloads, and replaces its program (USR2, WINCH, QUIT): no connection is lost".into()
             }
         });
-        plan.steps.push(format!("{} handshakes show the same certificates as before", plan.probes.len()));
+        plan.steps.push(plan.comparison(plan.probes.all.len()));
         plan.notes.push("in a shell, write keyward env before commands that read this configuration: keyward env nginx -t".into());
         if plan.keys.of_file.keys().any(|file| file.starts_with(CERTBOT)) {
             plan.notes.push(
@@ -296,8 +296,10 @@ impl Running for Nginx {
                 format_args!("no server of nginx with a key has the name {}", options.site.join(", "));
             return Err(Failure::new(exit::NO_INPUT, reason));
         }
+        let of_keys = chosen.iter().filter_map(|at| survey.pairs.get(*at));
+        let of_keys = of_keys.map(|pair| (pair.key_file.as_path(), &pair.listeners));
         let keys = self.keys(&survey, &chosen, admin)?;
-        let probes = tls::probes(&survey.listeners);
+        let probes = tls::probes(of_keys, &survey.listeners);
         let mut plan = Plan::new(self.described(), keys, probes, survey.notes.clone());
         plan.socket = socket_of(&conf);
         plan.texts = conf.files.iter().map(|file| (real(&file.path), file.text.clone())).collect();

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use keyward_proto::Use;
 
+use super::super::plan::Listener;
 use super::super::tls::{self, Extra, KeyExchanges, Versions, is_host};
 use crate::servers::nginx::{Configuration, Directive};
 
@@ -20,6 +21,8 @@ pub(super) struct Pair<'a> {
     pub(super) uses: BTreeSet<Use>,
     /// Names of its servers.
     pub(super) names: Vec<String>,
+    /// Addresses and names at which its certificate is shown.
+    pub(super) listeners: BTreeSet<Listener>,
     /// Files with passphrases for encrypted keys.
     pub(super) passphrase_files: BTreeSet<PathBuf>,
 }
@@ -35,7 +38,7 @@ impl Pair<'_> {
 pub(super) struct Survey<'a> {
     pub(super) pairs: Vec<Pair<'a>>,
     /// Addresses and names at which a server with TLS answers.
-    pub(super) listeners: BTreeSet<(SocketAddr, String)>,
+    pub(super) listeners: BTreeSet<Listener>,
     /// Facts that a person should know.
     pub(super) notes: Vec<String>,
 }
@@ -115,6 +118,7 @@ impl<'a> Survey<'a> {
                 }),
                 uses: BTreeSet::new(),
                 names: Vec::new(),
+                listeners: BTreeSet::new(),
                 passphrase_files: BTreeSet::new(),
             });
         }
@@ -149,18 +153,20 @@ impl<'a> Survey<'a> {
             uses.extend(others);
             notes.into_iter().for_each(|note| self.note(note));
         }
+        let name =
+            server.names.iter().find(|name| is_host(name)).cloned().unwrap_or_else(|| "localhost".into());
+        let reachable = server.sockets.iter().filter_map(|(socket, _)| address(socket));
+        let listeners: Vec<Listener> = reachable.map(|at| (at, name.clone())).collect();
         for key in keys {
             for pair in self.pairs.iter_mut().filter(|pair| pair.has(key)) {
                 pair.uses.extend(&uses);
                 pair.names.extend(server.names.iter().cloned());
+                pair.listeners.extend(listeners.iter().cloned());
                 let files = passphrases.iter().filter_map(|one| one.words.get(1));
                 pair.passphrase_files.extend(files.map(|file| conf.base.join(file)));
             }
         }
-        let name =
-            server.names.iter().find(|name| is_host(name)).cloned().unwrap_or_else(|| "localhost".into());
-        let reachable = server.sockets.iter().filter_map(|(socket, _)| address(socket));
-        self.listeners.extend(reachable.map(|at| (at, name.clone())));
+        self.listeners.extend(listeners);
         Ok(())
     }
 
