@@ -254,9 +254,10 @@ fn private_key(wanted: &Wanted, bytes: &[u8]) -> Result<PlannedKey, String> {
     }
     let file = match read {
         Err(ImportError::Encrypted) => {
-            return Err(
-                "it is encrypted, and the configuration of the server names no passphrase for it".into()
-            );
+            let file = wanted.file.display();
+            return Err(format!(
+                "it has a passphrase, which this command takes from ssl_password_file of nginx alone; decrypt it (openssl pkey -in {file} -out {file}.plain), name the new file in the configuration, reload the server, and run this command again"
+            ));
         }
         read => read.map_err(explained)?,
     };
@@ -352,6 +353,12 @@ pub(super) fn holds_key_or_reference(path: &Path) -> bool {
     let has_reference =
         |bytes: &[u8]| bytes.windows(BEGIN_REFERENCE.len()).any(|part| part == BEGIN_REFERENCE);
     contents(path).map_or(true, |bytes| holds_private_key(&bytes) || has_reference(&bytes))
+}
+
+/// True if a file has a private key with a passphrase.
+pub(super) fn has_passphrase(path: &Path) -> bool {
+    let read = |bytes: Zeroizing<Vec<u8>>| KeyFile::read(&bytes, None).err();
+    contents(path).is_ok_and(|bytes| matches!(read(bytes), Some(ImportError::Encrypted)))
 }
 
 /// True if a file has parameters for DH.

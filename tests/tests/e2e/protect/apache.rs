@@ -253,6 +253,35 @@ fn an_apache_that_cannot_be_protected_is_left_alone() {
     fs::copy(scene.path("ssl/shop.key"), &key).unwrap();
     refused(&["--restart"], "wild.crt is for another key");
     fs::write(&key, good).unwrap();
+    // A key with a passphrase, and a restart at which Apache would ask a person for it.
+    let program = scene.path("ask-for-passphrase");
+    std::os::unix::fs::symlink("/bin/true", &program).unwrap();
+    let asks = format!("exec:{}", program.display());
+    let plain = scene.path("ssl/wild.plain");
+    fs::rename(&key, &plain).unwrap();
+    let conf = scene.path("apache.conf");
+    let text = fs::read_to_string(&conf).unwrap();
+    for (format, dialog) in [("", "builtin"), ("-traditional", &asks), ("", "exec:/bin/true")] {
+        let mut encrypt = Command::new("openssl");
+        encrypt.args(["pkey", "-aes256", "-passout", "pass:secret", "-in"]).arg(&plain).arg("-out").arg(&key);
+        succeed(encrypt.args(Some(format).filter(|word| !word.is_empty())));
+        fs::write(&conf, format!("{text}SSLPassPhraseDialog {dialog}\n")).unwrap();
+        refused(&["--restart"], &format!("cannot use the key in {}: it has a passphrase", key.display()));
+        let site = ["--site", "mail.example"];
+        match dialog.ends_with("true") {
+            false => refused(
+                &[&site[..], &["--restart"]].concat(),
+                &format!(
+                    "would ask a person for the passphrase of {} (SSLPassPhraseDialog {dialog}); decrypt that key",
+                    key.display()
+                ),
+            ),
+            true => drop(succeed(&mut scene.protect(&[&site[..], &["--dry-run"]].concat()))),
+        }
+    }
+    fs::write(&conf, text).unwrap();
+    fs::rename(&plain, &key).unwrap();
+    fs::remove_file(&program).unwrap();
     // The provider cannot be loaded: Apache would not come up again.
     let conf = scene.path("broken.cnf");
     let text = fs::read_to_string(scene.daemon.openssl_conf()).unwrap();

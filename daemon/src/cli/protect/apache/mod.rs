@@ -104,6 +104,34 @@ impl Apache {
         Ok(keys)
     }
 
+    /// Refuses a restart at which Apache would ask a person for the passphrase of a key that stays
+    /// in its file.
+    fn check_passphrases(
+        &self,
+        conf: &Configuration,
+        survey: &Survey<'_>,
+        chosen: &[usize],
+    ) -> Result<(), Failure> {
+        let dialog = conf.own(None, "sslpassphrasedialog").last().and_then(|one| one.arguments.first());
+        let dialog = dialog.map_or("builtin", String::as_str);
+        // Another program knows the passphrase itself.
+        if !dialog.eq_ignore_ascii_case("builtin") && !dialog.ends_with(ASKS_A_PERSON) {
+            return Ok(());
+        }
+        let staying = survey.pairs.iter().enumerate().filter(|(at, _)| !chosen.contains(at));
+        let mut staying = staying.map(|(_, pair)| pair.key_file.as_path());
+        match staying.find(|file| keys::has_passphrase(file)) {
+            None => Ok(()),
+            Some(file) => {
+                let file = file.display();
+                let reason = format_args!(
+                    "Apache must restart, and would ask a person for the passphrase of {file} (SSLPassPhraseDialog {dialog}); decrypt that key (openssl pkey -in {file} -out {file}.plain), name the new file in the configuration, reload Apache, and run this command again"
+                );
+                Err(Failure::new(exit::CONFIG, reason))
+            }
+        }
+    }
+
     /// References beside the key files, and the directives that name them. Where no line of a file
     /// names a key in these words, as in a macro or with a variable, the reference takes the place
     /// of the key file.
@@ -281,6 +309,7 @@ impl Running for Apache {
         if !plan.is_empty() {
             if !self.has_provider() {
                 restart::check(&self.master, &self.workers, options)?;
+                self.check_passphrases(&conf, &survey, &chosen)?;
                 self.change_environment(&mut plan, options)?;
             }
             plan.socket = self.variable("KEYWARD_SOCKET").map(str::to_owned);
@@ -390,6 +419,8 @@ fn word(path: &Path) -> String {
     if is_plain { text } else { format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"")) }
 }
 
+/// The program of Debian that asks for passphrases on a terminal.
+const ASKS_A_PERSON: &str = "/ask-for-passphrase";
 /// The variable with the openssl.cnf of a program (openssl-env(7)).
 const VARIABLE: &str = "OPENSSL_CONF";
 
