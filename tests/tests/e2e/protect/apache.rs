@@ -44,7 +44,7 @@ impl Scene {
             self.path("apache.conf"),
             format!(
                 "# The first line of an administrator.\nServerRoot {home}\nServerName localhost\nPidFile apache.pid\n\
-                 ErrorLog error.log\nMutex posixsem\nStartServers 1\n{modules}User www-data\nGroup www-data\n\
+                 ErrorLog error.log\nMutex posixsem\nStartServers 1\nThreadsPerChild 8\nMinSpareThreads 4\nMaxSpareThreads 64\nMaxRequestWorkers 64\n{modules}User www-data\nGroup www-data\n\
                  DocumentRoot {home}/www\nDefine KEYS {home}/ssl\nListen {first}\nListen {second}\n\
                  SSLVHostSNIPolicy insecure\nSSLProtocol -all +TLSv1.2 +TLSv1.3\nSSLCipherSuite ECDHE+AESGCM\nIncludeOptional sites/*.conf\n"
             ),
