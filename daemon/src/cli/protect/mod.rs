@@ -114,6 +114,15 @@ impl Server {
         }
     }
 
+    /// A site with a key, for people.
+    fn site(self) -> &'static str {
+        match self {
+            Self::Nginx => "server of nginx with a key",
+            Self::Haproxy => "certificate of HAProxy",
+            Self::Apache => "virtual host of Apache with a key",
+        }
+    }
+
     /// File name of the program.
     fn program(self) -> &'static str {
         match self {

@@ -13,6 +13,7 @@ use std::time::Instant;
 use nix::unistd::{Uid, User};
 use rustix::process::Signal;
 
+use super::journal::digest;
 use super::plan::Plan;
 use super::{Protect, Server};
 use crate::admin::client::AdminClient;
@@ -25,9 +26,42 @@ use crate::servers::processes::{self, Child, Master};
 
 /// A server whose keys move.
 pub(super) trait Running {
+    /// The kind of server.
+    fn kind(&self) -> Server;
+
+    /// Text that tells the configuration of this server from those of others of its kind; `None`
+    /// for the usual configuration.
+    fn own_configuration(&self) -> Option<Vec<u8>>;
+
     /// Name of its journal and of its drop-in: several servers of a kind have several
     /// configurations.
-    fn name(&self) -> String;
+    fn name(&self) -> String {
+        let kind = self.kind().name();
+        match self.own_configuration() {
+            None => kind.to_owned(),
+            Some(text) => format!("{kind}-{}", &digest(&text)[..12]),
+        }
+    }
+
+    /// Numbers of the sites that the command is about, of sites with these names.
+    ///
+    /// # Errors
+    /// [`Failure`] if no site has a name that was asked for.
+    fn chosen(
+        &self,
+        options: &Protect,
+        names: &mut dyn Iterator<Item = &[String]>,
+    ) -> Result<Vec<usize>, Failure> {
+        let wanted = names.enumerate().filter(|(_, names)| options.wants(names));
+        let chosen: Vec<usize> = wanted.map(|(at, _)| at).collect();
+        match chosen.is_empty() && !options.site.is_empty() {
+            false => Ok(chosen),
+            true => {
+                let (site, sites) = (self.kind().site(), options.site.join(", "));
+                Err(Failure::new(exit::NO_INPUT, format_args!("no {site} has the name {sites}")))
+            }
+        }
+    }
 
     /// The processes that ask for signatures.
     fn workers(&self) -> &Workers;
@@ -193,6 +227,14 @@ impl Stopped {
 }
 
 impl Running for Stopped {
+    fn kind(&self) -> Server {
+        self.server
+    }
+
+    fn own_configuration(&self) -> Option<Vec<u8>> {
+        None
+    }
+
     fn name(&self) -> String {
         self.name.clone()
     }

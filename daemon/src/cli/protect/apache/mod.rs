@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::Signal;
 
-use super::journal::{CERTBOT, digest};
+use super::journal::CERTBOT;
 use super::keys::{self, Keys, Wanted};
 use super::plan::{Edit, NewFile, Plan};
 use super::running::{self, LIMIT, Running, Workers, beside, real, safe, wait};
@@ -277,12 +277,13 @@ fn children(master: &Master) -> BTreeSet<i32> {
 }
 
 impl Running for Apache {
-    fn name(&self) -> String {
+    fn kind(&self) -> Server {
+        Server::Apache
+    }
+
+    fn own_configuration(&self) -> Option<Vec<u8>> {
         let named: Vec<_> = ["-d", "-f"].iter().flat_map(|option| self.master.values(option)).collect();
-        match named.is_empty() {
-            true => "apache".to_owned(),
-            false => format!("apache-{}", &digest(named.join("\n").as_bytes())[..12]),
-        }
+        Some(named.join("\n").into_bytes()).filter(|_| !named.is_empty())
     }
 
     fn workers(&self) -> &Workers {
@@ -293,13 +294,8 @@ impl Running for Apache {
         let conf = self.configuration()?;
         let extra = Extra { dhe: options.with_dhe, rsa_key_exchange: options.with_rsa_key_exchange };
         let survey = survey(&conf, extra).map_err(|reason| Failure::new(exit::CONFIG, reason))?;
-        let chosen: Vec<usize> =
-            (0..survey.pairs.len()).filter(|at| options.wants(&survey.pairs[*at].names)).collect();
-        if chosen.is_empty() && !options.site.is_empty() {
-            let reason =
-                format_args!("no virtual host of Apache with a key has the name {}", options.site.join(", "));
-            return Err(Failure::new(exit::NO_INPUT, reason));
-        }
+        let mut names = survey.pairs.iter().map(|pair| pair.names.as_slice());
+        let chosen = self.chosen(options, &mut names)?;
         let of_keys = chosen.iter().filter_map(|at| survey.pairs.get(*at));
         let of_keys = of_keys.map(|pair| (pair.key_file.as_path(), &pair.listeners));
         let keys = self.keys(&survey, &chosen, admin)?;

@@ -14,7 +14,7 @@ use keyward_client::Address;
 use keyward_proto::Use;
 use rustix::process::Signal;
 
-use super::journal::{CERTBOT, digest};
+use super::journal::CERTBOT;
 use super::keys::{Keys, Wanted};
 use super::plan::{Edit, Plan};
 use super::running::{self, LIMIT, Running, Workers, real, safe, wait};
@@ -137,11 +137,12 @@ impl Haproxy {
 }
 
 impl Running for Haproxy {
-    fn name(&self) -> String {
-        match self.main == Path::new(USUAL) {
-            true => "haproxy".to_owned(),
-            false => format!("haproxy-{}", &digest(self.main.as_os_str().as_encoded_bytes())[..12]),
-        }
+    fn kind(&self) -> Server {
+        Server::Haproxy
+    }
+
+    fn own_configuration(&self) -> Option<Vec<u8>> {
+        Some(self.main.as_os_str().as_encoded_bytes().to_vec()).filter(|_| self.main != Path::new(USUAL))
     }
 
     fn workers(&self) -> &Workers {
@@ -153,12 +154,8 @@ impl Running for Haproxy {
         let conf = read(&self.master)?;
         let extra = Extra { dhe: options.with_dhe, rsa_key_exchange: options.with_rsa_key_exchange };
         let survey = survey(&conf, extra).map_err(|reason| Failure::new(exit::CONFIG, reason))?;
-        let chosen: Vec<usize> =
-            (0..survey.pairs.len()).filter(|at| options.wants(&survey.pairs[*at].names)).collect();
-        if chosen.is_empty() && !options.site.is_empty() {
-            let reason = format_args!("no certificate of HAProxy has the name {}", options.site.join(", "));
-            return Err(Failure::new(exit::NO_INPUT, reason));
-        }
+        let mut names = survey.pairs.iter().map(|pair| pair.names.as_slice());
+        let chosen = self.chosen(options, &mut names)?;
         let of_keys = chosen.iter().filter_map(|at| survey.pairs.get(*at));
         let of_keys = of_keys.map(|pair| (pair.key_file.as_path(), &pair.listeners));
         let keys = self.keys(&survey, &chosen, admin)?;

@@ -14,7 +14,7 @@ use std::process::Command;
 
 use keyward_proto::Use;
 
-use super::journal::{CERTBOT, digest};
+use super::journal::CERTBOT;
 use super::keys::{self, Keys, Wanted};
 use super::plan::{Edit, NewFile, Plan};
 use super::running::{self, Running, Workers, beside, real, safe};
@@ -269,11 +269,12 @@ impl Nginx {
 }
 
 impl Running for Nginx {
-    fn name(&self) -> String {
-        match self.main == Path::new(USUAL) {
-            true => "nginx".to_owned(),
-            false => format!("nginx-{}", &digest(self.main.as_os_str().as_encoded_bytes())[..12]),
-        }
+    fn kind(&self) -> Server {
+        Server::Nginx
+    }
+
+    fn own_configuration(&self) -> Option<Vec<u8>> {
+        Some(self.main.as_os_str().as_encoded_bytes().to_vec()).filter(|_| self.main != Path::new(USUAL))
     }
 
     fn workers(&self) -> &Workers {
@@ -289,13 +290,8 @@ impl Running for Nginx {
         let survey = survey(&conf, self.version, extra);
         let survey = survey
             .map_err(|reason| Failure::new(exit::CONFIG, format_args!("cannot protect nginx: {reason}")))?;
-        let chosen: Vec<usize> =
-            (0..survey.pairs.len()).filter(|at| options.wants(&survey.pairs[*at].names)).collect();
-        if chosen.is_empty() && !options.site.is_empty() {
-            let reason =
-                format_args!("no server of nginx with a key has the name {}", options.site.join(", "));
-            return Err(Failure::new(exit::NO_INPUT, reason));
-        }
+        let mut names = survey.pairs.iter().map(|pair| pair.names.as_slice());
+        let chosen = self.chosen(options, &mut names)?;
         let of_keys = chosen.iter().filter_map(|at| survey.pairs.get(*at));
         let of_keys = of_keys.map(|pair| (pair.key_file.as_path(), &pair.listeners));
         let keys = self.keys(&survey, &chosen, admin)?;
