@@ -65,9 +65,12 @@ fn try_count(process: u32, wanted: &[&[u8]]) -> io::Result<Vec<usize>> {
 /// Parts of a range of addresses whose pages are in memory or in swap (proc_pid_pagemap(5)).
 fn present(pages: &File, start_of: u64, end: u64) -> io::Result<Vec<(u64, u64)>> {
     let mut entries = vec![0; usize::try_from((end - start_of) / PAGE * 8).unwrap()];
-    let read = pages.read_at(&mut entries, start_of / PAGE * 8)?;
+    // The end of the process ends the file.
+    pages
+        .read_exact_at(&mut entries, start_of / PAGE * 8)
+        .map_err(|_| io::Error::from(io::ErrorKind::NotFound))?;
     let mut parts: Vec<(u64, u64)> = Vec::new();
-    for (at, entry) in (start_of..).step_by(PAGE as usize).zip(entries[..read].chunks_exact(8)) {
+    for (at, entry) in (start_of..).step_by(PAGE as usize).zip(entries.chunks_exact(8)) {
         if entry[7] & (IN_MEMORY | IN_SWAP) == 0 {
             continue;
         }

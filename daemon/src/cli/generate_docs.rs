@@ -35,7 +35,8 @@ fn write(directory: &Path, mut command: Command) -> io::Result<()> {
     let (man, bash, zsh) = (part("man")?, part("bash")?, part("zsh")?);
     clap_complete::generate(Shell::Bash, &mut command, NAME, &mut File::create(bash.join(NAME))?);
     clap_complete::generate(Shell::Zsh, &mut command, NAME, &mut File::create(zsh.join("_keyward"))?);
-    clap_mangen::generate_to(command, &man)?;
+    // The help of each command is its page, so `help` itself needs none.
+    clap_mangen::generate_to(command.disable_help_subcommand(true), &man)?;
     fs::write(man.join("keyward.toml.5"), configuration_page())
 }
 
