@@ -32,10 +32,7 @@ pub(super) async fn findings(daemon: &Daemon, known: Known, status: &StatusView)
 
     let keys = status.unusable_keys.filter(|keys| *keys > 0);
     let keys = keys.map(|keys| format!("{keys} enabled keys cannot sign now; see: keyward unit list"));
-    let certificates = status.certificates.as_ref().filter(|all| all.expired + all.soon > 0);
-    let certificates = certificates.map(|CertificatesView { expired, soon, .. }| {
-        format!("{expired} certificates expired, {soon} to renew; how: keyward doctor")
-    });
+    let certificates = status.certificates.as_ref().and_then(of_certificates);
     let locked = status.locked.then(|| LOCKED.to_owned());
     let warnings = others.into_iter().chain(locked).chain(of_trail).chain(keys).chain(certificates);
     let warnings = warnings.chain(of_plans(daemon, status.locked).await).chain(of_watches(daemon));
@@ -49,6 +46,19 @@ pub(super) async fn findings(daemon: &Daemon, known: Known, status: &StatusView)
 
     let all = worst.chain(warnings).chain(notes);
     all.map(|(severity, text)| FindingView { severity, text }).collect()
+}
+
+/// The finding about certificates that have expired, or should be renewed by now.
+fn of_certificates(CertificatesView { expired, soon, .. }: &CertificatesView) -> Option<String> {
+    let counted = |count: usize, one: &str, more: &str| match count {
+        0 => None,
+        1 => Some(format!("1 certificate {one}")),
+        count => Some(format!("{count} certificates {more}")),
+    };
+    let expired = counted(*expired, "has expired", "have expired");
+    let soon = counted(*soon, "should be renewed by now", "should be renewed by now");
+    let all: Vec<_> = expired.into_iter().chain(soon).collect();
+    (!all.is_empty()).then(|| format!("{}; see: keyward doctor", all.join(", and ")))
 }
 
 /// Findings about the plans of certificates.

@@ -50,7 +50,7 @@ fn the_exit_status_says_how_bad_it_is() {
     assert_eq!(code, 1, "{text}");
     assert!(text.contains("2 certificates, 1 expired, 0 to renew"), "{text}");
     assert!(
-        text.contains("problem     1 certificates expired, 0 to renew") && text.contains("old (old.example)"),
+        text.contains("problem     1 certificate has expired;") && text.contains("old (old.example)"),
         "{text}"
     );
     daemon.succeed(&["cert", "detach", "old"]);

@@ -18,11 +18,12 @@ pub(super) fn certificates(html: &mut Html, facts: &Facts) {
         );
     }
     let shown = overview.missing.total() + overview.expired.total() + overview.valid.total();
-    if shown == 0 && !facts.status.locked {
-        html.raw(
-            "<p>No key has a certificate. <code>keyward cert plan NAME</code> plans one that renews itself; ",
-        );
-        html.raw("<code>keyward cert attach LABEL --in CHAIN</code> attaches one that you have.</p>");
+    if shown == 0 {
+        if !facts.status.locked {
+            html.raw("<p>No key has a certificate. <code>keyward cert plan NAME</code> plans one that ");
+            html.raw("renews itself; <code>keyward cert attach LABEL --in CHAIN</code> attaches one that ");
+            html.raw("you have.</p>");
+        }
         return end(html);
     }
     html.raw(
