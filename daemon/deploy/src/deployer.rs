@@ -102,7 +102,7 @@ struct Changed {
     files: Files,
     /// The files as one text, for HAProxy.
     combined: String,
-    /// The generation before, to go back to.
+    /// The generation to go back to, if servers were not told of the files yet.
     before: Option<PathBuf>,
     /// Kinds of servers that were not told of the files yet.
     kinds: BTreeSet<Server>,
@@ -217,26 +217,26 @@ impl Deployer {
             };
             let state = self.plans.entry(plan.name.to_string()).or_default();
             state.present = Some(present);
-            let changed_files = match written(plan, &files, &self.live) {
-                Ok(Some(before)) => Some(before),
-                Ok(None) => is_pending(plan, &Told::read(&self.live, &plan.name)).then_some(None),
+            match written(plan, &files, &self.live) {
+                Ok(true) => {}
+                Ok(false) if is_pending(plan, &Told::read(&self.live, &plan.name)) => {}
+                Ok(false) => {
+                    looks.push((plan, files));
+                    continue;
+                }
                 Err(error) => {
                     self.fail(plan.clone(), files, error, AFTER_REFUSAL);
                     continue;
                 }
-            };
-            let Some(before) = changed_files else {
-                looks.push((plan, files));
-                continue;
-            };
-            // The files in use, which a placeholder of the daemon does not replace.
+            }
+            // The files in use, which those of the daemon may not have replaced.
             match live::combined(&self.live, &plan.name) {
                 Ok(combined) => changed.push(Changed {
                     kinds: missing(plan, &Told::read(&self.live, &plan.name)),
+                    before: live::before(&self.live, &plan.name),
                     plan: plan.clone(),
                     files,
                     combined,
-                    before,
                     found: BTreeSet::new(),
                     read: BTreeSet::new(),
                     refusal: None,
@@ -378,19 +378,20 @@ impl Deployer {
         let state = self.plans.entry(plan.name.to_string()).or_default();
         (state.is_busy, state.looked) = (true, Some(Instant::now()));
         let (daemon, gate) = (self.daemon.clone(), Arc::clone(&self.gate));
-        // Another placeholder of the daemon does not replace the one in use.
-        let in_use = live::fingerprint(&self.live, &plan.name).filter(|_| files.is_placeholder);
-        let expected = in_use.unwrap_or_else(|| files.certificate.clone());
+        // The files of the daemon may replace nothing, and a server may have refused them.
+        let in_use = live::certificate(&self.live, &plan.name);
+        let is_placeholder = in_use.as_ref().is_some_and(live::is_placeholder);
+        let in_use = in_use.map(|one| one.fingerprint()).unwrap_or_default();
         self.work.spawn(async move {
             let _permit = gate.acquire().await;
             let limit = if is_new { PICK_UP } else { Duration::ZERO };
             let mut looks = JoinSet::new();
             for at in plan.listeners.iter().copied() {
-                let (name, certificate) = (files.server_name.clone(), expected.clone());
+                let (name, certificate) = (files.server_name.clone(), in_use.clone());
                 looks.spawn(async move { (at, shown(at, &name, &certificate, limit).await) });
             }
             let listeners = looks.join_all().await.into_iter().collect();
-            let deployed = Deployed { certificate: files.certificate, listeners, problem };
+            let deployed = Deployed { certificate: in_use, is_placeholder, listeners, problem };
             let path = format!("/v1/plans/{}/deployed", plan.name);
             if let Err(error) = daemon.post::<Value>(&path, &deployed).await {
                 tracing::debug!(plan = plan.name.as_str(), "cannot tell the daemon: {error}");
@@ -441,17 +442,19 @@ fn files_written(path: &Path) -> Result<Vec<Written>, String> {
     .collect()
 }
 
-/// Writes the files of a plan if they differ from those in use. Returns the generation before.
-fn written(plan: &Plan, files: &Files, live: &Path) -> Result<Option<Option<PathBuf>>, String> {
-    let generation = Generation::of(files, &plan.key).map_err(|error| error.to_string())?;
-    // A placeholder is only there until the first certificate.
-    let has_files = live.join(plan.name.as_str()).join("key.pem").exists();
-    if generation.is_in_use(live, &plan.name) || files.is_placeholder && has_files {
-        return Ok(None);
+/// Writes the files of a plan if they differ from those in use. True if they do.
+fn written(plan: &Plan, files: &Files, live: &Path) -> Result<bool, String> {
+    let in_use = live::certificate(live, &plan.name);
+    if live::keeps_what_is_there(files, in_use.as_ref()) {
+        return Ok(false);
     }
-    let before = generation.put(live, &plan.name).map_err(|error| error.to_string())?;
+    let generation = Generation::of(files, &plan.key).map_err(|error| error.to_string())?;
+    if generation.is_in_use(live, &plan.name) {
+        return Ok(false);
+    }
+    generation.put(live, &plan.name).map_err(|error| error.to_string())?;
     tracing::info!(plan = plan.name.as_str(), certificate = files.certificate, "files written");
-    Ok(Some(before))
+    Ok(true)
 }
 
 /// Has servers check the files of some plans, all servers before one of them reads the files. Then

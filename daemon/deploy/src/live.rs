@@ -16,7 +16,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use keyward::keys::certificates::Certificate;
-use keyward_plans::Files;
+use keyward_plans::{Files, PLACEHOLDER};
 use keyward_proto::{Label, Reference};
 use pem_rfc7468::LineEnding;
 use serde_json::{Value, json};
@@ -97,18 +97,17 @@ impl Generation {
             .all(|(name, text)| fs::read(directory.join(name)).is_ok_and(|found| found == text.as_bytes()))
     }
 
-    /// Writes the files as a new generation, and puts it in use. Returns the one that was in use.
+    /// Writes the files as a new generation, and puts it in use.
     ///
     /// # Errors
     /// The error of the system. What was in use stays.
-    pub(crate) fn put(&self, live: &Path, plan: &Label) -> Result<Option<PathBuf>, LiveError> {
+    pub(crate) fn put(&self, live: &Path, plan: &Label) -> Result<(), LiveError> {
         let io = |path: &Path| {
             let path = path.to_owned();
             move |reason| LiveError::Io(path, reason)
         };
         let mut builder = fs::DirBuilder::new();
         builder.recursive(true).mode(0o755).create(live).map_err(io(live))?;
-        let before = fs::read_link(live.join(plan.as_str())).ok();
         let number = generations(live, plan).last().map_or(1, |(number, _)| number + 1);
         let name = format!("{plan}.{number}");
         let directory = live.join(&name);
@@ -133,7 +132,7 @@ impl Generation {
             }
             return Err(error);
         }
-        Ok(before)
+        Ok(())
     }
 }
 
@@ -180,11 +179,39 @@ pub(crate) fn combined(live: &Path, plan: &Label) -> io::Result<String> {
     fs::read_to_string(live.join(plan.as_str()).join("combined.pem"))
 }
 
-/// SHA-256 of the certificate in use, in hexadecimal digits.
-pub(crate) fn fingerprint(live: &Path, plan: &Label) -> Option<String> {
+/// The certificate in use; `None` if there is none.
+pub(crate) fn certificate(live: &Path, plan: &Label) -> Option<Certificate> {
     let pem = fs::read_to_string(live.join(plan.as_str()).join("cert.pem")).ok()?;
     let (_, der) = pem_rfc7468::decode_vec(pem.trim().as_bytes()).ok()?;
-    Some(Certificate::from_der(&der).ok()?.fingerprint())
+    Certificate::from_der(&der).ok()
+}
+
+/// True for a certificate that the daemon has made, until there is one of an authority.
+pub(crate) fn is_placeholder(certificate: &Certificate) -> bool {
+    certificate.issuer() == PLACEHOLDER
+}
+
+/// True if the files of the daemon replace nothing that is in use: a placeholder is there for
+/// servers without files, and a makeshift also for servers with a placeholder.
+pub(crate) fn keeps_what_is_there(files: &Files, in_use: Option<&Certificate>) -> bool {
+    match in_use {
+        None => false,
+        Some(in_use) => files.is_placeholder || files.is_makeshift && !is_placeholder(in_use),
+    }
+}
+
+/// The newest generation before the one in use of which servers were told: they go back to that one
+/// if they refuse the files in use. `None` if they were told of the files in use, or of none.
+pub(crate) fn before(live: &Path, plan: &Label) -> Option<PathBuf> {
+    let was_told = |name: &str| live.join(name).join(TOLD).exists();
+    let current = fs::read_link(live.join(plan.as_str())).ok()?;
+    let all = generations(live, plan);
+    let at = all.iter().position(|(_, name)| current == Path::new(name))?;
+    if was_told(&all.get(at)?.1) {
+        return None;
+    }
+    let mut earlier = all.iter().take(at).rev();
+    earlier.find(|(_, name)| was_told(name)).map(|(_, name)| PathBuf::from(name))
 }
 
 /// Gives a plan the files of `before` back, and removes those that a server has refused.
@@ -271,6 +298,7 @@ mod tests {
             certificate: String::new(),
             not_after: 0,
             is_placeholder: false,
+            is_makeshift: false,
             servers: Vec::new(),
             hook: None,
             listeners: Vec::new(),
@@ -290,9 +318,10 @@ mod tests {
                 String::from_utf8(output.stdout).unwrap()
             };
             openssl(&["genpkey", "-algorithm", "ed25519", "-out"]);
-            let certificates: Vec<_> = (0..6)
+            let certificates: Vec<_> = (0..7)
                 .map(|number| {
-                    let subject = format!("/CN={number}");
+                    let subject =
+                        if number == 6 { format!("/{PLACEHOLDER}") } else { format!("/CN={number}") };
                     let pem = openssl(&["req", "-x509", "-subj", &subject, "-days", "2", "-key"]);
                     pem[pem.find("-----BEGIN").unwrap()..].to_owned()
                 })
@@ -320,7 +349,8 @@ mod tests {
         };
         let first = generation(1);
         assert!(!first.is_in_use(&live, &plan));
-        assert_eq!(first.put(&live, &plan).unwrap(), None);
+        first.put(&live, &plan).unwrap();
+        assert_eq!(before(&live, &plan), None, "it is the first one");
         assert!(first.is_in_use(&live, &plan));
         let read = |name: &str| fs::read_to_string(live.join("shop").join(name)).unwrap();
         assert_eq!(read("fullchain.pem"), certificate(1) + &certificate(0));
@@ -330,12 +360,19 @@ mod tests {
         assert!(at("KEYWARD KEY") < at("CERTIFICATE"), "{combined}");
         assert!(combined == super::combined(&live, &plan).unwrap() && !combined.contains("\n\n"));
         let second = generation(2);
-        let before = second.put(&live, &plan).unwrap().unwrap();
-        assert!(second.is_in_use(&live, &plan) && before == Path::new("shop.1"));
-        // The servers were told of the first one, and refuse the second one.
+        second.put(&live, &plan).unwrap();
+        assert_eq!(before(&live, &plan), None, "nobody was told of the first one");
+        fs::write(live.join("shop.1").join(TOLD), "{}").unwrap();
+        // The servers were told of the first one only. Whatever became of the deployer, they go
+        // back to that one when they refuse the others.
+        generation(3).put(&live, &plan).unwrap();
+        assert_eq!(before(&live, &plan).unwrap(), Path::new("shop.1"));
         assert_eq!(Told::read(&live, &plan), Told::default());
-        undo(&live, &plan, &before).unwrap();
-        assert!(first.is_in_use(&live, &plan) && !live.join("shop.2").exists());
+        undo(&live, &plan, Path::new("shop.1")).unwrap();
+        assert!(first.is_in_use(&live, &plan) && !live.join("shop.3").exists());
+        assert_eq!(before(&live, &plan), None, "the servers were told");
+        clean(&live, &plan);
+        assert!(!live.join("shop.2").exists());
         let told = Told {
             servers: ["nginx".to_owned()].into(),
             hook: Some(vec!["/bin/hook".to_owned(), "a b".to_owned()]),
@@ -356,6 +393,21 @@ mod tests {
             .collect();
         names.sort();
         assert_eq!(names, ["shop", "shop.1001", "shop.1002", "shop.5000"]);
+    }
+
+    #[test]
+    fn a_makeshift_replaces_nothing_but_a_placeholder() {
+        let der = |pem: &str| pem_rfc7468::decode_vec(pem.trim().as_bytes()).unwrap().1;
+        let real = Certificate::from_der(&der(&certificate(1))).unwrap();
+        let placeholder = Certificate::from_der(&der(&made().0[6])).unwrap();
+        assert!(is_placeholder(&placeholder) && !is_placeholder(&real));
+        let keeps = |is_placeholder, is_makeshift| {
+            let files = Files { is_placeholder, is_makeshift, ..files("", "") };
+            [None, Some(&placeholder), Some(&real)].map(|in_use| keeps_what_is_there(&files, in_use))
+        };
+        assert_eq!(keeps(false, false), [false, false, false]);
+        assert_eq!(keeps(false, true), [false, false, true]);
+        assert_eq!(keeps(true, false), [false, true, true]);
     }
 
     #[test]

@@ -214,6 +214,9 @@ pub struct Files {
     pub not_after: u64,
     /// True if the daemon has made the certificate, because there is none yet.
     pub is_placeholder: bool,
+    /// True if the certificate is revoked, may be, has expired, or is for a compromised key. It is
+    /// better than a placeholder, and replaces nothing else.
+    pub is_makeshift: bool,
     /// Servers that use the files: `nginx`, `haproxy` or `apache`.
     pub servers: Vec<String>,
     /// Program that is run after the files have changed.
@@ -228,8 +231,12 @@ pub struct Files {
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Deployed {
-    /// SHA-256 of the certificate in the files, in hexadecimal digits.
+    /// SHA-256 of the certificate in the files in use, in hexadecimal digits; empty if there are
+    /// none.
     pub certificate: String,
+    /// True if the daemon has made that certificate, because there was none yet.
+    #[serde(default)]
+    pub is_placeholder: bool,
     /// The certificate at each listener.
     pub listeners: BTreeMap<SocketAddr, Shown>,
     /// Why the files are not in use, if they are not.
@@ -388,6 +395,8 @@ pub fn origin(url: &str) -> Option<&str> {
     is_visible.then(|| url.get(..url.len() - rest.len() + host.len()))?
 }
 
+/// Subject and issuer of a certificate that the daemon makes, because there is none yet.
+pub const PLACEHOLDER: &str = "CN=placeholder of keyward";
 /// Longest URL, in bytes.
 const MAX_URL: usize = 1024;
 

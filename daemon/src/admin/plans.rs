@@ -185,6 +185,7 @@ pub(super) async fn files(State(admin): State<Admin>, OfKey(name): OfKey) -> Ans
         certificate: files.certificate,
         not_after: files.not_after,
         is_placeholder: files.is_placeholder,
+        is_makeshift: files.is_makeshift,
         servers,
         hook: plan.hook,
         listeners: plan.listeners,
@@ -199,8 +200,7 @@ pub(super) async fn deployed(
     OfKey(name): OfKey,
     Document(told): Document<Deployed>,
 ) -> Answer<Value> {
-    let Deployed { certificate, listeners, problem } = told;
-    renewal::deployed(&admin.daemon, actor, &name, certificate, listeners, problem).await?;
+    renewal::deployed(&admin.daemon, actor, &name, told).await?;
     Ok(Json(json!({})))
 }
 
@@ -398,6 +398,7 @@ async fn view(daemon: &Daemon, state: renewal::PlanState) -> Result<PlanView, Ad
         looked_at,
         deployed: deployed.map(|one| Deployed {
             certificate: one.certificate,
+            is_placeholder: one.is_placeholder,
             listeners: one.listeners,
             problem: one.problem,
         }),

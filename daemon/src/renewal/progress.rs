@@ -145,11 +145,16 @@ pub(crate) struct Window {
 /// Result of a deployment.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(crate) struct Deployed {
-    /// SHA-256 of the certificate in the files, in hexadecimal digits.
+    /// SHA-256 of the certificate in the files, in hexadecimal digits; empty if there are none.
     pub(crate) certificate: String,
-    /// Label of its key, if it is known.
+    /// True if the daemon has made that certificate.
+    #[serde(default)]
+    pub(crate) is_placeholder: bool,
+    /// Label of its key, and its public key, if they are known.
     #[serde(default)]
     pub(crate) key: Option<String>,
+    #[serde(default)]
+    pub(crate) public_key: Option<String>,
     /// The certificate at each listener.
     pub(crate) listeners: BTreeMap<SocketAddr, Shown>,
     /// Why the files are not in use, if they are not.

@@ -77,11 +77,14 @@ fn renewal(plan: &PlanView) -> String {
 
 fn served(plan: &PlanView) -> &'static str {
     let has_listeners = plan.deployed.as_ref().is_some_and(|deployed| !deployed.listeners.is_empty());
+    let is_placeholder = plan.deployed.as_ref().is_none_or(|deployed| deployed.is_placeholder);
     match plan.is_served {
         Some(true) => "yes",
         Some(false) => "no",
         None if !plan.is_deployed_here => "-",
-        None if plan.certificate.is_none() => "placeholder",
+        None if plan.certificate.is_none() && is_placeholder => "placeholder",
+        // For other names, or another key.
+        None if plan.certificate.is_none() => "a former one",
         None if plan.deployed.is_some() && !has_listeners => "no listeners",
         None => "not looked",
     }

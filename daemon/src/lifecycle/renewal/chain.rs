@@ -1,7 +1,5 @@
 //! The chain that an issuer gave: checked, and attached to its version. And the files of a plan.
 
-use std::sync::Arc;
-
 use der::Decode;
 use der::asn1::ObjectIdentifier;
 use keyward_proto::{Label, Reference};
@@ -18,7 +16,7 @@ use crate::keys::certificates::{Certificate, Chain};
 use crate::keys::{Key, Standing, Version, now};
 use crate::lifecycle::event::Actor;
 use crate::lifecycle::{Error, certificates, versions};
-use crate::renewal::known::digest;
+use crate::renewal::known::{digest, version_of};
 
 /// Checks the chain of a plan, and attaches it. The order has ended then. `is_preferred` is false
 /// for an authority that does not have the chain that the owner prefers.
@@ -254,11 +252,12 @@ pub(crate) struct Files {
     pub(crate) not_after: u64,
     /// True if the certificate is the placeholder of the daemon, before the first one.
     pub(crate) is_placeholder: bool,
+    /// True if something is wrong with the certificate: servers keep another one that they have.
+    pub(crate) is_makeshift: bool,
 }
 
 /// The files of a plan: with the newest certificate for its names, or with a placeholder that the
-/// daemon has made. A certificate that is revoked, or whose very public key was called compromised,
-/// does not take the place of another one that servers have.
+/// daemon has made.
 ///
 /// # Errors
 /// [`Error`] says why there is no key, or why the key signs no placeholder.
@@ -266,11 +265,8 @@ pub(crate) async fn files(daemon: &Daemon, name: &Label) -> Result<Files, Error>
     daemon.renewals.check().map_err(RenewalError::from)?;
     let plan = plan(&daemon.config(), name)?;
     let state = state::of(daemon, name).await?;
-    let deployed = if state.is_rejected() { deployed(daemon, &state).await? } else { None };
-    let (key, number) = match deployed {
-        Some(deployed) => deployed,
-        None => (key_of(daemon, &plan).await?, state.version.unwrap_or_default()),
-    };
+    let key = key_of(daemon, &plan).await?;
+    let number = state.version.unwrap_or_default();
     let version = key.version(number).ok_or_else(|| RenewalError::NoCertificate(name.clone()))?;
     let is_placeholder = state.certificate.is_none();
     let ders = match is_placeholder {
@@ -279,27 +275,22 @@ pub(crate) async fn files(daemon: &Daemon, name: &Label) -> Result<Files, Error>
     };
     let leaf = ders.first().and_then(|der| Certificate::from_der(der).ok());
     let leaf = leaf.ok_or_else(|| RenewalError::NoCertificate(name.clone()))?;
+    let is_makeshift = state.is_rejected() && !has_unusable_key(daemon, &state).await?;
     let block = |der: &Vec<u8>| pem_rfc7468::encode_string("CERTIFICATE", pem_rfc7468::LineEnding::LF, der);
     let chain = ders.iter().map(block).collect::<Result<String, _>>();
     let chain = chain.map_err(|error| RenewalError::Encoding(error.to_string()))?;
     let reference = Reference::new(key.label.clone(), version.number, version.spki.clone());
     let reference = reference.map_err(|error| RenewalError::Encoding(error.to_string()))?.to_pem();
     let (certificate, not_after) = (leaf.fingerprint(), leaf.not_after());
-    Ok(Files { chain, reference, certificate, not_after, is_placeholder })
+    Ok(Files { chain, reference, certificate, not_after, is_placeholder, is_makeshift })
 }
 
-/// The key and its version whose certificate is in the files of the servers of a plan, if nothing
-/// is wrong with that certificate. It may be for another key or other names than the plan has now.
-async fn deployed(daemon: &Daemon, state: &state::PlanState) -> Result<Option<(Arc<Key>, u32)>, Error> {
-    let Some(deployed) = &state.progress.deployed else { return Ok(None) };
-    let label = deployed.key.as_ref().and_then(|label| label.parse().ok());
-    let key = daemon.keys.get(label.as_ref().unwrap_or(&state.plan.key)).await?;
-    let Some(key) = key.filter(|key| key.standing(now()) == Standing::Active) else { return Ok(None) };
-    let version = state::with_certificate(&key, &deployed.certificate).filter(|(version, certificate)| {
-        !state.known.is_compromised(&digest(&version.spki))
-            && certificate.not_after() > now()
-            && !state.known.is_revoked(certificate)
-    });
-    let number = version.map(|(version, _)| version.number);
-    Ok(number.map(|number| (key, number)))
+/// True if the key in the files that servers have signs nothing any more, as far as the daemon
+/// knows: servers with these files serve nobody.
+async fn has_unusable_key(daemon: &Daemon, state: &state::PlanState) -> Result<bool, Error> {
+    let Some(deployed) = &state.progress.deployed else { return Ok(false) };
+    let Some(label) = deployed.key.as_ref().and_then(|label| label.parse().ok()) else { return Ok(false) };
+    let Some(key) = daemon.keys.get(&label).await? else { return Ok(true) };
+    let is_there = |public_key: &String| version_of(&key, public_key).is_some();
+    Ok(key.standing(now()) != Standing::Active || !deployed.public_key.as_ref().is_none_or(is_there))
 }

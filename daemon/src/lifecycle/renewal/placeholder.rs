@@ -6,6 +6,7 @@ use core::time::Duration;
 use der::asn1::{BitString, GeneralizedTime, OctetString, Uint, UtcTime};
 use der::oid::AssociatedOid;
 use der::{Decode, Encode, Sequence};
+use keyward_plans::PLACEHOLDER;
 use x509_cert::ext::Extension;
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::name::Name;
@@ -65,7 +66,7 @@ fn fields(plan: &Plan, version: &Version, algorithm: &[u8]) -> der::Result<Field
     let names = plan.names.iter().map(general_name).collect::<der::Result<Vec<_>>>()?;
     let value = OctetString::new(SubjectAltName(names).to_der()?)?;
     let extension = Extension { extn_id: SubjectAltName::OID, critical: false, extn_value: value };
-    let name: Name = NAME.parse()?;
+    let name: Name = PLACEHOLDER.parse()?;
     let start = now().saturating_sub(60);
     Ok(Fields {
         // Version 3 (RFC 5280, 4.1.2.1).
@@ -88,6 +89,5 @@ fn time(seconds: u64) -> der::Result<Time> {
     }
 }
 
-const NAME: &str = "CN=placeholder of keyward";
 /// Seconds.
 const LIFETIME: u64 = 3600;

@@ -1,8 +1,5 @@
 //! Reports of the agent, the deployer and people about a plan.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
-
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use keyward_plans::{Report, Shown};
@@ -283,24 +280,23 @@ pub(crate) async fn deployed(
     daemon: &Daemon,
     actor: Actor,
     name: &Label,
-    certificate: String,
-    listeners: BTreeMap<SocketAddr, Shown>,
-    problem: Option<String>,
+    told: keyward_plans::Deployed,
 ) -> Result<(), Error> {
     daemon.renewals.check().map_err(RenewalError::from)?;
     let before = state::of(daemon, name).await?;
     let checked = |shown: Shown| Shown { problem: shown.problem.as_deref().map(printable), ..shown };
+    let keyward_plans::Deployed { certificate, is_placeholder, listeners, problem } = told;
     let listeners = listeners.into_iter().map(|(at, shown)| (at, checked(shown))).collect();
     let problem = problem.as_deref().map(printable);
-    // The files may be those for a key that the plan had before.
-    let is_of_key =
-        before.key.as_ref().is_some_and(|key| state::with_certificate(key, &certificate).is_some());
+    // The files may be those for a key that the plan had before, or with a certificate that is not
+    // in the store any more.
+    let version = before.key.as_ref().and_then(|key| state::with_certificate(key, &certificate));
     let former = before.progress.deployed.as_ref().filter(|one| one.certificate == certificate);
-    let key = match is_of_key {
-        true => Some(before.plan.key.to_string()),
-        false => former.and_then(|one| one.key.clone()),
+    let (key, public_key) = match version {
+        Some((version, _)) => (Some(before.plan.key.to_string()), Some(digest(&version.spki))),
+        None => former.map(|one| (one.key.clone(), one.public_key.clone())).unwrap_or_default(),
     };
-    let deployed = Deployed { certificate, key, listeners, problem };
+    let deployed = Deployed { certificate, is_placeholder, key, public_key, listeners, problem };
     let is_served = deployed.is_served()
         && before.certificate.as_ref().is_some_and(|one| one.fingerprint() == deployed.certificate);
     daemon.renewals.note_look(name.as_str());

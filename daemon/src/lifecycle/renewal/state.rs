@@ -71,12 +71,13 @@ impl PlanState {
         orders.map(|one| one.url.clone()).collect()
     }
 
-    /// True if servers do not get the certificate while they have a better one: it is revoked, or
-    /// may be, or this very public key was called compromised. That a newer version was called so
-    /// says nothing about the certificate.
+    /// True if servers do not get the certificate while they have another one: it is revoked, or
+    /// may be, has expired, or this very public key was called compromised. That a newer version
+    /// was called so says nothing about the certificate.
     pub(crate) fn is_rejected(&self) -> bool {
-        let is_compromised = |one: &Certificate| self.known.is_compromised(&digest(one.spki()));
-        self.may_be_revoked || self.certificate.as_ref().is_some_and(is_compromised)
+        let is_bad =
+            |one: &Certificate| one.not_after() <= now() || self.known.is_compromised(&digest(one.spki()));
+        self.may_be_revoked || self.certificate.as_ref().is_some_and(is_bad)
     }
 
     /// True if the certificate is revoked, or may be, or is for a compromised key.

@@ -67,6 +67,28 @@ impl ByHand {
         serde_json::from_str(&body).unwrap()
     }
 
+    /// SHA-256 of the certificate in the files that servers have, once the deployer has looked at the
+    /// files of the plan again.
+    pub(super) fn in_use(&self) -> String {
+        let config = self.scene.daemon.path("keyward.toml");
+        let text = fs::read_to_string(&config).unwrap();
+        // The first look may have begun before.
+        for look in ["a look", "another look"] {
+            let begin = now();
+            wait_for(look, || {
+                // A change of the configuration makes the deployer look.
+                fs::write(&config, &text).unwrap();
+                self.plan()["looked_at"].as_u64().filter(|at| *at > begin)
+            });
+        }
+        let file = self.scene.live().join("shop/cert.pem");
+        let mut show = Command::new("openssl");
+        let shown = succeed(show.args(["x509", "-noout", "-fingerprint", "-sha256", "-in"]).arg(file));
+        let in_use = fingerprint_in(&shown);
+        assert_eq!(self.plan()["deployed"]["certificate"], in_use.as_str(), "the daemon knows");
+        in_use
+    }
+
     /// The deployer has seen the certificate of the plan at each listener.
     pub(super) fn served(&self) {
         let body = json!({ "certificate": self.fingerprint(), "listeners": {}, "problem": null });
@@ -196,13 +218,17 @@ impl ByHand {
         let mut show = Command::new("openssl");
         show.args(["x509", "-inform", "DER", "-noout", "-fingerprint", "-sha256", "-in"]).arg(file);
         let shown = succeed(&mut show);
-        let fingerprint = shown.trim().split('=').nth(1).unwrap().replace(':', "").to_ascii_lowercase();
-        (fingerprint, payload["reason"].as_u64().unwrap())
+        (fingerprint_in(&shown), payload["reason"].as_u64().unwrap())
     }
 
     pub(super) fn fingerprint(&self) -> String {
         self.plan()["certificate"]["fingerprint"].as_str().unwrap().to_owned()
     }
+}
+
+/// The fingerprint in an answer of openssl.
+fn fingerprint_in(shown: &str) -> String {
+    shown.trim().split('=').nth(1).unwrap().replace(':', "").to_ascii_lowercase()
 }
 
 /// Exit status of a command, and all its words.

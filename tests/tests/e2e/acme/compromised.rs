@@ -10,7 +10,11 @@ use super::*;
 fn a_compromised_version_stays_refused() {
     let agent = ByHand::start(NEVER_SERVED);
     let served = || agent.served();
-    let files = || agent.files()["certificate"].as_str().unwrap().to_owned();
+    // The certificate for servers, and whether they keep the one that they have.
+    let files = || {
+        let files = agent.files();
+        (files["certificate"].as_str().unwrap().to_owned(), files["is_makeshift"] == true)
+    };
     let current = || agent.current();
     let first = agent.renew();
     served();
@@ -39,18 +43,17 @@ fn a_compromised_version_stays_refused() {
     names("names = [\"shop.example\"]");
     assert_eq!(agent.renew(), second);
     served();
-    let others = agent.fingerprint();
     names("names = [\"shop.example\", \"www.shop.example\"]");
     // The second version has no certificate for these names any more, and the first one has.
     assert_eq!(
         (agent.plan()["state"].clone(), agent.plan()["is_revoked"].clone()),
         (json!("due"), json!(true))
     );
-    assert_eq!(files(), others, "servers keep a certificate that is not revoked");
+    assert_eq!(files(), (agent.fingerprint(), true), "servers keep a certificate that is not revoked");
     served();
     assert_eq!(current(), 2, "the compromised version is not current again");
     assert_eq!(agent.renew(), second);
-    assert_eq!((&agent.plan()["state"], files()), (&json!("valid"), agent.fingerprint()));
+    assert_eq!((&agent.plan()["state"], files()), (&json!("valid"), (agent.fingerprint(), false)));
     // A version that is compromised before every server has it does not become current.
     agent.cert(&["renew", "shop", "--now", "--new-key"]);
     agent.renew();
@@ -66,19 +69,18 @@ fn a_compromised_version_stays_refused() {
     assert_eq!(current(), 4);
     // A newer version is compromised before servers have it. Nothing is wrong with the one that
     // they have, and the agent cannot have it revoked.
-    let good = agent.fingerprint();
     agent.cert(&["renew", "shop", "--now", "--new-key"]);
     agent.renew();
     assert_eq!(agent.plan()["certificate"]["version"], 5);
     agent.cert(&["revoke", "shop", "--reason", "key-compromise", "--yes"]);
-    assert_eq!(files(), good);
+    assert_eq!(files(), (agent.fingerprint(), true));
     agent.begin();
     let (status, answer) = agent.post("chain", &fs::read(csr.with_extension("pem")).unwrap());
     assert_eq!(status, 409, "{answer}");
     agent.report(json!("end"));
     let left = agent.plan()["revocations"].clone();
     assert_eq!((left.as_array().unwrap().len(), &left[0]["is_compromised"]), (1, &json!(true)), "{left}");
-    assert_eq!((files(), current()), (good, 4));
+    assert_eq!((files(), current()), ((agent.fingerprint(), true), 4));
 }
 
 /// The word of a person about a key is for the key that she means, whatever the plan has.
@@ -130,13 +132,18 @@ fn another_key_of_the_plan_is_not_compromised() {
     agent.not_revoked("unauthorized", None);
     agent.scene.change_plan("key = \"other\"\n");
     agent.renew();
-    let files = agent.files();
     agent.served();
     agent.change("key = \"other\"\n", "");
     assert_eq!(agent.doubts(), (true, true));
-    assert_eq!(agent.files(), files, "servers keep the other key while its certificate is better");
+    let is_makeshift = || agent.files()["is_makeshift"] == true;
+    assert!(is_makeshift(), "servers keep the other key while its certificate is better");
+    let key = |verb: &str| succeed(&mut agent.scene.daemon.keyward(&["key", verb, "other"]));
+    key("disable");
+    assert!(!is_makeshift(), "servers with that key serve nobody");
+    key("enable");
+    assert!(is_makeshift());
     agent.renew();
-    assert_eq!(agent.files()["certificate"], agent.fingerprint());
+    assert_eq!((agent.files()["certificate"].clone(), is_makeshift()), (agent.fingerprint().into(), false));
     assert_eq!(agent.plan()["certificate"]["version"], 4);
     // The same label, and nothing else of the key.
     agent.scene.daemon.destroy("shop");
@@ -254,4 +261,57 @@ fn numbers_of_an_earlier_version_become_public_keys() {
     agent.rename("store");
     assert_eq!(agent.doubts(), (true, false));
     assert_ne!(agent.renew(), first);
+}
+
+/// Servers keep a certificate with which nothing is wrong, whatever names the plan gets, and
+/// whichever revoked or expired certificate is in the key store after that.
+#[test]
+fn a_certificate_that_is_revoked_or_expired_replaces_no_good_one() {
+    let mut agent = ByHand::start("hook = [\"/bin/true\"]\n");
+    let first = agent.order();
+    assert_eq!(agent.send(&first, 90, "-60").0, 200);
+    agent.report(json!("end"));
+    agent.scene.start_deployer();
+    assert_eq!(agent.in_use(), agent.fingerprint());
+    agent.cert(&["revoke", "shop", "--reason", "key-compromise", "--yes"]);
+    agent.revocation();
+    agent.revoked();
+    agent.renew();
+    assert_eq!(agent.in_use(), agent.fingerprint());
+    // The second version has a certificate for other names.
+    let names = "names = [\"shop.example\", \"www.shop.example\"]";
+    agent.change(names, "names = [\"b.example\"]");
+    let csr = agent.order();
+    assert_eq!(agent.send(&csr, 90, "-60").0, 200);
+    agent.report(json!("end"));
+    let good = agent.fingerprint();
+    assert_eq!(agent.in_use(), good);
+    agent.change("names = [\"b.example\"]", "names = [\"typo.example\"]");
+    assert_eq!(agent.in_use(), good);
+    let told = succeed(&mut agent.scene.daemon.keyward(&["cert", "status", "shop"]));
+    assert!(told.contains("served      a former one"), "{told}");
+    // Only the first version, which is compromised, has a certificate for these names.
+    agent.change("names = [\"typo.example\"]", names);
+    assert_eq!((agent.doubts(), agent.plan()["certificate"]["version"].clone()), ((true, false), json!(1)));
+    assert_eq!(agent.in_use(), good);
+    // The key store is one of before, with a revoked certificate, and then with one that has
+    // expired.
+    agent.renew();
+    let (revoked, store) = (agent.fingerprint(), agent.home.join("store.pem"));
+    fs::write(&store, agent.files()["chain"].as_str().unwrap()).unwrap();
+    agent.cert(&["revoke", "shop", "--reason", "superseded", "--yes"]);
+    agent.revocation();
+    agent.revoked();
+    let csr = agent.order();
+    assert_eq!(agent.send(&csr, 90, "-60").0, 200);
+    agent.report(json!("end"));
+    let good = agent.fingerprint();
+    assert_eq!(agent.in_use(), good);
+    agent.cert(&["attach", "shop", "--in", store.to_str().unwrap()]);
+    assert_eq!((agent.fingerprint(), agent.doubts().0), (revoked, true));
+    assert_eq!(agent.in_use(), good);
+    assert_eq!(agent.send(&csr, 1, "-2d").0, 409);
+    agent.cert(&["attach", "shop", "--in", csr.with_extension("pem").to_str().unwrap()]);
+    assert_eq!(agent.plan()["state"], "expired");
+    assert_eq!(agent.in_use(), good);
 }
