@@ -289,6 +289,27 @@ pub struct ToRevoke {
     pub is_compromised: bool,
 }
 
+/// A certificate that a person may have revoked. It has not expired.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Revocable {
+    /// Label of its key.
+    pub key: String,
+    /// Number of the version of the key.
+    pub version: u32,
+    /// SHA-256, in hexadecimal digits.
+    pub certificate: String,
+    /// Its names.
+    pub names: Vec<String>,
+    /// Last time at which it is valid.
+    pub not_after: u64,
+    /// True if it is in the files that servers have.
+    pub is_in_use: bool,
+    /// True if an authority has revoked it, or may have.
+    pub is_revoked: bool,
+    /// True if a person has called its public key compromised.
+    pub is_compromised: bool,
+}
+
 /// A plan, for people.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct PlanView {
@@ -332,6 +353,9 @@ pub struct PlanView {
     /// are not known then.
     #[serde(default)]
     pub progress_problem: Option<String>,
+    /// Certificates that a person may have revoked, those of old versions of the key first.
+    #[serde(default)]
+    pub revocable: Vec<Revocable>,
     /// Certificates that a person has asked to revoke and that are not revoked yet, and orders
     /// whose certificates are to be revoked, as far as this plan looks after them.
     #[serde(default)]

@@ -225,9 +225,16 @@ impl AdminClient {
         self.call(Method::POST, &format!("/v1/plans/{plan}/renew"), body.into())
     }
 
-    /// Has the certificate of a plan revoked.
-    pub(crate) fn revoke(&self, plan: &str, reason: u8) -> Result<PlanView, AdminClientError> {
-        let body = serde_json::json!({ "reason": reason }).to_string();
+    /// Has certificates of a plan revoked; without one, has a version of its key called compromised.
+    pub(crate) fn revoke(
+        &self,
+        plan: &str,
+        reason: u8,
+        certificates: &[String],
+        version: Option<u32>,
+    ) -> Result<PlanView, AdminClientError> {
+        let body = serde_json::json!({ "reason": reason, "certificates": certificates, "version": version });
+        let body = body.to_string();
         self.call(Method::POST, &format!("/v1/plans/{plan}/revoke"), body.into())
     }
 

@@ -85,8 +85,12 @@ impl IntoResponse for AdminError {
 
 fn renewal_status(error: &RenewalError) -> StatusCode {
     match error {
-        RenewalError::NoPlan(_) | RenewalError::NoCertificate(_) => StatusCode::NOT_FOUND,
-        RenewalError::OtherUrl { .. } | RenewalError::Nonce => StatusCode::BAD_REQUEST,
+        RenewalError::NoPlan(_) | RenewalError::NoCertificate(_) | RenewalError::NotRevocable { .. } => {
+            StatusCode::NOT_FOUND
+        }
+        RenewalError::OtherUrl { .. } | RenewalError::Nonce | RenewalError::NothingMeant => {
+            StatusCode::BAD_REQUEST
+        }
         RenewalError::NotDue { .. } | RenewalError::Ordered(_) | RenewalError::NotRevoked(_) => {
             StatusCode::LOCKED
         }

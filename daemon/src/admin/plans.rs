@@ -22,7 +22,8 @@ use crate::daemon::Daemon;
 use crate::ground::text::printable;
 use crate::keys::certificates::Chain;
 use crate::keys::{Standing, now};
-use crate::lifecycle::{self, renewal};
+use crate::lifecycle;
+use crate::lifecycle::renewal::{self, Meant};
 use crate::observe::renewals::{PlanLook, WatchLook};
 use crate::renewal::jws::AccountKey;
 
@@ -230,11 +231,19 @@ pub(super) async fn renew(
     Ok(Json(view(&admin.daemon, renewal::of(&admin.daemon, &name).await?).await?))
 }
 
-/// The reason of a revocation (RFC 5280, 5.3.1); none gives a revocation up that has not succeeded.
+/// What is revoked.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Revoke {
+    /// Reason (RFC 5280, 5.3.1); none gives the revocations up that have not succeeded.
     reason: Option<u8>,
+    /// SHA-256 of each certificate, in hexadecimal digits.
+    #[serde(default)]
+    certificates: Vec<String>,
+    /// In the place of certificates: a version of the key that is compromised; none for the current
+    /// one.
+    #[serde(default)]
+    version: Option<u32>,
 }
 
 /// Answer to a wish for a revocation.
@@ -247,17 +256,24 @@ pub(super) enum Revoked {
     GivenUp(Vec<ToRevoke>),
 }
 
-/// Has the certificate of a plan revoked.
+/// Has certificates of a plan revoked.
 pub(super) async fn revoke(
     State(admin): State<Admin>,
     Extension(Administrator(actor)): Extension<Administrator>,
     OfKey(name): OfKey,
-    Document(Revoke { reason }): Document<Revoke>,
+    Document(Revoke { reason, certificates, version }): Document<Revoke>,
 ) -> Answer<Revoked> {
+    let meant = match (certificates.is_empty(), version) {
+        (true, version) => Meant::Version(version),
+        (false, None) => Meant::Certificates(certificates),
+        (false, Some(_)) => {
+            return Err(AdminError::Invalid("name certificates or a version, not both".into()));
+        }
+    };
     // 0 unspecified, 1 keyCompromise, 4 superseded, 5 cessationOfOperation: what public
     // authorities take from owners.
     match reason {
-        Some(reason @ (0 | 1 | 4 | 5)) => renewal::revoke(&admin.daemon, actor, &name, reason).await?,
+        Some(reason @ (0 | 1 | 4 | 5)) => renewal::revoke(&admin.daemon, actor, &name, reason, meant).await?,
         Some(_) => return Err(AdminError::Invalid("the reasons are 0, 1, 4 and 5 (RFC 5280, 5.3.1)".into())),
         None => return Ok(Json(Revoked::GivenUp(renewal::keep(&admin.daemon, actor, &name).await?))),
     }
@@ -337,6 +353,7 @@ async fn view(daemon: &Daemon, state: renewal::PlanState) -> Result<PlanView, Ad
     let is_revoked = state.is_revoked();
     let progress_problem = progress_problem(daemon);
     let is_known = progress_problem.is_none();
+    let revocable = renewal::revocable(daemon, &state).await?;
     let revocations = to_revoke(daemon, &state);
     let has_revocation = !state.revocations.is_empty();
     let revocation_problem = revocation_problem(daemon, &state);
@@ -379,6 +396,7 @@ async fn view(daemon: &Daemon, state: renewal::PlanState) -> Result<PlanView, Ad
         account: acme.as_ref().and_then(|acme| acme.account.clone()),
         key_problem: key_problem.map(str::to_owned),
         progress_problem,
+        revocable,
         revocations,
         has_revocation: is_known.then_some(has_revocation),
         is_revoked: is_known.then_some(is_revoked),

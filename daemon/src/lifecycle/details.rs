@@ -66,6 +66,8 @@ pub(super) enum Act<'a> {
     RevokeCertificate {
         plan: &'a Label,
         reason: u8,
+        /// SHA-256 of each certificate, in hexadecimal digits.
+        certificates: &'a [String],
     },
     Rotate,
     /// A message to an authority that issues certificates.
@@ -125,7 +127,9 @@ pub(super) fn details(act: &Act<'_>) -> Map<String, Value> {
         }
         Act::NoteRecovery { secret, has_old } => json!({ "secret": secret.to_string(), "has_old": has_old }),
         Act::RenewCertificate(plan) => json!({ "plan": plan.as_str() }),
-        Act::RevokeCertificate { plan, reason } => json!({ "plan": plan.as_str(), "reason": reason }),
+        Act::RevokeCertificate { plan, reason, certificates } => {
+            json!({ "plan": plan.as_str(), "reason": reason, "certificates": certificates })
+        }
         Act::SignAcme { plan, step, url } => json!({ "plan": plan.as_str(), "step": step, "url": url }),
         Act::SignRequest(scheme) => json!({ "scheme": scheme.name() }),
         Act::Compromise(_) | Act::Detach | Act::Purge | Act::Rotate => json!({}),
@@ -222,8 +226,9 @@ pub(super) fn log(act: &Act<'_>, action: Action, label: Option<&Label>, version:
         Act::RenewCertificate(plan) => {
             tracing::info!(plan = plan.as_str(), key, uid, pid, role, "certificate is to be renewed now");
         }
-        Act::RevokeCertificate { plan, reason } => {
-            tracing::warn!(plan = plan.as_str(), key, reason, uid, pid, role, "certificate is to be revoked");
+        Act::RevokeCertificate { plan, reason, certificates } => {
+            let (plan, certificates) = (plan.as_str(), certificates.join(", "));
+            tracing::warn!(plan, key, reason, certificates, uid, pid, role, "certificates are to be revoked");
         }
         Act::SignAcme { plan, step, url } => {
             tracing::info!(

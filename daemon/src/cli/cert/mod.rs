@@ -3,6 +3,7 @@
 
 mod new_plan;
 mod plans;
+mod revoke;
 
 use std::path::{Path, PathBuf};
 
@@ -39,8 +40,8 @@ pub(super) enum Command {
     Watched(#[command(flatten)] Client),
     /// Renew the certificate of a plan now
     Renew(plans::Renew),
-    /// Revoke the certificate of a plan, and renew it
-    Revoke(plans::Revoke),
+    /// Revoke certificates of a plan, and renew the one that the plan has
+    Revoke(revoke::Revoke),
 }
 
 #[derive(Args, Debug)]

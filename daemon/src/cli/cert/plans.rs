@@ -1,9 +1,8 @@
 //! Plans of certificates, as they are at the moment.
 
-use std::io::{self, IsTerminal};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use keyward_plans::{PlanView, ToRevoke};
 use keyward_proto::Label;
 use serde_json::json;
@@ -13,7 +12,6 @@ use crate::admin::api::Certified;
 use crate::admin::client::AdminClient;
 use crate::cli::client::Client;
 use crate::cli::failure::Failure;
-use crate::cli::key::confirmed;
 use crate::cli::output::{ago, from_now, print, print_json, print_table, table, time};
 use crate::config::Server;
 use crate::ground::exit;
@@ -234,124 +232,6 @@ impl Renew {
             )),
         }
     }
-}
-
-/// Reasons that public authorities take from owners (RFC 5280, 5.3.1).
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Reason {
-    Unspecified,
-    KeyCompromise,
-    Superseded,
-    CessationOfOperation,
-}
-
-impl Reason {
-    const fn number(self) -> u8 {
-        match self {
-            Self::Unspecified => 0,
-            Self::KeyCompromise => 1,
-            Self::Superseded => 4,
-            Self::CessationOfOperation => 5,
-        }
-    }
-
-    /// Name on the command line.
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Unspecified => "unspecified",
-            Self::KeyCompromise => "key-compromise",
-            Self::Superseded => "superseded",
-            Self::CessationOfOperation => "cessation-of-operation",
-        }
-    }
-}
-
-#[derive(Args, Debug)]
-pub(in crate::cli) struct Revoke {
-    /// Name of the plan
-    #[arg(value_name = "PLAN")]
-    plan: Label,
-    /// Why the certificate must not be trusted any more; after key-compromise, the authority issues
-    /// nothing for this key any more
-    #[arg(long, value_enum, default_value = "unspecified")]
-    reason: Reason,
-    /// Give up a revocation that the authority has not carried out yet
-    #[arg(long, conflicts_with_all = ["reason", "yes"])]
-    cancel: bool,
-    /// Revoke it without a question on a terminal; elsewhere, this option is required
-    #[arg(long)]
-    yes: bool,
-    #[command(flatten)]
-    client: Client,
-}
-
-impl Revoke {
-    /// Gives up a revocation.
-    fn keep(self) -> Result<(), Failure> {
-        let name = &self.plan;
-        let kept = AdminClient::new(&self.client.runtime_dir).and_then(|admin| admin.keep(name.as_str()));
-        let kept = kept.map_err(|error| {
-            Failure::from(error).while_trying(format_args!("cannot keep the certificate of plan {name}"))
-        })?;
-        match self.client.json {
-            true => print_json(&kept),
-            false => print(&kept.iter().map(|one| kept_words(name, one)).collect::<String>()),
-        }
-    }
-
-    pub(super) fn run(self) -> Result<(), Failure> {
-        let name = &self.plan;
-        let question = format!(
-            "Revoke the certificate of plan {name}? Clients may refuse it until the next one is served. Type the name of the plan to confirm: "
-        );
-        if self.cancel {
-            return self.keep();
-        }
-        let is_wanted = self.yes || io::stdin().is_terminal() && confirmed(&question, name.as_str())?;
-        if !is_wanted {
-            let why = format_args!(
-                "the certificate of plan {name} was not revoked: clients may refuse it as soon as it is, until the next one is served; if that is what you want, run: keyward cert revoke {name} --reason {} --yes",
-                self.reason.name()
-            );
-            return Err(Failure::new(exit::USAGE, why));
-        }
-        let plan = AdminClient::new(&self.client.runtime_dir)
-            .and_then(|admin| admin.revoke(name.as_str(), self.reason.number()));
-        let plan = plan.map_err(|error| {
-            Failure::from(error).while_trying(format_args!("cannot revoke the certificate of plan {name}"))
-        })?;
-        if self.client.json {
-            return print_json(&plan);
-        }
-        print(&match &plan.revocation_problem {
-            Some(problem) => format!("{problem}\n"),
-            // A program has issued the certificate, or there is none any more.
-            None if plan.has_revocation == Some(false) => format!(
-                "key {} is replaced, and no authority is known that revokes a certificate of plan {name}; have that done by whoever has issued one\n",
-                plan.key
-            ),
-            None => format!(
-                "keyward-acme revokes the certificate of plan {name}, and renews it; to see the end: keyward cert status {name}\n"
-            ),
-        })
-    }
-}
-
-/// Words for a certificate whose revocation was given up. A compromised key stays compromised.
-fn kept_words(name: &Label, one: &ToRevoke) -> String {
-    let certificate = one.certificate.as_deref().unwrap_or_default();
-    let text = match &one.order {
-        Some(order) => format!("nobody looks at order {order} any more"),
-        None if one.may_be_revoked => format!(
-            "the authority may have revoked the certificate of plan {name} already, SHA-256 {certificate}, so it is replaced; to see the end: keyward cert status {name}"
-        ),
-        None => format!("the certificate of plan {name}, SHA-256 {certificate}, is not revoked"),
-    };
-    let key = match one.is_compromised {
-        true => "; its version of the key stays compromised, and gets no certificate any more",
-        false => "",
-    };
-    format!("{text}{key}\n")
 }
 
 #[derive(Args, Debug)]

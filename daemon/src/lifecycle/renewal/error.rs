@@ -33,6 +33,14 @@ pub(crate) enum RenewalError {
     NotDue { plan: Label, at: u64 },
     #[error("the plan {plan} has had {orders} orders within a day, and gets no other before {}", time(*until))]
     ManyOrders { plan: Label, orders: usize, until: u64 },
+    #[error(
+        "the plan {plan} has no certificate with SHA-256 {certificate} that has not expired; if it was renewed meanwhile, ask again; to see its certificates: keyward cert status {plan}"
+    )]
+    NotRevocable { plan: Label, certificate: String },
+    #[error(
+        "a request to revoke names certificates by their SHA-256, or, with reason 1, one version of the key"
+    )]
+    NothingMeant,
     #[error("nobody asked to revoke the certificate of the plan {0}; to revoke it: keyward cert revoke {0}")]
     NotRevoked(Label),
     #[error("the certificate is for the names {has}, and the plan {plan} has {wants}")]

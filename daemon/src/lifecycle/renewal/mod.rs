@@ -9,6 +9,7 @@ mod hold;
 mod message;
 mod placeholder;
 mod report;
+mod revocable;
 mod revoke;
 mod state;
 
@@ -16,7 +17,8 @@ pub(crate) use chain::{accept, files};
 pub(crate) use error::RenewalError;
 pub(crate) use message::{message, request_for_program};
 pub(crate) use report::{deployed, renew_now, report};
-pub(crate) use revoke::{keep, revoke, shown, shown_order};
+pub(crate) use revocable::revocable;
+pub(crate) use revoke::{Meant, keep, revoke, shown, shown_order};
 pub(crate) use state::{PlanState, all, of};
 
 use std::sync::Arc;

@@ -6,6 +6,8 @@ use keyward_plans::ToRevoke;
 use keyward_proto::Label;
 
 use super::report::ask;
+use super::revocable::{self, Found};
+use super::state::PlanState;
 use super::{RenewalError, authority, state};
 use crate::config::{Identifier, Plan, origin};
 use crate::daemon::Daemon;
@@ -17,82 +19,151 @@ use crate::lifecycle::event::{Action, Actor, begin};
 use crate::renewal::former::FormerOrder;
 use crate::renewal::known::digest;
 use crate::renewal::revocation::{KEY_COMPROMISE, Revocation};
-use crate::renewal::{Known, Looked, Progress};
+use crate::renewal::{Known, Progress};
 
-/// Has the certificate of a plan revoked, and renewed after that, because a person asks. A person
-/// asks for each, so there is no limit.
+/// The certificates that a person means.
+#[derive(Debug)]
+pub(crate) enum Meant {
+    /// SHA-256 of each, in hexadecimal digits.
+    Certificates(Vec<String>),
+    /// A version of the key, and its certificate if there is one; `None` for the current version.
+    Version(Option<u32>),
+}
+
+/// Has certificates of a plan revoked, because a person asks. After the reason `keyCompromise`,
+/// their versions of the key get no certificate any more. The certificate of the plan is renewed if
+/// it is one of these. A person asks for each, so there is no limit.
 ///
 /// # Errors
-/// There is no certificate, or the act cannot be recorded.
-pub(crate) async fn revoke(daemon: &Daemon, actor: Actor, name: &Label, reason: u8) -> Result<(), Error> {
-    if reason == KEY_COMPROMISE {
-        return key_compromise(daemon, actor, name).await;
-    }
+/// There is no such certificate, or the act cannot be recorded.
+pub(crate) async fn revoke(
+    daemon: &Daemon,
+    actor: Actor,
+    name: &Label,
+    reason: u8,
+    meant: Meant,
+) -> Result<(), Error> {
     let state = state::of(daemon, name).await?;
-    let certificate = state.certificate.as_ref().ok_or_else(|| RenewalError::NoCertificate(name.clone()))?;
-    let directory = directory_of(daemon, &state.plan, &state.known, certificate);
-    let directory = directory.ok_or_else(|| RenewalError::NotAcme(name.clone()))?;
+    let certificates = match (meant, reason) {
+        (Meant::Certificates(named), _) if !named.is_empty() => named,
+        (Meant::Version(number), KEY_COMPROMISE) => {
+            return key_compromise(daemon, actor, &state, Vec::new(), number).await;
+        }
+        _ => return Err(RenewalError::NothingMeant.into()),
+    };
+    let mut found = revocable::found(daemon, &state).await?;
+    let mut meant = Vec::new();
+    for certificate in certificates {
+        let at = found.iter().position(|one| one.certificate.fingerprint() == certificate);
+        let at = at.ok_or_else(|| RenewalError::NotRevocable { plan: name.clone(), certificate })?;
+        meant.push(found.swap_remove(at));
+    }
+    if reason == KEY_COMPROMISE {
+        return key_compromise(daemon, actor, &state, meant, None).await;
+    }
+    let of = |one: &Found| revocation(daemon, &state, &one.key.label, &one.certificate, reason);
+    let asked: Option<Vec<_>> = meant.iter().map(of).collect();
+    let asked = asked.ok_or_else(|| RenewalError::NotAcme(name.clone()))?;
+    let present = state.certificate.as_ref();
+    let is_present = present.is_some_and(|present| meant.iter().any(|one| one.certificate == *present));
     let begun = begin(daemon, actor, Action::RevokeCertificate, Some(&state.plan.key)).await?;
     let is_worked_on = daemon.renewals.is_worked_on(name.as_str());
     let updated = daemon.renewals.update(name.as_str(), |progress, known| {
-        known.revoke(revocation(&state.plan, certificate, reason, directory));
-        ask(progress, is_worked_on);
+        asked.iter().for_each(|asked| known.revoke(asked.clone()));
+        match is_present {
+            true => ask(progress, is_worked_on),
+            false => progress.forget_revocation_failures(),
+        }
         Ok::<_, RenewalError>(())
     });
     begun.result(updated).await?;
-    begun.done(Act::RevokeCertificate { plan: name, reason }, None).await
+    let certificates = fingerprints(&meant);
+    begun.done(Act::RevokeCertificate { plan: name, reason, certificates: &certificates }, None).await
 }
 
-/// Notes that the key of the certificate of a plan is compromised; without a certificate for the
-/// names of the plan, that the current version of the key is. Then has the certificate of that
-/// version revoked, whatever its names, if an authority can do that. The renewal with another key
-/// does not wait for the authority.
+fn fingerprints(meant: &[Found]) -> Vec<String> {
+    meant.iter().map(|one| one.certificate.fingerprint()).collect()
+}
+
+/// Notes that the keys of certificates are compromised; without a certificate, that a version of
+/// the key of the plan is. Then has the certificates of these versions revoked, whatever their
+/// names, if an authority can do that. The renewal with another key does not wait for the authority.
 ///
 /// # Errors
 /// There is no key, or the act cannot be recorded.
-async fn key_compromise(daemon: &Daemon, actor: Actor, name: &Label) -> Result<(), Error> {
-    let state = state::of(daemon, name).await?;
-    let plan = &state.plan;
-    let key = state.key.as_ref().ok_or_else(|| RenewalError::NoCertificate(name.clone()))?;
-    let number = state.version.unwrap_or(key.current);
-    let missing = || Error::NoVersion { label: key.label.clone(), number };
-    let public_key = digest(&key.version(number).ok_or_else(missing)?.spki);
+async fn key_compromise(
+    daemon: &Daemon,
+    actor: Actor,
+    state: &PlanState,
+    meant: Vec<Found>,
+    version: Option<u32>,
+) -> Result<(), Error> {
+    let (plan, name) = (&state.plan, &state.plan.name);
+    let mut versions: Vec<_> = meant
+        .iter()
+        .map(|one| (one.key.label.clone(), one.version, digest(one.certificate.spki())))
+        .collect();
+    if meant.is_empty() {
+        let key = state.key.as_ref().ok_or_else(|| RenewalError::NoCertificate(name.clone()))?;
+        let number = version.unwrap_or(key.current);
+        let missing = || Error::NoVersion { label: key.label.clone(), number };
+        let public_key = digest(&key.version(number).ok_or_else(missing)?.spki);
+        versions.push((key.label.clone(), number, public_key));
+    }
+    let newest = versions.iter().filter(|(label, ..)| *label == plan.key).map(|(_, number, _)| *number).max();
+    // Nothing is wrong with a version that is newer.
+    let is_present = newest.is_some_and(|newest| state.version.is_none_or(|present| present <= newest));
     let begun = begin(daemon, actor, Action::RevokeCertificate, Some(&plan.key)).await?;
     let directory = authority(&daemon.config(), plan)
         .ok()
         .map(|authority| (authority.origin().to_owned(), authority.directory.clone()));
     let is_worked_on = daemon.renewals.is_worked_on(name.as_str());
     let noted = daemon.renewals.update(name.as_str(), |progress, known| {
-        known.note_compromised(public_key.clone(), now());
-        if progress.ordered_key.as_ref() == Some(&public_key) {
+        for (_, _, public_key) in &versions {
+            known.note_compromised(public_key.clone(), now());
+        }
+        let ordered = progress.ordered_key.clone();
+        if let Some(public_key) = ordered.filter(|one| versions.iter().any(|(.., other)| one == other)) {
             // The authority may have issued its certificate. The order for another key does not
             // wait for that.
             if let Some(url) = progress.order.take() {
-                known.note_former(former(plan, progress, url, public_key.clone(), directory));
+                known.note_former(former(plan, progress, url, public_key, directory));
             }
             progress.drop_order();
         }
-        ask(progress, is_worked_on);
-        progress.asked_at = Some(now());
+        match is_present {
+            true => {
+                ask(progress, is_worked_on);
+                progress.asked_at = Some(now());
+            }
+            false => progress.forget_revocation_failures(),
+        }
         Ok::<_, RenewalError>(())
     });
     begun.result(noted).await?;
-    // A chain for this key that is attached from now on is seen by that step itself.
-    let key = begun.result(daemon.keys.get(&plan.key).await).await?;
-    let version = key.as_ref().and_then(|key| key.version(number));
-    let leaf = version.and_then(|version| Certificate::from_der(version.certificates.first()?).ok());
-    let asked = leaf.and_then(|leaf| {
-        let directory = directory_of(daemon, plan, &daemon.renewals.known(), &leaf)?;
-        Some(revocation(plan, &leaf, KEY_COMPROMISE, directory))
-    });
-    if let Some(asked) = asked {
+    let mut certificates: Vec<_> =
+        meant.into_iter().map(|one| (one.key.label.clone(), one.certificate)).collect();
+    // A chain for these keys that is attached from now on is seen by that step itself.
+    for (label, number, _) in &versions {
+        let key = begun.result(daemon.keys.get(label).await).await?;
+        let version = key.as_ref().and_then(|key| key.version(*number));
+        let leaf = version.and_then(state::of_version).filter(|leaf| leaf.not_after() > now());
+        if let Some(leaf) = leaf.filter(|leaf| !certificates.iter().any(|(_, one)| one == leaf)) {
+            certificates.push((label.clone(), leaf));
+        }
+    }
+    let of = |(label, one): &(Label, Certificate)| revocation(daemon, state, label, one, KEY_COMPROMISE);
+    let asked: Vec<_> = certificates.iter().filter_map(of).collect();
+    if !asked.is_empty() {
         let updated = daemon.renewals.update(name.as_str(), |_, known| {
-            known.revoke(asked);
+            asked.into_iter().for_each(|asked| known.revoke(asked));
             Ok::<_, RenewalError>(())
         });
         begun.result(updated).await?;
     }
-    begun.done(Act::RevokeCertificate { plan: name, reason: KEY_COMPROMISE }, None).await
+    let certificates: Vec<_> = certificates.iter().map(|(_, one)| one.fingerprint()).collect();
+    let act = Act::RevokeCertificate { plan: name, reason: KEY_COMPROMISE, certificates: &certificates };
+    begun.done(act, None).await
 }
 
 /// The order of a plan that is under way for a public key. `here` has the origin of the present
@@ -122,17 +193,21 @@ fn former(
     }
 }
 
-fn revocation(plan: &Plan, certificate: &Certificate, reason: u8, directory: String) -> Revocation {
-    Revocation::of(certificate, reason, directory, plan.name.to_string(), plan.key.to_string())
-}
-
-/// Directory of the authority that has issued a certificate of a plan; `None` if a program has.
-fn directory_of(daemon: &Daemon, plan: &Plan, known: &Looked, certificate: &Certificate) -> Option<String> {
-    match known.issuer(certificate) {
+/// The revocation of a certificate at the authority that has issued it; `None` if a program has.
+fn revocation(
+    daemon: &Daemon,
+    state: &PlanState,
+    key: &Label,
+    certificate: &Certificate,
+    reason: u8,
+) -> Option<Revocation> {
+    let directory = match state.known.issuer(certificate) {
         Some(issued) => issued.directory.clone(),
         // A certificate that a person has attached.
-        None => authority(&daemon.config(), plan).ok().map(|authority| authority.directory.clone()),
-    }
+        None => authority(&daemon.config(), &state.plan).ok().map(|authority| authority.directory.clone()),
+    };
+    let (plan, key) = (state.plan.name.to_string(), key.to_string());
+    Some(Revocation::of(certificate, reason, directory?, plan, key))
 }
 
 /// Gives up the revocations of certificates of a plan, because a person asks: those that the plan

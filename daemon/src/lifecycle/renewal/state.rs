@@ -274,7 +274,7 @@ pub(super) fn with_certificate<'k>(key: &'k Key, fingerprint: &str) -> Option<(&
     certified.into_iter().find(|(_, certificate)| certificate.fingerprint() == fingerprint)
 }
 
-fn of_version(version: &Version) -> Option<Certificate> {
+pub(super) fn of_version(version: &Version) -> Option<Certificate> {
     Certificate::from_der(version.certificates.first()?).ok()
 }
 

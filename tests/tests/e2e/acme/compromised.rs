@@ -57,7 +57,7 @@ fn a_compromised_version_stays_refused() {
     // A version that is compromised before every server has it does not become current.
     agent.cert(&["renew", "shop", "--now", "--new-key"]);
     agent.renew();
-    agent.cert(&["revoke", "shop", "--reason", "key-compromise", "--yes"]);
+    agent.cert(&["revoke", "shop", "--reason", "key-compromise", "--version", "3", "--yes"]);
     served();
     assert_eq!(current(), 2, "nor is the compromised version that is newer");
     agent.revocation();
@@ -72,7 +72,7 @@ fn a_compromised_version_stays_refused() {
     agent.cert(&["renew", "shop", "--now", "--new-key"]);
     agent.renew();
     assert_eq!(agent.plan()["certificate"]["version"], 5);
-    agent.cert(&["revoke", "shop", "--reason", "key-compromise", "--yes"]);
+    agent.cert(&["revoke", "shop", "--reason", "key-compromise", "--version", "5", "--yes"]);
     assert_eq!(files(), (agent.fingerprint(), true));
     agent.begin();
     let (status, answer) = agent.post("chain", &fs::read(csr.with_extension("pem")).unwrap());

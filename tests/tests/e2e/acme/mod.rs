@@ -8,6 +8,7 @@ mod faults;
 mod hooks;
 mod hostile;
 mod interrupted;
+mod meant;
 mod page;
 mod places;
 mod revocations;
