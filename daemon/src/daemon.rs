@@ -83,9 +83,10 @@ impl Daemon {
         store: KeyStore,
         backends: Backends,
     ) -> Self {
+        let keys = Keys::new(store, config.cached_records).with_unit(backends.embedded_unit());
         let daemon = Self {
-            renewals: Renewals::load(store.state_dir()),
-            keys: Keys::new(store, config.cached_records).with_unit(backends.embedded_unit()),
+            renewals: Renewals::load(keys.state_dir(), Some(keys.store())),
+            keys,
             metrics: Metrics::new(
                 Purpose::ALL.map(Purpose::name).to_vec(),
                 backends.iter().map(Backend::shared_name),

@@ -353,6 +353,9 @@ pub struct PlanView {
     /// are not known then.
     #[serde(default)]
     pub progress_problem: Option<String>,
+    /// Damage of the progress of plans that no person has looked at, or why it cannot be written.
+    #[serde(default)]
+    pub progress_doubt: Option<String>,
     /// Certificates that a person may have revoked, those of old versions of the key first.
     #[serde(default)]
     pub revocable: Vec<Revocable>,

@@ -395,6 +395,7 @@ async fn view(daemon: &Daemon, state: renewal::PlanState) -> Result<PlanView, Ad
         former_account: acme.as_ref().and_then(|acme| acme.former_account.clone()),
         account: acme.as_ref().and_then(|acme| acme.account.clone()),
         key_problem: key_problem.map(str::to_owned),
+        progress_doubt: daemon.renewals.problem().filter(|_| is_known),
         progress_problem,
         revocable,
         revocations,

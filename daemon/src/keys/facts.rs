@@ -6,7 +6,7 @@ use keyward_unit::{Header, Wkid};
 
 use super::KeyStore;
 use crate::config::EMBEDDED;
-use crate::store::metadata::{CREATED, DEV, NEXT_WKID, NO, REMOTE_WKID, STORE_KEY, WKID, YES};
+use crate::store::metadata::{CREATED, DEV, NEXT_WKID, NO, PROGRESS, REMOTE_WKID, STORE_KEY, WKID, YES};
 use crate::store::{StoreError, Witness};
 
 impl KeyStore {
@@ -24,6 +24,16 @@ impl KeyStore {
     /// Records the owner of the store, when the store is made.
     pub(crate) fn set_dev(&self, dev: bool) -> Result<(), StoreError> {
         self.store.set_metadata(&[(DEV, Some(if dev { YES } else { NO }))])
+    }
+
+    /// True if the file of the progress of renewals was written once.
+    pub(crate) fn has_progress(&self) -> Result<bool, StoreError> {
+        Ok(self.store.metadata(PROGRESS)?.is_some())
+    }
+
+    /// Notes that the file of the progress of renewals is written.
+    pub(crate) fn note_progress(&self) -> Result<(), StoreError> {
+        self.store.set_metadata(&[(PROGRESS, Some(YES))])
     }
 
     /// The store key as the embedded unit has wrapped it; `None` if no unit has.

@@ -110,6 +110,11 @@ impl Keys {
         Self { scratch, ..self }
     }
 
+    /// The store, for notes about files beside it. Its methods wait for the disk.
+    pub(crate) fn store(&self) -> Arc<KeyStore> {
+        Arc::clone(&self.store)
+    }
+
     /// The directory of the store.
     pub(crate) fn state_dir(&self) -> &Path {
         self.store.state_dir()

@@ -1,9 +1,9 @@
 //! The file of the progress of all plans, beside the key store, so that a daemon or an agent that
-//! is killed goes on where it was. The file has no secret. Without the file, plans begin anew. And
-//! the facts that are known of agents and deployers since the start.
+//! is killed goes on where it was. The file has no secret. Without the file, plans begin anew, and
+//! the key store knows whether there was one. And the facts that are known of agents and deployers since the start.
 
 use core::ops::Deref;
-use core::sync::atomic::{self, AtomicI64, AtomicU64};
+use core::sync::atomic::{self, AtomicBool, AtomicI64, AtomicU64};
 use core::time::Duration;
 use std::collections::BTreeMap;
 use std::io;
@@ -17,12 +17,15 @@ use super::known::Known;
 use super::progress::{Hold, Progress};
 use super::stored::{Account, Damage, Stored};
 use crate::ground::replace::replace;
-use crate::keys::{Key, now};
+use crate::keys::{Key, KeyStore, now};
 
 /// The progress of all plans, and the accounts at authorities. Shared by reference between tasks.
-#[derive(Debug)]
 pub(crate) struct Renewals {
     file: PathBuf,
+    /// Knows whether the file was written once; `None` in tests of this module.
+    store: Option<Arc<KeyStore>>,
+    /// True if the store knows.
+    is_noted: AtomicBool,
     contents: Mutex<Contents>,
     /// The placeholder of each plan, by its name: version of the key, and certificate in DER.
     placeholders: Mutex<BTreeMap<String, (u32, Vec<u8>)>>,
@@ -55,8 +58,9 @@ struct Contents {
 }
 
 impl Contents {
-    fn open(file: &Path) -> Self {
-        match Stored::open(file) {
+    /// `was_written` is true if the file was there before.
+    fn open(file: &Path, was_written: bool) -> Self {
+        match Stored::open(file, was_written) {
             Ok((stored, damage)) => {
                 if let Some(damage) = &damage {
                     tracing::error!("{}", damage.words);
@@ -72,15 +76,20 @@ impl Renewals {
     /// Name of the file in the state directory.
     pub(crate) const FILE: &str = "renewals.json";
 
-    /// Progress in the file of a state directory. See [`Stored::open`].
-    pub(crate) fn load(state_dir: &Path) -> Self {
+    /// Progress in the file of a state directory. See [`Stored::open`]. `store` notes that the file
+    /// was written.
+    pub(crate) fn load(state_dir: &Path, store: Option<Arc<KeyStore>>) -> Self {
         let file = state_dir.join(Self::FILE);
-        let contents = Contents::open(&file);
+        // If the store does not say it, a missing file is no news that anybody could use.
+        let was_written = store.as_ref().is_some_and(|store| store.has_progress().unwrap_or(false));
+        let contents = Contents::open(&file, was_written);
         if let Some(reason) = &contents.unreadable {
             tracing::error!("{reason}");
         }
         Self {
             file,
+            is_noted: AtomicBool::new(was_written || store.is_none()),
+            store,
             contents: Mutex::new(contents),
             placeholders: Mutex::default(),
             started: Instant::now(),
@@ -303,6 +312,10 @@ impl Renewals {
         }
         let mut new = Stored::clone(&contents.stored);
         let done = change(&mut new)?;
+        if let Some(store) = self.store.as_ref().filter(|_| !self.is_noted.load(atomic::Ordering::Relaxed)) {
+            store.note_progress().map_err(io::Error::other)?;
+            self.is_noted.store(true, atomic::Ordering::Relaxed);
+        }
         let written = replace(&self.file, &serde_json::to_vec(&new).map_err(io::Error::from)?, 0o600);
         let problem = written.as_ref().err().map(|error| {
             format!("the progress of renewals cannot be written to {}: {error}; no certificate is renewed until it can", self.file.display())
@@ -318,7 +331,7 @@ impl Renewals {
     fn contents(&self) -> MutexGuard<'_, Contents> {
         let mut contents = self.contents.lock().unwrap_or_else(PoisonError::into_inner);
         if contents.unreadable.is_some() {
-            *contents = Contents::open(&self.file);
+            *contents = Contents::open(&self.file, self.is_noted.load(atomic::Ordering::Relaxed));
             if contents.unreadable.is_none() {
                 self.changes.fetch_add(1, atomic::Ordering::Release);
             }
@@ -353,12 +366,14 @@ mod tests {
     use super::super::known::tests::key_of;
     use super::super::revocation::Revocation;
     use super::super::revocation::tests::revocation;
+    use super::super::stored::MISSING;
     use super::*;
+    use crate::keys::tests::store_key;
 
     #[test]
     fn progress_outlives_the_process_and_a_change_that_fails_changes_nothing() {
         let dir = tempfile::tempdir().unwrap();
-        let renewals = Renewals::load(dir.path());
+        let renewals = Renewals::load(dir.path(), None);
         let order = |text: &str| Some(text.to_owned());
         renewals
             .update("shop", |progress, _| {
@@ -375,7 +390,7 @@ mod tests {
             Err::<(), _>(io::Error::other("no"))
         });
         assert!(failed.is_err() && renewals.of("shop").order == order("https://ca/1"));
-        let again = Renewals::load(dir.path());
+        let again = Renewals::load(dir.path(), None);
         assert_eq!(again.of("shop"), renewals.of("shop"));
         let account = again.account("https://ca/directory", "t").unwrap();
         assert_eq!((account.url, account.former.map(|(former, _)| former)), (url(2), url(1)));
@@ -392,7 +407,7 @@ mod tests {
         let (_, damage) = Stored::read(text.as_bytes());
         assert_eq!(damage.unwrap(), "lost are: the account at x y, failures of the plan a");
         fs::write(dir.path().join(Renewals::FILE), text).unwrap();
-        let partly = Renewals::load(dir.path());
+        let partly = Renewals::load(dir.path(), None);
         let kept = Progress { wishes: 3, ..Progress::default() };
         assert_eq!((partly.of("shop"), partly.of("a")), (renewals.of("shop"), kept));
         assert!(partly.account("https://ca/directory", "t").is_some());
@@ -418,15 +433,15 @@ mod tests {
         let mut problems = Vec::new();
         for _ in 0..3 {
             fs::write(&file, "damaged").unwrap();
-            problems.push(Renewals::load(dir.path()).problem().unwrap());
+            problems.push(Renewals::load(dir.path(), None).problem().unwrap());
         }
         assert!(problems.iter().all(|problem| problem.contains("was damaged") && *problem == problems[0]));
         let [copy] = copies().try_into().unwrap();
         assert_eq!(fs::read(&copy).unwrap(), b"damaged");
-        let renewals = Renewals::load(dir.path());
+        let renewals = Renewals::load(dir.path(), None);
         renewals.update("shop", nothing).unwrap();
         // The file is whole now, and nobody has looked at each plan.
-        let again = Renewals::load(dir.path());
+        let again = Renewals::load(dir.path(), None);
         let problem = again.problem().unwrap();
         assert!(problem.contains(&copy.display().to_string()), "{problem}");
         fs::remove_file(&copy).unwrap();
@@ -435,12 +450,40 @@ mod tests {
         fs::write(&file, "damaged").unwrap();
         fs::create_dir_all(copy.join("x")).unwrap();
         fs::remove_dir(copy.join("x")).unwrap();
-        assert_eq!(Renewals::load(dir.path()).problem().unwrap(), problems[0]);
+        assert_eq!(Renewals::load(dir.path(), None).problem().unwrap(), problems[0]);
         fs::remove_dir(&copy).unwrap();
         fs::create_dir(copy.with_added_extension("new")).unwrap();
-        let full = Renewals::load(dir.path());
+        let full = Renewals::load(dir.path(), None);
         assert!((0..3).all(|_| full.check().is_err()));
         assert_eq!(copies(), [copy.with_added_extension("new")]);
+    }
+
+    #[test]
+    fn a_file_that_is_missing_is_a_loss_once_it_was_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join(Renewals::FILE);
+        let open = || {
+            let store = KeyStore::open(dir.path()).unwrap();
+            store.unlock(&store_key(), None).unwrap();
+            Renewals::load(dir.path(), Some(Arc::new(store)))
+        };
+        assert_eq!(open().problem(), None);
+        assert_eq!(open().problem(), None, "nothing was written");
+        let renewals = open();
+        renewals.update("shop", nothing).unwrap();
+        drop(renewals);
+        assert_eq!(open().problem(), None);
+        fs::remove_file(&file).unwrap();
+        let problem = open().problem().unwrap();
+        assert!(problem.contains("is missing"), "{problem}");
+        let renewals = open();
+        assert!(renewals.problem().is_some(), "nobody has looked");
+        renewals.update("shop", nothing).unwrap();
+        assert!(renewals.problem().is_some());
+        fs::remove_file(file.with_added_extension(MISSING)).unwrap();
+        assert_eq!(renewals.problem(), None);
+        drop(renewals);
+        assert_eq!(open().problem(), None);
     }
 
     fn nothing(_: &mut Progress, _: &mut Known) -> io::Result<()> {
@@ -453,7 +496,7 @@ mod tests {
         let file = dir.path().join(Renewals::FILE);
         // Root may read any file, and no link that leads to itself.
         symlink(Renewals::FILE, &file).unwrap();
-        let renewals = Renewals::load(dir.path());
+        let renewals = Renewals::load(dir.path(), None);
         let problem = renewals.problem().unwrap();
         assert!(problem.contains("cannot be read") && !problem.contains("chown"), "{problem}");
         assert!(renewals.check().is_err() && renewals.update("shop", nothing).is_err());
@@ -465,14 +508,14 @@ mod tests {
         assert_eq!(renewals.of("shop").wishes, 3);
         assert_eq!(renewals.problem(), None);
         renewals.update("shop", nothing).unwrap();
-        assert_eq!(Renewals::load(dir.path()).of("shop").wishes, 3);
+        assert_eq!(Renewals::load(dir.path(), None).of("shop").wishes, 3);
     }
 
     #[test]
     fn a_wrong_clock_takes_nothing_away() {
         let (certificate, asked) = revocation(4);
         let dir = tempfile::tempdir().unwrap();
-        let renewals = Renewals::load(dir.path());
+        let renewals = Renewals::load(dir.path(), None);
         // To this clock, the certificate expired years ago.
         let past = Revocation { not_after: 5, ..asked };
         let note = |_: &mut Progress, known: &mut Known| {
@@ -485,7 +528,7 @@ mod tests {
         for ahead in [None, Some(365 * 86_400), Some(-365 * 86_400), Some(0)] {
             ahead.into_iter().for_each(|ahead| renewals.note_clock(ahead));
             renewals.update("shop", nothing).unwrap();
-            let known = Renewals::load(dir.path()).known();
+            let known = Renewals::load(dir.path(), None).known();
             assert!(known.is_revoked(&certificate));
             assert_eq!((known.revocations(0).count(), known.revocations(now()).count()), (1, 0), "{ahead:?}");
         }
@@ -496,7 +539,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join(Renewals::FILE);
         fs::write(&file, "{\"plans\":{\"shop\":{\"compromised\":1}}}").unwrap();
-        let renewals = Renewals::load(dir.path());
+        let renewals = Renewals::load(dir.path(), None);
         let key = key_of("shop", &[1, 2]);
         // Nothing can be written in the place of a directory.
         fs::remove_file(&file).unwrap();
@@ -509,7 +552,7 @@ mod tests {
         assert_eq!(renewals.look("shop", Some(&unverified)).1.compromised(&key), Some(1));
         assert_eq!(renewals.known().compromised(&key), None);
         assert_eq!(renewals.look("shop", Some(&key)).1.compromised(&key), Some(1));
-        assert_eq!(Renewals::load(dir.path()).known().compromised(&key), Some(1));
+        assert_eq!(Renewals::load(dir.path(), None).known().compromised(&key), Some(1));
         assert_eq!(renewals.problem(), None);
     }
 

@@ -50,16 +50,22 @@ pub(super) struct Damage {
 
 impl Stored {
     /// Reads the file. A file that is missing counts as empty: the accounts and certificates are
-    /// found again. Of a damaged file, the parts that can be understood count, and a copy is kept
+    /// found again. If the file was written once, its absence is damage, and a note is kept in the
+    /// place of a copy. Of a damaged file, the parts that can be understood count, and a copy is kept
     /// under another name. Returns the damage, too, also one of before whose copy is still there.
     ///
     /// # Errors
     /// The file cannot be read, or its copy cannot be written: nothing may be written in its place.
-    pub(super) fn open(file: &Path) -> Result<(Self, Option<Damage>), String> {
+    pub(super) fn open(file: &Path, was_written: bool) -> Result<(Self, Option<Damage>), String> {
         let bytes = match fs::read(file) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Ok((Self::default(), Damage::of_before(file)));
+                return match Damage::of_before(file) {
+                    None if was_written => {
+                        Damage::missing(file).map(|damage| (Self::default(), Some(damage)))
+                    }
+                    before => Ok((Self::default(), before)),
+                };
             }
             Err(error) => return Err(unreadable(file, &error)),
         };
@@ -135,6 +141,24 @@ impl Stored {
 }
 
 impl Damage {
+    /// Notes that the file is missing. An empty one takes its place, so that this is said until a
+    /// person has removed the note, and not again after that.
+    fn missing(file: &Path) -> Result<Self, String> {
+        let copy = file.with_added_extension(MISSING);
+        let words = format!(
+            "the progress of renewals in {} is missing, and was there before: the daemon does not know any more which keys were called compromised and which certificates are revoked or to be revoked; stop the daemon and put the file back from a backup, or look at each plan (keyward cert status) and ask again for what is missing; then remove the note {}",
+            file.display(),
+            copy.display()
+        );
+        let written = replace(&copy, words.as_bytes(), 0o600).and_then(|()| replace(file, b"{}", 0o600));
+        match written {
+            Ok(()) => Ok(Self { words, copy }),
+            Err(error) => Err(format!(
+                "{words}; no certificate is renewed or revoked, because this cannot be noted: {error}"
+            )),
+        }
+    }
+
     /// The damage of an earlier time, if its copy is there: no person has looked yet.
     fn of_before(file: &Path) -> Option<Self> {
         let begin = format!("{}.damaged", file.file_name()?.to_str()?);
@@ -147,13 +171,16 @@ impl Damage {
         copies.sort();
         let copy = copies.into_iter().next()?;
         let words = format!(
-            "the progress of renewals in {} was damaged at an earlier time; a copy is in {}; look at each plan (keyward cert status), ask again for what is missing, and remove the copy",
+            "the progress of renewals in {} was damaged or missing at an earlier time; a copy or a note is in {}; look at each plan (keyward cert status), ask again for what is missing, and remove that file",
             file.display(),
             copy.display()
         );
         Some(Self { words, copy })
     }
 }
+
+/// End of the name of the note that the file was missing.
+pub(super) const MISSING: &str = "damaged.missing";
 
 /// Words for a file that cannot be read.
 fn unreadable(file: &Path, error: &io::Error) -> String {

@@ -38,6 +38,9 @@ pub(crate) const DESTROYED: &str = "shred-due";
 /// Last recovery file: the number and the id of its secret, the time when it was made in seconds
 /// since 1970, and [`YES`] if the file has an old secret, too.
 pub(crate) const RECOVERY: &str = "shred-recovery";
+/// [`YES`] once the file of the progress of renewals was written: its absence is a loss from then
+/// on.
+pub(crate) const PROGRESS: &str = "renewals";
 
 /// Format of the stores of Keyward before records had MACs.
 pub(crate) const OLD_FORMAT: &str = "1";

@@ -38,12 +38,20 @@ impl Status {
                 if self.client.json { print_json(plan) } else { print(&in_full(plan)) }
             }
         }?;
+        if let Some(doubt) = doubt(&plans).filter(|_| !self.client.json) {
+            print(&format!("{doubt}\n"))?;
+        }
         // The state of no plan is known.
         match plans.iter().any(|plan| plan.progress_problem.is_some()) {
             true => Err(Failure::silent(exit::IO)),
             false => Ok(()),
         }
     }
+}
+
+/// Damage of the progress of all plans.
+fn doubt(plans: &[PlanView]) -> Option<&str> {
+    plans.iter().find_map(|plan| plan.progress_doubt.as_deref())
 }
 
 fn plans(client: &Client, attempt: &str) -> Result<Vec<PlanView>, Failure> {
@@ -290,7 +298,8 @@ impl Check {
             .collect();
         let failing =
             plans.iter().filter_map(|plan| Some(format!("plan {}: {}", plan.plan, wrong(plan, now)?)));
-        let all: Vec<_> = ends.into_iter().chain(others).chain(failing).collect();
+        let doubt = doubt(&plans).map(str::to_owned);
+        let all: Vec<_> = ends.into_iter().chain(others).chain(failing).chain(doubt).collect();
         match self.client.json {
             true => print_json(&json!({ "certificates": certified.len(), "problems": all }))?,
             false if all.is_empty() => {

@@ -239,6 +239,17 @@ fn nothing_is_lost_to_a_wrong_clock_or_an_unreadable_file() {
     fs::rename(&aside, &file).unwrap();
     assert_eq!((agent.revocation(), agent.doubts()), (asked, (false, true)));
     assert_eq!(agent.scene.daemon.status()["problems"].to_string(), "[]");
+
+    // The file is gone: a start does not take that for the first one.
+    agent.scene.daemon.stop();
+    fs::remove_file(&file).unwrap();
+    agent.scene.daemon.resume();
+    let problems = agent.scene.daemon.status()["problems"].to_string();
+    assert!(problems.contains("is missing, and was there before"), "{problems}");
+    for (words, expected) in [(["cert", "check"], 2), (["cert", "status"], 0)] {
+        let (status, told) = status_of(&mut agent.scene.daemon.keyward(&words));
+        assert!(status == expected && told.contains("is missing, and was there before"), "{status} {told}");
+    }
 }
 
 /// The file of an earlier version had numbers of versions below the name of a plan.
