@@ -1,6 +1,7 @@
 //! Orders for keys that were called compromised: their certificates are to be revoked.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -41,9 +42,10 @@ impl FormerOrder {
 
     /// True if a certificate has its public key and its names.
     pub(super) fn is_of(&self, certificate: &Certificate) -> bool {
-        let names =
-            |names: &[String]| names.iter().map(|name| name.to_ascii_lowercase()).collect::<BTreeSet<_>>();
-        self.public_key == digest(certificate.spki()) && names(&self.names) == names(certificate.names())
+        let kind = |name: &str| if name.parse::<IpAddr>().is_ok() { "ip" } else { "dns" };
+        let names = self.names.iter().map(|name| (kind(name), name.to_ascii_lowercase()));
+        let has: BTreeSet<_> = certificate.identifiers().iter().cloned().collect();
+        self.public_key == digest(certificate.spki()) && names.collect::<BTreeSet<_>>() == has
     }
 
     /// Notes that the agent looks at it now. The pauses grow with its age.

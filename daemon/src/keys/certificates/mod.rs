@@ -32,6 +32,7 @@ pub struct Certificate {
     subject: Name,
     issuer: Name,
     names: Vec<String>,
+    identifiers: Vec<(&'static str, String)>,
     authority: bool,
     not_before: Duration,
     not_after: Duration,
@@ -47,13 +48,14 @@ impl Certificate {
         let read = X509::from_der(der)?;
         let fields = read.tbs_certificate();
         let names = fields.get_extension::<SubjectAltName>().ok().flatten();
-        let names = names.iter().flat_map(|(_, names)| &names.0).filter_map(text_of).collect();
+        let all = || names.iter().flat_map(|(_, names)| &names.0);
         let constraints = fields.get_extension::<BasicConstraints>().ok().flatten();
         Ok(Self {
             der: der.to_vec(),
             subject: fields.subject().clone(),
             issuer: fields.issuer().clone(),
-            names,
+            names: all().filter_map(text_of).collect(),
+            identifiers: all().map(identifier_of).collect(),
             authority: constraints.is_some_and(|(_, constraints)| constraints.ca),
             not_before: fields.validity().not_before.to_unix_duration(),
             not_after: fields.validity().not_after.to_unix_duration(),
@@ -79,6 +81,12 @@ impl Certificate {
     /// DNS names, IP addresses, mailboxes and URIs of the SubjectAltName, in their order.
     pub fn names(&self) -> &[String] {
         &self.names
+    }
+
+    /// Kind and text of each name of the SubjectAltName, in lower case. The kinds are `dns` and `ip`
+    /// as in ACME (RFC 8555, 9.7.7), and `other` for names that are none of a TLS server.
+    pub(crate) fn identifiers(&self) -> &[(&'static str, String)] {
+        &self.identifiers
     }
 
     /// True for the certificate of an authority, which certifies others (RFC 5280, 4.2.1.9).
@@ -130,6 +138,14 @@ fn text_of(name: &GeneralName) -> Option<String> {
     }
 }
 
+fn identifier_of(name: &GeneralName) -> (&'static str, String) {
+    match (name, text_of(name)) {
+        (GeneralName::DnsName(name), _) => ("dns", AsRef::<str>::as_ref(name).to_ascii_lowercase()),
+        (GeneralName::IpAddress(_), Some(address)) => ("ip", address),
+        (_, text) => ("other", text.unwrap_or_default()),
+    }
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use std::process::Command;
@@ -164,6 +180,22 @@ pub(crate) mod tests {
         assert_eq!(certificate.not_after() - certificate.not_before(), 3 * 24 * 3600);
         assert_eq!(certificate.fingerprint().len(), 64);
         assert_eq!(Certificate::from_der(certificate.der()).as_ref(), Ok(certificate));
+    }
+
+    #[test]
+    fn names_have_kinds() {
+        let names =
+            "DNS:Shop.example,IP:192.0.2.1,email:a@shop.example,URI:shop.example,otherName:1.2.3;UTF8:x";
+        let pem = made("/CN=shop", names);
+        let certificate = Chain::read(pem.as_bytes()).unwrap().certificates.remove(0);
+        let expected = [
+            ("dns", "shop.example"),
+            ("ip", "192.0.2.1"),
+            ("other", "a@shop.example"),
+            ("other", "shop.example"),
+            ("other", ""),
+        ];
+        assert_eq!(certificate.identifiers(), expected.map(|(kind, text)| (kind, text.to_owned())));
     }
 
     #[test]

@@ -5,40 +5,62 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustls::RootCertStore;
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
 
 use super::RenewalError;
 use crate::config::Plan;
 use crate::keys::certificates::{Certificate, Chain};
 
-/// Checks that a chain leads to the roots of the plan: those of its file, or those of the system if
-/// the authority is public. Any root is right for a private authority without a file.
+/// Checks that clients take a certificate for each of its names, and that its chain leads to the
+/// roots of the plan: those of its file, or those of the system if the authority is public. Any root
+/// is right for a private authority without a file.
 ///
 /// # Errors
-/// [`RenewalError`] says why the chain does not lead there, or why the roots cannot be read.
+/// [`RenewalError`] says what is wrong with the certificate, why the chain does not lead there, or
+/// why the roots cannot be read.
 pub(super) fn check(plan: &Plan, is_public: bool, chain: &Chain) -> Result<(), RenewalError> {
+    let refused = |reason: &dyn core::fmt::Display| RenewalError::OtherRoot(reason.to_string());
+    let none = || refused(&"there is no certificate");
+    let mut ders = chain.certificates.iter().map(|one| CertificateDer::from(one.der().to_vec()));
+    let leaf = ders.next().ok_or_else(none)?;
+    let rest: Vec<_> = ders.collect();
+    // The names are compared elsewhere: with the plan, or with a former order.
+    let name = check_names(chain.certificates.first().ok_or_else(none)?, &leaf)?;
     let roots = match &plan.chain_root {
         Some(path) => of_file(path)?,
         None if is_public => of_system()?,
         None => return Ok(()),
     };
-    let refused = |reason: &dyn core::fmt::Display| RenewalError::OtherRoot(reason.to_string());
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
     let verifier = verifier.map_err(|error| refused(&error))?;
-    let mut ders = chain.certificates.iter().map(|one| CertificateDer::from(one.der().to_vec()));
-    let leaf = ders.next().ok_or_else(|| refused(&"there is no certificate"))?;
-    let rest: Vec<_> = ders.collect();
-    // The names are compared elsewhere: with the plan, or with a former order. A star stands for
-    // any name.
-    let names = chain.certificates.first().map(Certificate::names).unwrap_or_default();
-    let name = names.first().cloned().unwrap_or_default().replacen('*', "www", 1);
-    let name = ServerName::try_from(name).map_err(|error| refused(&error))?;
     let verified = verifier.verify_server_cert(&leaf, &rest, &name, &[], UnixTime::now());
     verified.map(drop).map_err(|error| refused(&error))
+}
+
+/// Checks that clients take a certificate for each of its names. Returns one of them.
+fn check_names(
+    certificate: &Certificate,
+    leaf: &CertificateDer<'_>,
+) -> Result<ServerName<'static>, RenewalError> {
+    let refused = |name: &str, reason: &dyn core::fmt::Display| RenewalError::NotForName {
+        name: name.to_owned(),
+        reason: reason.to_string(),
+    };
+    let parsed = ParsedCertificate::try_from(leaf).map_err(|error| refused("any name", &error))?;
+    let mut found = None;
+    for (_, text) in certificate.identifiers() {
+        // A star stands for any name.
+        let name =
+            ServerName::try_from(text.replacen('*', "www", 1)).map_err(|error| refused(text, &error))?;
+        verify_server_name(&parsed, &name).map_err(|error| refused(text, &error))?;
+        found = Some(name);
+    }
+    found.ok_or_else(|| refused("any name", &"it has none"))
 }
 
 fn of_file(path: &Path) -> Result<RootCertStore, RenewalError> {

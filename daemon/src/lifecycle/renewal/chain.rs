@@ -4,7 +4,7 @@ use der::Decode;
 use der::asn1::ObjectIdentifier;
 use keyward_proto::{Label, Reference};
 use x509_cert::Certificate as X509;
-use x509_cert::ext::pkix::ExtendedKeyUsage;
+use x509_cert::ext::pkix::{BasicConstraints, ExtendedKeyUsage, KeyUsage};
 use x509_cert::name::{Name, RelativeDistinguishedName};
 
 use super::hold::hold;
@@ -12,6 +12,7 @@ use super::state::{self, has_names};
 use super::{RenewalError, anchors, authority, key_of, placeholder, plan};
 use crate::config::{Authority, Identifier, Issuer, Plan};
 use crate::daemon::Daemon;
+use crate::ground::text::printable;
 use crate::keys::certificates::{Certificate, Chain};
 use crate::keys::{Key, Standing, Version, now};
 use crate::lifecycle::event::Actor;
@@ -77,7 +78,7 @@ async fn carry_out(
     let has_roots = plan.chain_root.is_some() || is_public(daemon, &plan);
     let may_end_earlier = is_asked_for || has_roots || suggested.is_some_and(|at| at <= now());
     if before.certificate.as_ref().is_some_and(|present| present.fingerprint() == leaf.fingerprint()) {
-        return Err(RenewalError::NotNew { new: leaf.not_before(), old: leaf.not_before() }.into());
+        return Err(RenewalError::Unchanged(name.clone()).into());
     }
     // A certificate that was revoked, or is for a compromised key, says nothing about the next one.
     let present = before.certificate.as_ref().filter(|_| !before.is_revoked());
@@ -175,7 +176,8 @@ fn check(
     }
     if !has_names(leaf, plan) {
         let wants: Vec<_> = plan.names.iter().map(Identifier::to_string).collect();
-        let (has, wants) = (leaf.names().join(", "), wants.join(", "));
+        let has: Vec<_> = leaf.identifiers().iter().map(|(kind, name)| shown(kind, name)).collect();
+        let (has, wants) = (has.join(", "), wants.join(", "));
         return Err(RenewalError::OtherNames { plan: plan.name.clone(), has, wants }.into());
     }
     let (not_before, not_after, now) = (leaf.not_before(), leaf.not_after(), now());
@@ -184,28 +186,53 @@ fn check(
     }
     // A certificate that has expired says nothing about the next one.
     if let Some(present) = present.filter(|present| present.not_after() > now) {
-        // One of before.
-        if not_before < present.not_before() {
-            return Err(RenewalError::NotNew { new: not_before, old: present.not_before() }.into());
+        let plan = plan.name.clone();
+        // One of before, unless the authority has set its clock or its begin back.
+        if !is_asked_for && not_before < present.not_before() {
+            return Err(RenewalError::NotNew { plan, new: not_before, old: present.not_before() }.into());
         }
         if !may_end_earlier && not_after < present.not_after() {
-            return Err(RenewalError::EndsEarlier {
-                plan: plan.name.clone(),
-                new: not_after,
-                old: present.not_after(),
-            }
-            .into());
+            return Err(RenewalError::EndsEarlier { plan, new: not_after, old: present.not_after() }.into());
         }
         let life = |one: &Certificate| one.not_after().saturating_sub(one.not_before());
         if !is_asked_for && life(leaf) > life(present).saturating_mul(LONGER) {
-            return Err(RenewalError::TooLong { new: life(leaf), old: life(present) }.into());
+            return Err(RenewalError::TooLong { plan, new: life(leaf), old: life(present) }.into());
         }
     }
-    let usage = X509::from_der(leaf.der()).ok();
-    let usage =
-        usage.and_then(|one| one.tbs_certificate().get_extension::<ExtendedKeyUsage>().ok().flatten());
-    match usage {
-        Some((_, usage)) if !usage.0.contains(&ID_KP_SERVER_AUTH) => Err(RenewalError::NotForServers.into()),
+    check_usage(leaf)
+}
+
+/// A name of a certificate, for people.
+fn shown(kind: &str, name: &str) -> String {
+    match kind {
+        "other" => format!("{} (not the name of a server)", printable(name)),
+        _ => printable(name),
+    }
+}
+
+/// Refuses a certificate with which TLS servers cannot prove who they are. An extension that cannot
+/// be read is refused, too.
+fn check_usage(leaf: &Certificate) -> Result<(), Error> {
+    let read = X509::from_der(leaf.der()).map_err(super::message::encoding)?;
+    let fields = read.tbs_certificate();
+    let is_authority = match fields.get_extension::<BasicConstraints>() {
+        Ok(found) => found.is_some_and(|(_, constraints)| constraints.ca),
+        Err(_) => true,
+    };
+    let may_sign = match fields.get_extension::<KeyUsage>() {
+        Ok(found) => found.is_none_or(|(_, usage)| usage.digital_signature()),
+        Err(_) => false,
+    };
+    let is_of_server = match fields.get_extension::<ExtendedKeyUsage>() {
+        Ok(found) => found.is_none_or(|(_, usage)| usage.0.contains(&ID_KP_SERVER_AUTH)),
+        Err(_) => false,
+    };
+    match (is_authority, may_sign, is_of_server) {
+        (true, ..) => {
+            Err(RenewalError::NotForServers("it is one of an authority, which certifies others").into())
+        }
+        (_, false, _) => Err(RenewalError::NotForServers("its key usage lacks digitalSignature").into()),
+        (.., false) => Err(RenewalError::NotForServers("its extended key usage lacks serverAuth").into()),
         _ => Ok(()),
     }
 }

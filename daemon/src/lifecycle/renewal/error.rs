@@ -49,8 +49,10 @@ pub(crate) enum RenewalError {
     OtherKey { label: Label, version: u32 },
     #[error("the certificate is valid from {} until {}, and now it is {}; set the clock, or ask the authority", time(*not_before), time(*not_after), time(*now))]
     NotValidNow { not_before: u64, not_after: u64, now: u64 },
-    #[error("the certificate is valid from {}, and the present one, which it is to replace, from {}", time(*new), time(*old))]
-    NotNew { new: u64, old: u64 },
+    #[error("the certificate is valid from {}, and the present one, which it is to replace, from {}; if that is right: keyward cert renew {plan} --now", time(*new), time(*old))]
+    NotNew { plan: Label, new: u64, old: u64 },
+    #[error("the certificate is the one that the plan {0} has already")]
+    Unchanged(Label),
     #[error("the certificate ends on {}, and the present one, which it is to replace, on {}; if that is right: keyward cert renew {plan} --now", time(*new), time(*old))]
     EndsEarlier { plan: Label, new: u64, old: u64 },
     #[error(
@@ -67,8 +69,8 @@ pub(crate) enum RenewalError {
     CompromisedKey,
     #[error("the certificate is revoked, or may be, or is to be")]
     Unwanted,
-    #[error("the certificate lives for {} days, more than three times as long as the present one, {} days; if that is right: keyward cert renew PLAN --now", new / 86_400, old / 86_400)]
-    TooLong { new: u64, old: u64 },
+    #[error("the certificate lives for {} days, more than three times as long as the present one, {} days; if that is right: keyward cert renew {plan} --now", new / 86_400, old / 86_400)]
+    TooLong { plan: Label, new: u64, old: u64 },
     #[error("the chain does not lead to a root of the plan: {0}; chain-root of the plan names the roots")]
     OtherRoot(String),
     #[error("cannot read the roots of the plan in {}: {reason}; a daemon that runs reads only files that it knew at its start", path.display())]
@@ -79,8 +81,10 @@ pub(crate) enum RenewalError {
     IsAcme(Label),
     #[error("the chain ends at {has}, and the plan {plan} prefers {wanted}")]
     NotPreferred { plan: Label, wanted: String, has: String },
-    #[error("the certificate is not for TLS servers: its extended key usage lacks serverAuth")]
-    NotForServers,
+    #[error("the certificate is not for TLS servers: {0}")]
+    NotForServers(&'static str),
+    #[error("clients do not take the certificate for {name}: {reason}")]
+    NotForName { name: String, reason: String },
     #[error("the plan {0} has no certificate yet")]
     NoCertificate(Label),
     #[error("cannot read the MAC key of the account at the authority in {}: {}; if its section is new, restart the daemon, which may read only the files that it knew at its start", .0.display(), .1)]

@@ -12,7 +12,7 @@ use x509_cert::Certificate as X509;
 use x509_cert::ext::pkix::AuthorityKeyIdentifier;
 
 use super::{RenewalError, plan};
-use crate::config::{Authority, Config, Identifier, Plan, origin};
+use crate::config::{Authority, Config, Plan, origin};
 use crate::daemon::Daemon;
 use crate::keys::certificates::Certificate;
 use crate::keys::{Key, Version, now};
@@ -280,8 +280,8 @@ pub(super) fn of_version(version: &Version) -> Option<Certificate> {
 
 /// True if a certificate is for exactly the names of a plan.
 pub(super) fn has_names(certificate: &Certificate, plan: &Plan) -> bool {
-    let has: BTreeSet<_> = certificate.names().iter().map(|name| name.to_ascii_lowercase()).collect();
-    has == plan.names.iter().map(Identifier::to_string).collect()
+    let has: BTreeSet<_> = certificate.identifiers().iter().cloned().collect();
+    has == plan.names.iter().map(|name| (name.kind(), name.to_string())).collect()
 }
 
 fn validity(certificate: &Certificate) -> Validity {

@@ -89,7 +89,7 @@ fn faults_of_the_authority_are_said_and_overcome() {
     let present: Value = serde_json::from_str(&present).unwrap();
     let present = present["chain"].as_str().unwrap().to_owned();
     for (chain, words) in [
-        (present, "and the present one, which it is to replace, from"),
+        (present, "the one that the plan shop has already"),
         (other, "for another key than the request"),
         (renamed, "the certificate is for the names other.example, and the plan shop has"),
         ("nonsense".to_owned(), "no certificate"),

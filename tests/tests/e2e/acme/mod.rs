@@ -8,6 +8,7 @@ mod faults;
 mod hooks;
 mod hostile;
 mod interrupted;
+mod issued;
 mod meant;
 mod page;
 mod places;
