@@ -71,9 +71,11 @@ fn print_plans(plans: &[PlanView]) -> Result<(), Failure> {
         ]);
     }
     print_table(&rows)?;
-    let problems: String =
-        plans.iter().filter_map(|plan| Some(format!("{}: {}\n", plan.plan, problem(plan)?))).collect();
-    print(&problems)
+    let lines = |plan: &PlanView| {
+        let both = fault(plan).into_iter().chain(problem(plan));
+        both.map(|words| format!("{}: {words}\n", plan.plan)).collect::<String>()
+    };
+    print(&plans.iter().map(lines).collect::<String>())
 }
 
 fn renewal(plan: &PlanView) -> String {
@@ -114,6 +116,24 @@ fn problem(plan: &PlanView) -> Option<String> {
         .or(of_listener)
 }
 
+/// The fault of a certificate that is revoked or for a compromised key: first of the one that servers
+/// have, which may be for other names or another key than the plan has now.
+fn fault(plan: &PlanView) -> Option<String> {
+    let words = |is_revoked, is_compromised| match (is_revoked, is_compromised) {
+        (true, true) => Some("revoked, or may be, and is for a compromised key"),
+        (true, false) => Some("revoked, or may be"),
+        (false, true) => Some("for a compromised key"),
+        (false, false) => None,
+    };
+    let in_use = plan.revocable.iter().find(|one| one.is_in_use);
+    let of_servers = in_use.and_then(|one| {
+        let fault = words(one.is_revoked, one.is_compromised)?;
+        Some(format!("the certificate that servers have is {fault}: SHA-256 {}", one.certificate))
+    });
+    let present = words(plan.may_be_revoked == Some(true), plan.is_compromised == Some(true));
+    of_servers.or_else(|| Some(format!("its certificate is {}", present?)))
+}
+
 fn in_full(plan: &PlanView) -> String {
     let mut text = format!(
         "plan        {}\nstate       {}\nkey         {}\nnames       {}\nissuer      {}\nrenewal     {}\nserved      {}\n",
@@ -134,7 +154,7 @@ fn in_full(plan: &PlanView) -> String {
             one.fingerprint
         );
     }
-    if let Some(problem) = problem(plan) {
+    for problem in fault(plan).into_iter().chain(problem(plan)) {
         text += &format!("problem     {problem}\n");
     }
     text += &plan.revocations.iter().map(|one| to_revoke(plan, one)).collect::<String>();
@@ -296,8 +316,11 @@ impl Check {
                 )),
             })
             .collect();
-        let failing =
-            plans.iter().filter_map(|plan| Some(format!("plan {}: {}", plan.plan, wrong(plan, now)?)));
+        let of_plan = |plan: &PlanView| {
+            let both = fault(plan).into_iter().chain(wrong(plan, now));
+            both.map(|words| format!("plan {}: {words}", plan.plan)).collect::<Vec<_>>()
+        };
+        let failing = plans.iter().flat_map(of_plan);
         let doubt = doubt(&plans).map(str::to_owned);
         let all: Vec<_> = ends.into_iter().chain(others).chain(failing).chain(doubt).collect();
         match self.client.json {

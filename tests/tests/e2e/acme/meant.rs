@@ -2,7 +2,7 @@
 
 use keyward_tests::tool::fail;
 
-use super::by_hand::{ByHand, NEVER_SERVED};
+use super::by_hand::{ByHand, NEVER_SERVED, status_of};
 use super::*;
 
 /// Nobody can say which version of a compromised key is in the wrong hands, so the certificates of
@@ -37,6 +37,11 @@ fn a_compromised_key_takes_each_of_its_certificates_with_it() {
     let mut expected = [(first, 1), (second, 1)];
     expected.sort();
     assert_eq!((revoked, agent.doubts()), (expected, (true, false)));
+    let fault = "the certificate that servers have is revoked, or may be, and is for a compromised key";
+    for (words, expected) in [(["cert", "check"], 2), (["cert", "status"], 0)] {
+        let (status, told) = status_of(&mut agent.scene.daemon.keyward(&words));
+        assert!(status == expected && told.contains(fault), "{status} {told}");
+    }
     agent.renew();
     agent.served();
     assert_eq!(agent.plan()["certificate"]["version"], 3);
