@@ -89,8 +89,15 @@ impl Failure {
     }
 }
 
-/// Time of the next attempt. `failures` is the number of failures in a row, at least 1.
-pub(crate) fn next_try(now: u64, failure: Failure, failures: u32, lifetime: Option<u64>, spread: u64) -> u64 {
+/// Time of the next attempt. `failures` is the number of failures in a row, at least 1. `present` is
+/// the validity of the certificate that the plan has.
+pub(crate) fn next_try(
+    now: u64,
+    failure: Failure,
+    failures: u32,
+    present: Option<Validity>,
+    spread: u64,
+) -> u64 {
     let pause = match (failure, failures) {
         // An authority that wants to be asked each second uses up the records of the daemon.
         (Failure::Wait(seconds), _) => seconds.clamp(60, LONGEST_WAIT),
@@ -101,12 +108,21 @@ pub(crate) fn next_try(now: u64, failure: Failure, failures: u32, lifetime: Opti
         (Failure::Other, 3) => 6000,
         (Failure::Other, _) => DAY,
     };
-    // A certificate of minutes cannot wait for a day. The authority is always obeyed.
-    let pause = match failure {
-        Failure::Wait(seconds) if seconds >= 60 => pause,
-        _ => lifetime.map_or(pause, |lifetime| pause.min((lifetime / 20).max(1))),
-    };
+    let pause = present.map_or(pause, |present| match failure {
+        // The authority is obeyed, but not until the certificate has ended.
+        Failure::Wait(seconds) if seconds >= 60 => {
+            pause.min((present.not_after.saturating_sub(now) / 4).max(SHORTEST_LIMIT))
+        }
+        // A certificate of minutes cannot wait for a day.
+        _ => pause.min((present.lifetime() / 20).max(1)),
+    });
     now.saturating_add(pause).saturating_add(spread % (pause / 10).max(1))
+}
+
+/// Time of the next attempt to have a certificate revoked: the sooner, the better.
+pub(crate) fn next_revocation(now: u64, failure: Failure, failures: u32, spread: u64) -> u64 {
+    let next = next_try(now, failure, failures, None, spread);
+    next.min(now.saturating_add(LONGEST_WAIT_OF_REVOCATION))
 }
 
 /// A time in the window that an authority suggests (RFC 9773, 4.2); `None` if the window has no
@@ -129,6 +145,10 @@ const SPREAD: u64 = 100;
 const MIN_PAUSE: u64 = 3600;
 /// Longest time that an authority can ask to wait: the limits of Let's Encrypt end within a week.
 const LONGEST_WAIT: u64 = 7 * DAY;
+/// Time that an authority can always ask to wait, however soon the certificate ends.
+const SHORTEST_LIMIT: u64 = 3600;
+/// Longest time until a revocation is tried again.
+const LONGEST_WAIT_OF_REVOCATION: u64 = 6 * 3600;
 const DAY: u64 = 24 * 3600;
 
 #[cfg(test)]
@@ -181,14 +201,24 @@ mod tests {
 
     #[test]
     fn failures_are_repeated_ever_more_seldom() {
-        let pause = |failure, failures, lifetime| next_try(NOW, failure, failures, lifetime, 0) - NOW;
+        let pause = |failure, failures, lifetime: Option<u64>| {
+            let present = lifetime.map(|lifetime| Validity { not_before: NOW, not_after: NOW + lifetime });
+            next_try(NOW, failure, failures, present, 0) - NOW
+        };
         let pauses = [1, 2, 3, 4, 50].map(|failures| pause(Failure::Other, failures, Some(90 * DAY)));
         assert_eq!(pauses, [60, 600, 6000, DAY, DAY]);
         assert_eq!(pause(Failure::NeedsPerson, 1, None), DAY);
         assert_eq!([1, 2, 50].map(|failures| pause(Failure::Here, failures, None)), [10, 20, 320]);
-        assert_eq!(pause(Failure::Wait(7200), 1, Some(60)), 7200);
+        assert_eq!(pause(Failure::Wait(1200), 1, Some(60)), 1200);
         assert_eq!([None, Some(60)].map(|life| pause(Failure::Wait(1), 1, life)), [60, 3]);
         assert_eq!(pause(Failure::Wait(u64::MAX), 1, None), 7 * DAY);
+        // At most a part of what is left of the certificate, and an hour at its end.
+        let left = [90 * DAY, 6 * DAY, DAY, 3600, 0].map(Some);
+        let pauses = left.map(|left| pause(Failure::Wait(7 * DAY), 1, left));
+        assert_eq!(pauses, [7 * DAY, 36 * 3600, 6 * 3600, 3600, 3600]);
+        let revocation = |failure, failures| next_revocation(NOW, failure, failures, 0) - NOW;
+        assert_eq!(revocation(Failure::Wait(7 * DAY), 1), 6 * 3600);
+        assert_eq!([1, 2, 4].map(|failures| revocation(Failure::Other, failures)), [60, 600, 6 * 3600]);
         assert_eq!(pause(Failure::Other, 9, Some(60)), 3);
         assert_eq!(Failure::of("rateLimited", Some(5)), Failure::Wait(5));
         assert_eq!(Failure::of("caa", None), Failure::NeedsPerson);

@@ -285,8 +285,13 @@ impl Progress {
 
     /// Notes that people ask for something: failures of before do not count.
     pub(crate) fn forget_failures(&mut self) {
-        (self.failures, self.next_try, self.last_error) = (0, 0, None);
+        self.forget_attempts();
         self.forget_revocation_failures();
+    }
+
+    /// Notes that failures of before say nothing about the next attempt to renew.
+    pub(crate) fn forget_attempts(&mut self) {
+        (self.failures, self.next_try, self.last_error) = (0, 0, None);
     }
 
     pub(crate) fn forget_revocation_failures(&mut self) {

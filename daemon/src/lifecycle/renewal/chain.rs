@@ -17,6 +17,7 @@ use crate::keys::certificates::{Certificate, Chain};
 use crate::keys::{Key, Standing, Version, now};
 use crate::lifecycle::event::Actor;
 use crate::lifecycle::{Error, certificates, versions};
+use crate::renewal::Known;
 use crate::renewal::known::{digest, version_of};
 
 /// Checks the chain of a plan, and attaches it. The order has ended then. `is_preferred` is false
@@ -77,7 +78,10 @@ async fn carry_out(
     let is_asked_for = before.progress.asked_at.is_some();
     let has_roots = plan.chain_root.is_some() || is_public(daemon, &plan);
     let may_end_earlier = is_asked_for || has_roots || suggested.is_some_and(|at| at <= now());
-    if before.certificate.as_ref().is_some_and(|present| present.fingerprint() == leaf.fingerprint()) {
+    // An attempt that was interrupted has attached it, and did not come to its end.
+    let is_attached =
+        before.certificate.as_ref().is_some_and(|present| present.fingerprint() == leaf.fingerprint());
+    if is_attached && before.known.issuer(leaf).is_some() {
         return Err(RenewalError::Unchanged(name.clone()).into());
     }
     // A certificate that was revoked, or is for a compromised key, says nothing about the next one.
@@ -113,18 +117,25 @@ async fn carry_out(
     // The certificate that the version had is gone then.
     let replaced = key.version(number).and_then(|version| version.certificates.first());
     let replaced = replaced.and_then(|der| Some(Certificate::from_der(der).ok()?.fingerprint()));
-    certificates::attach(daemon, actor, &plan.key, chain).await?;
+    if !is_attached {
+        certificates::attach(daemon, actor, &plan.key, chain).await?;
+    }
     let now = now();
     let is_deployed = plan.is_deployed();
-    let is_refused = daemon.renewals.update(name.as_str(), |progress, known| {
+    // Nobody has files: servers on rustls take the newest version with a certificate. A person may
+    // have called the key compromised since the checks above.
+    let is_refused = |known: &Known| known.refused(&key).is_some_and(|refused| number <= refused);
+    if key.current < number && !is_deployed && !is_refused(&daemon.renewals.known()) {
+        versions::promote(daemon, actor, &plan.key, number).await?;
+    }
+    daemon.renewals.update(name.as_str(), |progress, known| {
         // The agent holds the plan until it says that the attempt has ended.
         (progress.order, progress.last_error) = (None, None);
         (progress.failures, progress.next_try) = (0, 0);
         progress.is_replaced = false;
         // The work of before a wish does not fulfil the wish. The wish may have come since the
         // checks above, also that this key is compromised.
-        let is_refused = known.refused(&key).is_some_and(|refused| number <= refused);
-        progress.asked_at = match progress.has_new_wish() || is_refused {
+        progress.asked_at = match progress.has_new_wish() || is_refused(known) {
             true => progress.asked_at.or(Some(now)),
             false => None,
         };
@@ -137,12 +148,8 @@ async fn carry_out(
         }
         // A person may have called the key compromised since the checks above.
         known.revoke_former(leaf);
-        Ok::<_, RenewalError>(is_refused)
+        Ok::<_, RenewalError>(())
     })?;
-    // Nobody has files: servers on rustls take the newest version with a certificate.
-    if key.current < number && !is_deployed && !is_refused {
-        versions::promote(daemon, actor, &plan.key, number).await?;
-    }
     state::of(daemon, name).await
 }
 

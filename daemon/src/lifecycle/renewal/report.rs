@@ -80,7 +80,7 @@ async fn note(daemon: &Daemon, actor: Actor, name: &Label, report: Report) -> Re
                 progress.revocation_failures = progress.revocation_failures.saturating_add(1);
                 let spread = spread(name.as_str()).wrapping_add(random());
                 progress.next_revocation =
-                    due::next_try(now, failure, progress.revocation_failures, None, spread);
+                    due::next_revocation(now, failure, progress.revocation_failures, spread);
                 progress.revocation_error =
                     Some(Failed { at: now, kind: kind.clone(), detail: detail.clone() });
                 Ok::<_, RenewalError>(())
@@ -171,7 +171,8 @@ async fn note(daemon: &Daemon, actor: Actor, name: &Label, report: Report) -> Re
         }
         Report::Failed { kind, detail, retry_after } => {
             let state = state::of(daemon, name).await?;
-            let (lifetime, key) = (state.lifetime(), state.key);
+            let present = state.certificate.as_ref().map(state::validity);
+            let (is_first, key) = (state.progress.failures == 0, state.key);
             let (kind, detail) = (printable(&kind), printable(&detail));
             let failure = Failure::of(&kind, retry_after);
             let is_late = daemon.renewals.update(name.as_str(), |progress, known| {
@@ -182,6 +183,9 @@ async fn note(daemon: &Daemon, actor: Actor, name: &Label, report: Report) -> Re
                     // one.
                     progress.next_try = 0;
                     return Ok(true);
+                }
+                if is_first {
+                    progress.forget_attempts();
                 }
                 let mut failure = failure;
                 // The next certificate is for another key. An authority that refuses that one too
@@ -214,7 +218,7 @@ async fn note(daemon: &Daemon, actor: Actor, name: &Label, report: Report) -> Re
                     progress.drop_order();
                 }
                 let spread = spread(name.as_str()).wrapping_add(random());
-                progress.next_try = due::next_try(now, failure, progress.failures, lifetime, spread);
+                progress.next_try = due::next_try(now, failure, progress.failures, present, spread);
                 progress.last_error = Some(Failed { at: now, kind: kind.clone(), detail: detail.clone() });
                 Ok::<_, RenewalError>(false)
             })?;

@@ -302,6 +302,6 @@ pub(crate) fn shown_order(order: &FormerOrder) -> ToRevoke {
 pub(super) fn replace_revoked(progress: &mut Progress, revoked: &Revocation, present: Option<&str>) {
     if present == Some(&revoked.certificate) {
         progress.asked_at = Some(now());
-        (progress.failures, progress.next_try, progress.last_error) = (0, 0, None);
+        progress.forget_attempts();
     }
 }

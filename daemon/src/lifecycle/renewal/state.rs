@@ -163,6 +163,10 @@ async fn of_plan(daemon: &Daemon, plan: Plan, duties: Duties) -> Result<PlanStat
     let is_compromised = compromised.is_some_and(|newest| version.is_some_and(|of| of <= newest));
     let may_be_revoked = certificate.as_ref().is_some_and(|present| known.is_revoked(present));
     let is_revoked = is_compromised || may_be_revoked;
+    // The chain of the order was attached, and the disk was full or the daemon was killed then. The
+    // agent brings the chain again.
+    let is_unfinished = progress.order.is_some()
+        && certificate.as_ref().is_some_and(|present| known.issuer(present).is_none());
     let id = certificate.as_ref().and_then(|certificate| id_of(certificate.der()));
     let window = progress.window.as_ref().filter(|window| Some(&window.certificate) == id.as_ref());
     let facts = Facts {
@@ -170,10 +174,19 @@ async fn of_plan(daemon: &Daemon, plan: Plan, duties: Duties) -> Result<PlanStat
         suggested: window.and_then(|window| window.chosen),
         renewed_at: progress.renewed_at,
         next_try: progress.next_try,
-        asked_at: progress.asked_at.or(is_revoked.then(|| progress.renewed_at.unwrap_or_default())),
+        asked_at: progress
+            .asked_at
+            .or(is_revoked.then(|| progress.renewed_at.unwrap_or_default()))
+            .or(is_unfinished.then_some(0)),
         spread: spread(plan.name.as_str()),
     };
-    let due = due(&facts);
+    // A failure of before the plan was due says nothing about the certificate that the plan has: the
+    // names have come back, or the certificate was attached.
+    let at = due(&Facts { next_try: 0, ..facts });
+    if present.is_some() && progress.last_error.as_ref().is_some_and(|failed| failed.at < at) {
+        progress.forget_attempts();
+    }
+    let due = due(&Facts { next_try: progress.next_try, ..facts });
     Ok(PlanState {
         plan,
         key,
@@ -284,7 +297,7 @@ pub(super) fn has_names(certificate: &Certificate, plan: &Plan) -> bool {
     has == plan.names.iter().map(|name| (name.kind(), name.to_string())).collect()
 }
 
-fn validity(certificate: &Certificate) -> Validity {
+pub(super) fn validity(certificate: &Certificate) -> Validity {
     Validity { not_before: certificate.not_before(), not_after: certificate.not_after() }
 }
 
