@@ -252,7 +252,8 @@ impl Renew {
         }
         match self.now {
             true => print(&format!(
-                "plan {name} is due now, and keyward-acme renews it; to see the end: keyward cert status {name}\n"
+                "plan {name} is due now, and keyward-acme renews it{}; to see the end: keyward cert status {name}\n",
+                once_it_runs(&plan)
             )),
             false => print(&format!(
                 "plan {name} is due {}; to renew it now: keyward cert renew {name} --now\n",
@@ -334,6 +335,20 @@ impl Check {
     }
 }
 
+fn is_agent_missing(plan: &PlanView, now: u64) -> bool {
+    plan.agent_seen.is_none_or(|at| at.saturating_add(AGENT_QUIET) < now)
+}
+
+/// Words behind work that the agent does, if it does not seem to run.
+pub(super) fn once_it_runs(plan: &PlanView) -> &'static str {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    if is_agent_missing(plan, now) {
+        " once it runs (it has not asked for work within the last minutes)"
+    } else {
+        ""
+    }
+}
+
 /// The fault of a plan, also that nobody has looked.
 fn wrong(plan: &PlanView, now: u64) -> Option<String> {
     let of_deployment = plan.deployed.as_ref().and_then(|deployed| deployed.problem.clone());
@@ -357,7 +372,7 @@ fn wrong(plan: &PlanView, now: u64) -> Option<String> {
     if plan.certificate.is_none() {
         return Some("it has no certificate yet".into());
     }
-    if plan.agent_seen.is_none_or(|at| at.saturating_add(AGENT_QUIET) < now) {
+    if is_agent_missing(plan, now) {
         return Some("no agent has asked for work within the last minutes; is keyward-acme running?".into());
     }
     let life = plan.certificate.as_ref().map_or(0, |one| one.not_after.saturating_sub(one.not_before));

@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use keyward_plans::{PlanView, Revocable, ToRevoke};
 use keyward_proto::Label;
 
+use super::plans::once_it_runs;
 use crate::admin::client::AdminClient;
 use crate::cli::client::Client;
 use crate::cli::failure::Failure;
@@ -131,7 +132,8 @@ impl Revoke {
                 self.version_words(&plan)
             ),
             None => format!(
-                "keyward-acme has these certificates of plan {name} revoked, and renews the one of the plan if it is among them; to see the end: keyward cert status {name}\n{}",
+                "keyward-acme has these certificates of plan {name} revoked{}, and renews the one of the plan if it is among them; to see the end: keyward cert status {name}\n{}",
+                once_it_runs(&plan),
                 lines(&asked)
             ),
         })
