@@ -412,18 +412,22 @@ impl Challenge {
     }
 }
 
-/// The origin of a URL `https://HOST[:PORT]/PATH`; `None` for other texts.
+/// The origin of a URL `https://HOST[:PORT]/PATH`; `None` for other texts. People paste URLs of
+/// accounts into CAA records, where a semicolon would begin another parameter (RFC 8659, 4.2).
 pub fn origin(url: &str) -> Option<&str> {
     let rest = url.strip_prefix("https://")?;
     let length = rest.find('/')?;
     let is_host = |byte: u8| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte);
-    let is_visible = url.len() <= MAX_URL && url.bytes().all(|byte| byte.is_ascii_graphic());
+    let is_of_url = |byte: u8| byte.is_ascii_graphic() && !NOT_IN_URLS.contains(&byte);
+    let is_visible = url.len() <= MAX_URL && url.bytes().all(is_of_url);
     let host = rest.get(..length).filter(|host| !host.is_empty() && host.bytes().all(is_host))?;
     is_visible.then(|| url.get(..url.len() - rest.len() + host.len()))?
 }
 
 /// Subject and issuer of a certificate that the daemon makes, because there is none yet.
 pub const PLACEHOLDER: &str = "CN=placeholder of keyward";
+/// Visible characters that are in no URL (RFC 3986, 2), and the semicolon.
+const NOT_IN_URLS: &[u8] = b"\"<>\\^`{|};";
 /// Longest URL, in bytes.
 const MAX_URL: usize = 1024;
 
@@ -436,6 +440,9 @@ mod tests {
         assert_eq!(origin("https://ca.example:14000/dir/x"), Some("https://ca.example:14000"));
         for other in ["http://ca.example/dir", "https://ca.example", "ca.example/dir", "https://ca exa/"] {
             assert_eq!(origin(other), None, "{other}");
+        }
+        for end in ["1\"", "1; validationmethods=x", "1;x", "1\\", "<1>"] {
+            assert_eq!(origin(&format!("https://ca.example/account/{end}")), None, "{end}");
         }
         assert_ne!(origin("https://ca.example.evil.example/"), origin("https://ca.example/"));
     }
