@@ -358,10 +358,9 @@ async fn view(daemon: &Daemon, state: renewal::PlanState) -> Result<PlanView, Ad
     let has_revocation = !state.revocations.is_empty();
     let revocation_problem = revocation_problem(daemon, &state);
     let renewal::PlanState { plan, progress, due, may_be_revoked, is_compromised, .. } = state;
-    let issuer_domain = acme.as_ref().map(|acme| {
-        let host = config::origin(&acme.directory).unwrap_or_default().trim_start_matches("https://");
-        issuer_domain(host).to_owned()
-    });
+    let config = daemon.config();
+    let authority = authority(&config, &plan);
+    let issuer_domain = authority.map(|authority| issuer_domain(&authority.host()).to_owned());
     let account = acme.as_ref().and_then(|acme| acme.account.as_ref());
     let caa = account.zip(issuer_domain.as_ref()).map(|(account, domain)| {
         let kind =
@@ -390,7 +389,7 @@ async fn view(daemon: &Daemon, state: renewal::PlanState) -> Result<PlanView, Ad
             kind.to_owned()
         }),
         agent_seen: daemon.renewals.agent_seen(),
-        clock_ahead: daemon.renewals.clock_ahead(),
+        clock_ahead: authority.and_then(|authority| daemon.renewals.clock_ahead(&authority.directory)),
         account_problem,
         former_account: acme.as_ref().and_then(|acme| acme.former_account.clone()),
         account: acme.as_ref().and_then(|acme| acme.account.clone()),
@@ -462,18 +461,21 @@ async fn task(daemon: &Daemon, state: renewal::PlanState) -> Result<Task, AdminE
     })
 }
 
+/// The authority of a plan; `None` if a program issues.
+fn authority<'c>(config: &'c config::Config, plan: &config::Plan) -> Option<&'c config::Authority> {
+    let config::Issuer::Acme { authority, .. } = &plan.issuer else { return None };
+    config.authorities.get(authority)
+}
+
 /// Reason of the next revocation at the authority of a plan.
 fn revokes(daemon: &Daemon, state: &renewal::PlanState) -> Option<u8> {
-    let config = daemon.config();
-    let config::Issuer::Acme { authority, .. } = &state.plan.issuer else { return None };
-    Some(state.revocation(config.authorities.get(authority)?)?.reason)
+    Some(state.revocation(authority(&daemon.config(), &state.plan)?)?.reason)
 }
 
 /// Orders at the authority of a plan at which the agent looks now.
 fn former_orders(daemon: &Daemon, state: &renewal::PlanState) -> Vec<String> {
     let config = daemon.config();
-    let config::Issuer::Acme { authority, .. } = &state.plan.issuer else { return Vec::new() };
-    let authority = config.authorities.get(authority);
+    let authority = authority(&config, &state.plan);
     authority.map(|authority| state.orders_to_read(authority, now())).unwrap_or_default()
 }
 
@@ -493,10 +495,7 @@ fn to_revoke(daemon: &Daemon, state: &renewal::PlanState) -> Vec<ToRevoke> {
 /// certificate revokes it.
 pub(super) fn revocation_problem(daemon: &Daemon, state: &renewal::PlanState) -> Option<String> {
     let (config, plan) = (daemon.config(), &state.plan);
-    let here = match &plan.issuer {
-        config::Issuer::Acme { authority, .. } => config.authorities.get(authority),
-        config::Issuer::Command(_) => None,
-    };
+    let here = authority(&config, plan);
     let other =
         state.revocations.iter().find(|asked| !here.is_some_and(|here| asked.is_at(&here.directory)))?;
     Some(format!(
@@ -568,11 +567,7 @@ pub(super) fn key_problem(state: &renewal::PlanState) -> Option<&'static str> {
 /// Files that the agent reads for a plan.
 fn needed_files(daemon: &Daemon, plan: &config::Plan) -> Vec<PathBuf> {
     let config = daemon.config();
-    let root = match &plan.issuer {
-        config::Issuer::Acme { authority, .. } => config.authorities.get(authority),
-        config::Issuer::Command(_) => None,
-    };
-    let root = root.and_then(|authority| authority.root.clone());
+    let root = authority(&config, plan).and_then(|authority| authority.root.clone());
     let key = match plan.issuer.challenge() {
         Some(config::Challenge::DnsUpdate { key, .. }) => Some(key.clone()),
         _ => None,

@@ -39,15 +39,21 @@ impl Authority {
         origin(&self.directory).unwrap_or_default()
     }
 
+    /// Host of the directory: in lower case, without the port of HTTPS and a dot at the end.
+    pub fn host(&self) -> String {
+        let host = self.origin().trim_start_matches("https://").to_ascii_lowercase();
+        host.strip_suffix(":443").unwrap_or(&host).trim_end_matches('.').to_owned()
+    }
+
     /// True for an authority to whose roots every system leads.
     pub fn is_trusted(&self) -> bool {
-        self.is_public() && !UNTRUSTED.iter().any(|host| self.origin() == format!("https://{host}"))
+        self.is_public() && !UNTRUSTED.contains(&self.host().as_str())
     }
 
     /// True for an authority of the Internet, which may issue for RSA and
     /// ECDSA only (Baseline Requirements of the CA/Browser Forum, 6.1.5).
     pub fn is_public(&self) -> bool {
-        PUBLIC.iter().any(|host| self.origin() == format!("https://{host}"))
+        PUBLIC.contains(&self.host().as_str())
     }
 }
 
@@ -166,3 +172,25 @@ const PUBLIC: [&str; 8] = [
 const UNTRUSTED: [&str; 2] = ["acme-staging-v02.api.letsencrypt.org", "dv.acme-v02.test-api.pki.goog"];
 const MAX_CONTACT: usize = 256;
 const MAX_CONTACTS: usize = 5;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_public_authority_is_one_however_its_url_is_written() {
+        let of = |directory: &str| {
+            let raw = RawAuthority { directory: Some(directory.into()), ..RawAuthority::default() };
+            raw.check("x").unwrap()
+        };
+        for host in ["acme.zerossl.com", "ACME.ZeroSSL.com", "acme.zerossl.com:443", "acme.zerossl.com.:443"]
+        {
+            let authority = of(&format!("https://{host}/v2/DV90"));
+            assert!(authority.is_public() && authority.is_trusted(), "{host}");
+        }
+        assert!(!of("https://Acme-staging-v02.api.letsencrypt.org/directory").is_trusted());
+        for host in ["acme.zerossl.com:8443", "acme.zerossl.com.example", "ca.example"] {
+            assert!(!of(&format!("https://{host}/directory")).is_public(), "{host}");
+        }
+    }
+}

@@ -3,7 +3,7 @@
 //! the key store knows whether there was one. And the facts that are known of agents and deployers since the start.
 
 use core::ops::Deref;
-use core::sync::atomic::{self, AtomicBool, AtomicI64, AtomicU64};
+use core::sync::atomic::{self, AtomicBool, AtomicU64};
 use core::time::Duration;
 use std::collections::BTreeMap;
 use std::io;
@@ -35,8 +35,8 @@ pub(crate) struct Renewals {
     agents: Mutex<BTreeMap<i32, Instant>>,
     /// Time at which an agent has begun to work on each plan.
     taken: Mutex<BTreeMap<String, Instant>>,
-    /// Seconds by which this clock is ahead of the clock of an authority; [`UNKNOWN`] at first.
-    clock_ahead: AtomicI64,
+    /// Seconds by which this clock is ahead of the clock of each authority, by its directory.
+    clocks: Mutex<BTreeMap<String, i64>>,
     /// Time at which the deployer has last looked at the listeners of each plan.
     looked: Mutex<BTreeMap<String, Instant>>,
     /// Certificates that somebody else renews, by the name of their section.
@@ -95,7 +95,7 @@ impl Renewals {
             started: Instant::now(),
             agents: Mutex::default(),
             taken: Mutex::default(),
-            clock_ahead: AtomicI64::new(UNKNOWN),
+            clocks: Mutex::default(),
             looked: Mutex::default(),
             watched: Mutex::default(),
             changes: AtomicU64::new(0),
@@ -139,15 +139,16 @@ impl Renewals {
         self.changes.load(atomic::Ordering::Acquire)
     }
 
-    /// Notes by how many seconds this clock is ahead of the clock of an authority.
-    pub(crate) fn note_clock(&self, ahead: i64) {
-        self.clock_ahead.store(ahead, atomic::Ordering::Relaxed);
+    /// Notes by how many seconds this clock is ahead of the clock of the authority with a directory.
+    pub(crate) fn note_clock(&self, directory: &str, ahead: i64) {
+        let mut clocks = self.clocks.lock().unwrap_or_else(PoisonError::into_inner);
+        clocks.insert(directory.to_owned(), ahead.clamp(-MOST_AHEAD, MOST_AHEAD));
     }
 
-    /// Seconds by which this clock is ahead of the clock of an authority; `None` if nobody has
-    /// compared them since the start.
-    pub(crate) fn clock_ahead(&self) -> Option<i64> {
-        Some(self.clock_ahead.load(atomic::Ordering::Relaxed)).filter(|ahead| *ahead != UNKNOWN)
+    /// Seconds by which this clock is ahead of the clock of the authority with a directory; `None`
+    /// if nobody has compared them since the start.
+    pub(crate) fn clock_ahead(&self, directory: &str) -> Option<i64> {
+        self.clocks.lock().unwrap_or_else(PoisonError::into_inner).get(directory).copied()
     }
 
     /// Notes that the deployer has looked at the listeners of a plan.
@@ -356,8 +357,9 @@ impl Deref for Looked {
 const AGENT_LIFE: Duration = Duration::from_secs(6);
 /// Most agents that are remembered.
 const MAX_AGENTS: usize = 64;
-/// A clock that nobody has compared.
-const UNKNOWN: i64 = i64::MIN;
+/// Most seconds that a clock can be wrong, ahead or behind (a century).
+const MOST_AHEAD: i64 = 100 * 365 * 86_400;
+
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -526,12 +528,23 @@ mod tests {
         renewals.update("shop", note).unwrap();
         // Whatever an agent says about the clock of the authority.
         for ahead in [None, Some(365 * 86_400), Some(-365 * 86_400), Some(0)] {
-            ahead.into_iter().for_each(|ahead| renewals.note_clock(ahead));
+            ahead.into_iter().for_each(|ahead| renewals.note_clock("https://ca/dir", ahead));
             renewals.update("shop", nothing).unwrap();
             let known = Renewals::load(dir.path(), None).known();
             assert!(known.is_revoked(&certificate));
             assert_eq!((known.revocations(0).count(), known.revocations(now()).count()), (1, 0), "{ahead:?}");
         }
+    }
+
+    #[test]
+    fn each_authority_has_a_clock() {
+        let dir = tempfile::tempdir().unwrap();
+        let renewals = Renewals::load(dir.path(), None);
+        renewals.note_clock("https://wrong/dir", i64::MIN);
+        renewals.note_clock("https://right/dir", -1);
+        let ahead =
+            ["wrong", "right", "other"].map(|host| renewals.clock_ahead(&format!("https://{host}/dir")));
+        assert_eq!(ahead, [Some(-MOST_AHEAD), Some(-1), None]);
     }
 
     #[test]

@@ -134,7 +134,9 @@ async fn note(daemon: &Daemon, actor: Actor, name: &Label, report: Report) -> Re
                 Ok::<_, RenewalError>(())
             })?;
         }
-        Report::Clock(ahead) => daemon.renewals.note_clock(ahead),
+        Report::Clock(ahead) => {
+            daemon.renewals.note_clock(&authority(&config, &plan)?.directory, ahead);
+        }
         Report::NoWindow { certificate, retry_after } => update(&mut |progress| {
             let next_look = now.saturating_add(due::next_look(retry_after));
             match &mut progress.window {
