@@ -58,6 +58,8 @@ pub(crate) struct Daemon {
     /// Files of the unit server that are not in force, if there are any.
     unit_files: ArcSwapOption<String>,
     sockets: ArcSwapOption<String>,
+    /// Reason why the last reload was refused, if it was.
+    refused_reload: ArcSwapOption<String>,
     pub(crate) shredding: Shredding,
     /// How far the plans of certificates are.
     pub(crate) renewals: Renewals,
@@ -108,6 +110,7 @@ impl Daemon {
             secrets: ArcSwapOption::empty(),
             unit_files: ArcSwapOption::empty(),
             sockets: ArcSwapOption::empty(),
+            refused_reload: ArcSwapOption::empty(),
             shredding: Shredding::default(),
             config: ArcSwap::from_pointee(Config::default()),
             config_file: None,
@@ -166,6 +169,16 @@ impl Daemon {
     /// Sets the sockets that nobody can reach.
     pub(crate) fn set_sockets(&self, problem: Option<String>) {
         note_problem(&self.sockets, problem);
+    }
+
+    /// Sets the reason why the last reload was refused; none if it was not.
+    pub(crate) fn set_refused_reload(&self, reason: Option<String>) {
+        self.refused_reload.store(reason.map(Arc::new));
+    }
+
+    /// Reason why the last reload was refused, so that an older configuration is in force.
+    pub(crate) fn refused_reload(&self) -> Option<Arc<String>> {
+        self.refused_reload.load_full()
     }
 
     /// Sets the reason why purges are not made final.

@@ -613,6 +613,9 @@ pub(crate) struct Refusal {
     pub(crate) error: String,
 }
 
+/// Begin of the problem that the last reload was refused. The reason follows.
+pub(crate) const REFUSED_RELOAD: &str = "the last reload was refused, so an older configuration is in force";
+
 /// Longest key file that the daemon reads, in bytes (64 KiB). An RSA key of 8192 bits in PEM has 6
 /// KiB.
 pub(crate) const MAX_KEY_FILE: usize = 64 * 1024;

@@ -38,13 +38,21 @@ use crate::keys::Altered;
 pub(crate) struct AdminClient {
     socket: PathBuf,
     runtime: Runtime,
+    limit: Duration,
 }
 
 impl AdminClient {
     /// A client of the daemon with this runtime directory. Each method makes a connection.
     pub(crate) fn new(runtime_dir: &Path) -> Result<Self, AdminClientError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        Ok(Self { socket: runtime_dir.join(SOCKET), runtime: runtime.map_err(AdminClientError::Runtime)? })
+        let runtime = runtime.map_err(AdminClientError::Runtime)?;
+        Ok(Self { socket: runtime_dir.join(SOCKET), runtime, limit: TIME_LIMIT })
+    }
+
+    /// The same client for a look at the daemon, which answers such questions at once. Behind a
+    /// socket of systemd there may be no daemon at all.
+    pub(crate) fn for_a_look(self) -> Self {
+        Self { limit: LOOK_LIMIT, ..self }
     }
 
     pub(crate) fn status(&self) -> Result<StatusView, AdminClientError> {
@@ -323,7 +331,7 @@ impl AdminClient {
                 let body = Limited::new(body, MAX_ANSWER).collect().await;
                 return Err(self.refused(status, &body.map(|body| body.to_bytes()).unwrap_or_default()));
             }
-            let late = |_| AdminClientError::Late(self.socket.clone());
+            let late = |_| self.late(TIME_LIMIT);
             loop {
                 let frame = match limit {
                     Some(limit) => tokio::time::timeout(limit, body.frame()).await.map_err(late)?,
@@ -370,9 +378,13 @@ impl AdminClient {
 
     fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, AdminClientError> {
         self.runtime.block_on(async {
-            let answer = tokio::time::timeout(TIME_LIMIT, self.exchange(method, path, body)).await;
-            answer.map_err(|_| AdminClientError::Late(self.socket.clone()))?
+            let answer = tokio::time::timeout(self.limit, self.exchange(method, path, body)).await;
+            answer.map_err(|_| self.late(self.limit))?
         })
+    }
+
+    fn late(&self, limit: Duration) -> AdminClientError {
+        AdminClientError::Late { socket: self.socket.clone(), limit }
     }
 
     /// Connects. Checks that only the daemon or root can have made the socket, and that the
@@ -464,8 +476,11 @@ pub(crate) enum AdminClientError {
         name = ownership::Name(*uid)
     )]
     Impostor { socket: PathBuf, uid: u32 },
-    #[error("no answer from the daemon on {} within {TIME_LIMIT:?}", .0.display())]
-    Late(PathBuf),
+    #[error(
+        "no answer from the daemon on {} within {limit:?}; if its start fails, its log says why: journalctl -u keyward",
+        socket.display()
+    )]
+    Late { socket: PathBuf, limit: Duration },
     #[error("the daemon on {} closed the connection; see its log: {reason}", socket.display())]
     Lost { socket: PathBuf, reason: hyper::Error },
     #[error("{reason}")]
@@ -517,3 +532,7 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
 /// Time limit for an answer. The daemon gives a unit one minute to generate an RSA key.
 const TIME_LIMIT: Duration = Duration::from_secs(70);
+
+/// Time limit for an answer to a question that the daemon answers at once. It gives its keys two
+/// seconds of that.
+const LOOK_LIMIT: Duration = Duration::from_secs(10);

@@ -10,7 +10,7 @@ use super::findings::{Known, findings};
 use super::overview::Overview;
 use super::trail_view::AuditView;
 use super::{Admin, AdminError, Answer, units};
-use crate::admin::api::{MeasureView, Severity, StatusView};
+use crate::admin::api::{MeasureView, REFUSED_RELOAD, Severity, StatusView};
 use crate::admin::purge_view::{PurgesView, RecoveryView};
 use crate::ground::{confinement, names};
 
@@ -35,7 +35,8 @@ pub(super) async fn view(admin: &Admin) -> Result<StatusView, AdminError> {
     });
     let backends = units::backends(daemon).await?;
     let unready = daemon.unready().await;
-    let others = daemon.keys.problem().await.into_iter().chain(daemon.other_problems());
+    let refused = daemon.refused_reload().map(|reason| format!("{REFUSED_RELOAD}: {reason}"));
+    let others = daemon.keys.problem().await.into_iter().chain(daemon.other_problems()).chain(refused);
     let others: Vec<_> = others.chain(names::problem()).chain(unread).chain(is_altered).collect();
     let is_recorded = !daemon.config().audit.refuse_on_failure || daemon.trail_failure().is_none();
     let mut status = StatusView {

@@ -6,6 +6,7 @@
 
 use core::fmt::Display;
 use core::num::NonZeroUsize;
+use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -17,9 +18,9 @@ use keyward_unit::{MasterKey, Unit, Wkid};
 
 use super::failure::Failure;
 use super::remarks::Remarks;
-use super::{output, private_network, service_files};
+use super::{doctor, output, private_network, service_files};
 use crate::backend::{Backend, Unusable, host_secrets};
-use crate::config::{Config, Sources};
+use crate::config::{Config, Sources, drop_in_directory};
 use crate::ground::exit;
 use crate::ground::master_key::{self, MasterKeyError, Patterns};
 use crate::ground::ownership::{self, Name, Owners, OwnershipError};
@@ -52,6 +53,7 @@ pub(super) fn check(options: &Options, remarks: &mut Remarks) -> Result<(Config,
     remarks.warnings.extend(serve::warnings(&config));
     remarks.notes.extend(config.notes());
     private_network::remark(&config, remarks);
+    check_readers(options, &sources)?;
     // For a store that a daemon has open, or that is missing, the witness file names the master
     // key.
     let noted = Witness::read(&options.state_dir).and_then(|noted| noted.master_key);
@@ -70,7 +72,14 @@ pub(super) fn check(options: &Options, remarks: &mut Remarks) -> Result<(Config,
     if !options.dev {
         check_keys(options, &config, fresh, needed, remarks)?;
     }
+    let owner = migration::other_owner(&options.state_dir);
     for (name, settings) in &config.grep11 {
+        for file in settings.files() {
+            if let Some((reason, command)) = owner.and_then(|owner| doctor::closed_to_reader(owner, file)) {
+                remarks
+                    .warn(format_args!("backend {name} needs {}: {reason}; run: {command}", file.display()));
+            }
+        }
         let backend = Backend::grep11(name, settings).map_err(wrong)?;
         // A daemon starts without the backend, and waits for it.
         if let Err(warning) = backend.check_credentials() {
@@ -78,6 +87,22 @@ pub(super) fn check(options: &Options, remarks: &mut Remarks) -> Result<(Config,
         }
     }
     Ok((config, sources))
+}
+
+/// Checks that the user of the daemon can read the files of the configuration, and list the
+/// drop-ins: this process may be root, who can read everything.
+fn check_readers(options: &Options, sources: &Sources) -> Result<(), Failure> {
+    let Some(owner) = migration::other_owner(&options.state_dir) else { return Ok(()) };
+    let directory = sources.files.first().map(|file| drop_in_directory(file));
+    for path in sources.files.iter().chain(&directory) {
+        if let Some((reason, command)) = doctor::closed_to_reader(owner, path) {
+            return Err(wrong(format_args!(
+                "the daemon runs as {}, and cannot read its configuration: {reason}; run: {command}",
+                Name(owner)
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Checks that this version opens the key store of the running daemon that wants to execute it.
@@ -394,7 +419,9 @@ fn unseal_secret_of_service(config: &Config, owner: Option<u32>, remarks: &mut R
 /// user has read.
 fn warn_of_reader(file: Option<&Path>, owner: Option<u32>, remarks: &mut Remarks) {
     let (Some(file), Some(owner)) = (file, owner) else { return };
-    if fs::metadata(file).is_ok_and(|found| found.uid() != owner) {
+    // The daemon trusts a file of root.
+    let can_read = |found: &Metadata| found.uid() == 0 && doctor::closed_to_reader(owner, file).is_none();
+    if fs::metadata(file).is_ok_and(|found| found.uid() != owner && !can_read(&found)) {
         remarks.warn(format_args!(
             "{} was read as {}, but the daemon runs as {}, who must be able to read it: give the file to that user, or remove it from the configuration and let systemd pass it as a credential",
             file.display(),

@@ -21,7 +21,7 @@ pub(super) struct Status {
 impl Status {
     pub(super) fn run(self) -> Result<(), Failure> {
         let status = AdminClient::new(&self.client.runtime_dir)
-            .and_then(|admin| admin.status())
+            .and_then(|admin| admin.for_a_look().status())
             .map_err(|error| Failure::from(error).while_trying("cannot ask the daemon for its state"))?;
         if self.client.json {
             print_json(&status)?;

@@ -5,7 +5,7 @@ use core::num::{NonZeroU32, NonZeroUsize};
 use core::str::FromStr;
 use core::time::Duration;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +38,22 @@ pub struct Grep11 {
     pub queue: usize,
     /// True if a request that takes longer than 95 of 100 requests is also sent to a second unit.
     pub hedge: bool,
+}
+
+impl Grep11 {
+    /// Files that the daemon reads to reach the units.
+    pub(crate) fn files(&self) -> impl Iterator<Item = &Path> {
+        let tls = self.tls.iter().flat_map(|tls| {
+            let identity = tls.identity.iter().flat_map(|(certificate, key)| [certificate, key]);
+            tls.ca.iter().chain(identity)
+        });
+        let secret = match &self.auth {
+            Auth::None => None,
+            Auth::Token { file } => file.as_ref(),
+            Auth::Iam { api_key_file, .. } => api_key_file.as_ref(),
+        };
+        tls.chain(secret).map(PathBuf::as_path)
+    }
 }
 
 /// Address of a GREP11 server.

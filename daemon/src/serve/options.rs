@@ -44,9 +44,12 @@ impl Options {
             None => DEFAULT_CONFIG,
             Some(_) => DEFAULT_UNIT_CONFIG,
         };
-        // Drop-ins without their file are a mistake that must not stay without a word.
-        let is_there =
-            |file: &&Path| file.exists() || config::drop_ins(file).is_ok_and(|(found, _)| !found.is_empty());
+        // Drop-ins without their file are a mistake that must not stay without a word. So is a file
+        // that this user may not look at.
+        let is_there = |file: &&Path| {
+            file.try_exists().unwrap_or(true)
+                || config::drop_ins(file).is_ok_and(|(found, _)| !found.is_empty())
+        };
         self.config.as_deref().or_else(|| Some(Path::new(default)).filter(is_there))
     }
 

@@ -303,6 +303,7 @@ impl Server<'_> {
             reload.problems.extend(sockets.lost());
         }
         self.note_lost(sockets);
+        self.peers.daemon.set_refused_reload(reloaded.as_ref().err().cloned());
         reloaded
     }
 

@@ -222,6 +222,7 @@ fn root_is_not_advised_to_take_the_master_key_away_from_the_service() {
     for path in ["state", "state/keys.redb", "state/unit", "state/unit/state"].map(|name| daemon.path(name)) {
         chown(&path, Some(ALICE), Some(ALICE)).unwrap();
     }
+    fs::set_permissions(daemon.path(""), Permissions::from_mode(0o711)).unwrap();
     let check = |script: &str| {
         // An /etc that only this command sees.
         let serve = daemon.serve(&["--check-config"]);
@@ -268,6 +269,36 @@ fn root_is_not_advised_to_take_the_master_key_away_from_the_service() {
     chown(&key, Some(ALICE), Some(ALICE)).unwrap();
     let (status, told) = check("true");
     assert!(status == 0 && told.contains("note: ") && !told.contains("chown"), "{status} {told}");
+}
+
+/// Root can read every file, and the daemon is another user.
+#[test]
+fn root_checks_the_configuration_for_the_user_of_the_daemon() {
+    if !has_root() {
+        return;
+    }
+    let mut daemon = Daemon::production(&[("*", "tls-server")]);
+    daemon.end(Signal::TERM);
+    for path in ["state", "state/keys.redb", "state/unit", "state/unit/state"].map(|name| daemon.path(name)) {
+        chown(&path, Some(ALICE), Some(ALICE)).unwrap();
+    }
+    fs::create_dir(daemon.path("keyward.d")).unwrap();
+    fs::write(daemon.path("keyward.d/nginx.toml"), "").unwrap();
+    let fixed = |path: &Path, mode: u32, words: &str| {
+        fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+        let (status, line) = failure_of(&in_time(&daemon.serve(&["--check-config"])));
+        assert!(status == 78 && line.contains("the daemon runs as user id 7002"), "{status} {line}");
+        assert!(line.contains(words), "{line} lacks {words}");
+        let (_, command) = line.split_once("; run: ").unwrap();
+        assert!(Command::new("/bin/sh").args(["-c", command.trim()]).status().unwrap().success(), "{line}");
+    };
+    fixed(&daemon.path(""), 0o700, "user id 7002 cannot pass");
+    fixed(&daemon.path("keyward.toml"), 0o600, "keyward.toml (mode 600)");
+    fixed(&daemon.path("keyward.d/nginx.toml"), 0o600, "nginx.toml (mode 600)");
+    fixed(&daemon.path("keyward.d"), 0o700, "cannot pass");
+    fs::remove_file(daemon.path("keyward.d/nginx.toml")).unwrap();
+    fixed(&daemon.path("keyward.d"), 0o711, "may not read");
+    assert!(in_time(&daemon.serve(&["--check-config"])).status.success());
 }
 
 #[test]

@@ -1,7 +1,11 @@
 //! `keyward status`: its exit status for cron, and its one screen.
 
+use core::time::Duration;
 use std::fs;
+use std::os::unix::net::UnixListener;
 use std::process::Command;
+use std::thread;
+use std::time::Instant;
 
 use keyward_proto::Outcome;
 use rustix::process::Signal;
@@ -35,6 +39,45 @@ fn certify(daemon: &Daemon, label: &str, age: u32, days: u32) {
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     daemon.succeed(&["key", "import", label, "--in", key.to_str().unwrap()]);
     daemon.succeed(&["cert", "attach", label, "--in", chain.to_str().unwrap()]);
+}
+
+/// The command that reloads the service has no answer: the daemon keeps the reason.
+#[test]
+fn a_refused_reload_is_a_problem_until_one_succeeds() {
+    let daemon = Daemon::production(&[("*", "tls-server")]);
+    let text = fs::read_to_string(daemon.path("keyward.toml")).unwrap();
+    assert_eq!(status(&daemon).0, 0);
+    daemon.configure("gant = []");
+    daemon.signal(Signal::HUP);
+    daemon.await_ready();
+    let (code, shown) = status(&daemon);
+    let problem = "problem     the last reload was refused, so an older configuration is in force: ";
+    assert!(code == 1 && shown.contains(problem) && shown.contains("`gant`"), "{code} {shown}");
+    let (_, page) = daemon.http("GET", "/v1/status", "").unwrap();
+    assert!(page.contains("the last reload was refused"), "{page}");
+    daemon.configure(&text);
+    daemon.succeed(&["reload"]);
+    assert_eq!(status(&daemon).0, 0);
+}
+
+/// systemd holds the sockets of a service whose start fails.
+#[test]
+fn a_socket_without_a_daemon_does_not_hold_up_the_commands() {
+    let daemon = Daemon::prepare("");
+    fs::create_dir(daemon.path("run")).unwrap();
+    let _listening =
+        ["admin.sock", "keyward.sock"].map(|name| UnixListener::bind(daemon.path("run").join(name)).unwrap());
+    let asked = Instant::now();
+    let words = thread::scope(|scope| {
+        let doctor = scope.spawn(|| daemon.keyward(&["doctor"]));
+        let told = String::from_utf8(daemon.keyward(&["status"]).stderr).unwrap();
+        [told, String::from_utf8(doctor.join().unwrap().stdout).unwrap()]
+    });
+    assert!(asked.elapsed() < Duration::from_secs(40), "{:?}", asked.elapsed());
+    for words in words {
+        assert!(words.contains("no answer from the daemon") && words.contains("journalctl"), "{words}");
+        assert!(!words.contains("start the daemon (systemctl"), "{words}");
+    }
 }
 
 #[test]
@@ -205,8 +248,8 @@ fn the_list_of_findings_decides_the_exit_status() {
     assert!(page.contains("no recovery file is known"), "{page}");
 
     // The time of the start does not move with the fractions of seconds.
-    let (first, begin) = (json(), std::time::Instant::now());
-    while begin.elapsed() < std::time::Duration::from_secs(2) {
+    let (first, begin) = (json(), Instant::now());
+    while begin.elapsed() < Duration::from_secs(2) {
         let now = json();
         assert_eq!(now["started"], first["started"], "{now}");
     }

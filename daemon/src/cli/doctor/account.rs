@@ -6,10 +6,11 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use nix::unistd::{Uid, User, getgrouplist};
+use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
 
 use super::finding::Finding;
 use super::proc::{self, Credentials};
+use crate::ground::text::quoted;
 
 /// A user with all groups.
 pub(super) struct Account {
@@ -54,6 +55,18 @@ impl Account {
         })
     }
 
+    /// The account with a number, and its groups in the group database. A number without a name has
+    /// no group of another number.
+    pub(super) fn of_uid(uid: u32) -> Self {
+        let user = User::from_uid(Uid::from_raw(uid)).ok().flatten();
+        user.and_then(|user| Self::of_name(&user.name).ok()).unwrap_or_else(|| Self {
+            name: format!("user id {uid}"),
+            uid,
+            gid: uid,
+            groups: vec![uid],
+        })
+    }
+
     /// The account that a process runs as, with the groups of the process.
     pub(super) fn of_process(pid: u32) -> Option<Self> {
         let status = proc::read(pid, "status").ok()?;
@@ -73,13 +86,27 @@ impl Account {
 
     /// Reason why the account cannot read an existing file; `None` if the account can.
     pub(super) fn cannot_read(&self, file: &Path) -> Option<String> {
-        let (name, shown) = (&self.name, file.display());
+        self.closed_to_reader(file).map(|(reason, _)| reason)
+    }
+
+    /// Reason why the account cannot read an existing file, or list a directory, and the command
+    /// that lets its group do so.
+    pub(super) fn closed_to_reader(&self, file: &Path) -> Option<(String, String)> {
+        let name = &self.name;
+        let group = Group::from_gid(Gid::from_raw(self.gid)).ok().flatten();
+        let group = group.map_or_else(|| self.gid.to_string(), |group| group.name);
+        let command = |path: &Path, bits: &str| {
+            let path = quoted(path);
+            format!("chgrp {group} {path} && chmod g+{bits} {path}")
+        };
         let whole = std::path::absolute(file).ok()?;
         if let Err(Obstacle::Closed(directory, mode)) = self.passes(&whole, Path::new("/")) {
-            return Some(format!("{name} cannot pass {} (mode {mode:o})", directory.display()));
+            let reason = format!("{name} cannot pass {} (mode {mode:o})", directory.display());
+            return Some((reason, command(directory, "rx")));
         }
         let found = fs::metadata(file).ok().filter(|found| !self.may(found, READ))?;
-        Some(format!("{name} may not read {shown} (mode {:o})", found.mode() & 0o7777))
+        let reason = format!("{name} may not read {} (mode {:o})", file.display(), found.mode() & 0o7777);
+        Some((reason, command(file, if found.is_dir() { "rx" } else { "r" })))
     }
 
     /// Checks that the account may pass every directory of a path, from the directory `from` on.

@@ -10,7 +10,7 @@ use keyward_proto::Outcome;
 use super::expiry;
 use super::finding::Finding;
 use super::renewals;
-use crate::admin::api::{BackendView, MeasureView, StatusView, UnitView};
+use crate::admin::api::{BackendView, MeasureView, REFUSED_RELOAD, StatusView, UnitView};
 use crate::admin::client::{AdminClient, AdminClientError};
 use crate::cli::key::for_daemon;
 use crate::cli::output::{from_now, time};
@@ -48,12 +48,13 @@ pub(super) fn check(
                 "make sure that only root and the user of the daemon can create sockets there",
             )];
         }
+        Err(error @ AdminClientError::Late { .. }) => {
+            let fix = "see why the daemon does not answer: systemctl status keyward; journalctl -u keyward";
+            return vec![Finding::fail(CHECK, error.to_string(), fix)];
+        }
         Err(error) => {
-            return vec![Finding::fail(
-                CHECK,
-                error.to_string(),
-                "start the daemon (systemctl start keyward), or name its directory with --runtime-dir",
-            )];
+            let fix = "start the daemon (systemctl start keyward), or name its directory with --runtime-dir";
+            return vec![Finding::fail(CHECK, error.to_string(), fix)];
         }
     };
     let mut findings = vec![Finding::ok(
@@ -73,11 +74,18 @@ pub(super) fn check(
         ),
     )];
     for problem in &status.problems {
-        findings.push(Finding::fail(
-            "keys",
-            problem,
-            "docs/key-store.md, docs/remote-units.md and docs/ceremony.md describe how to recover",
-        ));
+        findings.push(match problem.starts_with(REFUSED_RELOAD) {
+            true => Finding::fail(
+                "configuration",
+                problem,
+                format!("correct it; then: {}", for_daemon("keyward reload".into(), runtime_dir)),
+            ),
+            false => Finding::fail(
+                "keys",
+                problem,
+                "docs/key-store.md, docs/remote-units.md and docs/ceremony.md describe how to recover",
+            ),
+        });
     }
     if let Some((problem, advice)) = status.altered.problem() {
         findings.push(Finding::fail(KEY_STORE, problem, advice));

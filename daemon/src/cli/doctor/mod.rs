@@ -28,7 +28,7 @@ use clap::Args;
 use super::client::Client;
 use super::failure::Failure;
 use super::output::{print, print_json};
-use crate::admin::client::AdminClient;
+use crate::admin::client::{AdminClient, AdminClientError};
 use crate::ground::exit;
 use crate::peers;
 use account::Account;
@@ -82,8 +82,9 @@ impl Doctor {
         let runtime_dir = std::path::absolute(&self.client.runtime_dir).map_err(|error| {
             Failure::new(exit::USAGE, format_args!("cannot use the runtime directory: {error}"))
         })?;
-        let admin = AdminClient::new(&runtime_dir)?;
+        let admin = AdminClient::new(&runtime_dir)?.for_a_look();
         let status = admin.status();
+        let is_silent = matches!(status, Err(AdminClientError::Late { .. }));
         let options = configuration::options(
             self.config.as_deref(),
             self.state_dir.as_deref(),
@@ -111,7 +112,7 @@ impl Doctor {
             (None, None) => {}
         }
         if !self.names_server() {
-            findings.extend(servers::check(&runtime_dir));
+            findings.extend(servers::check(&runtime_dir, is_silent));
         }
         self.report(&findings)
     }
@@ -206,6 +207,12 @@ pub(super) fn faults_of_openssl_conf(path: &Path) -> Vec<String> {
     let faults = openssl_conf::faults(path, None).into_iter();
     let faults = faults.filter(|finding| finding.verdict == Verdict::Fail);
     faults.map(|fault| [fault.detail, fault.fix.unwrap_or_default()].join("; ")).collect()
+}
+
+/// Reason why a user cannot read an existing file or list a directory, and the command that lets
+/// its group do so; `None` if the user can.
+pub(super) fn closed_to_reader(user: u32, file: &Path) -> Option<(String, String)> {
+    Account::of_uid(user).closed_to_reader(file)
 }
 
 /// Reasons why a process does not reach the daemon at the address of its provider, from its root

@@ -20,8 +20,8 @@ use super::processes::{self, Found};
 use report::CHECK;
 
 /// Finds the running servers and checks each one. The last findings name everything that was not
-/// checked.
-pub(super) fn check(runtime_dir: &Path) -> Vec<Finding> {
+/// checked. A daemon that is silent is not asked about their keys.
+pub(super) fn check(runtime_dir: &Path, is_silent: bool) -> Vec<Finding> {
     let found = processes::find();
     let mut findings = Vec::new();
     let mut unchecked = Unchecked::default();
@@ -31,7 +31,7 @@ pub(super) fn check(runtime_dir: &Path) -> Vec<Finding> {
         let (server, runtime_dir) = (server.clone(), runtime_dir.to_owned());
         let title = names::title(&server);
         // Opening a file of a server may block, so a thread does it.
-        thread::spawn(move || send.send(server::check(&server, &runtime_dir)));
+        thread::spawn(move || send.send(server::check(&server, &runtime_dir, is_silent)));
         match receive.recv_timeout(ONE_LIMIT.min(end.saturating_duration_since(Instant::now()))) {
             Ok(Some(report)) => {
                 findings.extend(report.findings.into_iter().map(|finding| finding.about(&title)));

@@ -14,8 +14,9 @@ use crate::cli::doctor::server_keys::ServerKeys;
 use crate::cli::doctor::{openssl_conf, server_conf, uses};
 use crate::ground::ownership;
 
-/// Checks a server; `None` if the server uses no key of the daemon.
-pub(super) fn check(server: &Server, runtime_dir: &Path) -> Option<Report> {
+/// Checks a server; `None` if the server uses no key of the daemon. A daemon that is silent is not
+/// asked about the keys.
+pub(super) fn check(server: &Server, runtime_dir: &Path, is_silent: bool) -> Option<Report> {
     let main = &server.main;
     let loaded = server.workers.iter().chain([main]).find(|process| process.provider.is_some());
     let root = environment::chroot(main.pid);
@@ -36,14 +37,23 @@ pub(super) fn check(server: &Server, runtime_dir: &Path) -> Option<Report> {
         );
         return Some(report);
     }
+    let silent = "its socket and its keys: the daemon does not answer";
     if let Some(conf) = &conf
         && let Some(environment) = &conf.mail
     {
+        if is_silent {
+            report.unchecked.push(silent.into());
+            return Some(report);
+        }
         mail::check(main, runtime_dir, conf, environment, &server_keys, &mut report);
         return Some(report);
     }
     report.findings.push(check_provider(main, loaded, &server_keys));
     let openssl_conf = check_openssl_conf(main, loaded.is_some(), &mut report);
+    if is_silent {
+        report.unchecked.push(silent.into());
+        return Some(report);
+    }
     if !sockets::check(server, runtime_dir, openssl_conf.as_deref(), &mut report) {
         return Some(report);
     }
