@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use hyper::StatusCode;
 
 use super::client::RUNTIME_DIR;
+use super::setup;
 use crate::admin::client::AdminClientError;
 use crate::ground::exit;
 use crate::ground::text::{printable, quoted};
@@ -48,12 +49,12 @@ impl Failure {
         self.status.into()
     }
 
-    /// The reason why the command failed.
     /// Exit status.
     pub(crate) fn status(&self) -> u8 {
         self.status
     }
 
+    /// The reason why the command failed.
     pub(crate) fn into_reason(self) -> String {
         self.reason.unwrap_or_default()
     }
@@ -83,7 +84,7 @@ impl From<AdminClientError> for Failure {
             AdminClientError::Garbled(_) | AdminClientError::Runtime(_) => exit::SOFTWARE,
             AdminClientError::Exposed { .. } | AdminClientError::Impostor { .. } => exit::NO_PERMISSION,
             AdminClientError::Write(_) => exit::IO,
-            AdminClientError::Late(_) | AdminClientError::Lost { .. } => exit::UNAVAILABLE,
+            AdminClientError::Late { .. } | AdminClientError::Lost { .. } => exit::UNAVAILABLE,
             AdminClientError::Refused { status, .. } => match *status {
                 StatusCode::BAD_REQUEST => exit::USAGE,
                 StatusCode::FORBIDDEN => exit::NO_PERMISSION,
@@ -101,6 +102,21 @@ impl From<AdminClientError> for Failure {
                 _ => exit::UNAVAILABLE,
             },
         };
-        Self::new(status, error)
+        match &error {
+            AdminClientError::Unreachable { socket, .. }
+                if status == exit::UNAVAILABLE && is_to_be_set_up(socket) =>
+            {
+                Self::new(status, format_args!("{error} {SETUP}"))
+            }
+            _ => Self::new(status, error),
+        }
     }
 }
+
+/// True if no daemon has this socket, because the service is not set up yet.
+pub(super) fn is_to_be_set_up(socket: &Path) -> bool {
+    socket.parent() == Some(Path::new(RUNTIME_DIR)) && setup::is_due(Path::new("/"))
+}
+
+/// Advice for a service that is not set up.
+pub(super) const SETUP: &str = "The service is not set up yet: run keyward setup";

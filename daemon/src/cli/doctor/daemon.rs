@@ -10,8 +10,10 @@ use keyward_proto::Outcome;
 use super::expiry;
 use super::finding::Finding;
 use super::renewals;
+use crate::admin::SOCKET;
 use crate::admin::api::{BackendView, MeasureView, REFUSED_RELOAD, StatusView, UnitView};
 use crate::admin::client::{AdminClient, AdminClientError};
+use crate::cli::failure::is_to_be_set_up;
 use crate::cli::key::for_daemon;
 use crate::cli::output::{from_now, time};
 use crate::ground::opening::described;
@@ -53,7 +55,12 @@ pub(super) fn check(
             return vec![Finding::fail(CHECK, error.to_string(), fix)];
         }
         Err(error) => {
-            let fix = "start the daemon (systemctl start keyward), or name its directory with --runtime-dir";
+            let fix = match is_to_be_set_up(&runtime_dir.join(SOCKET)) {
+                true => "run keyward setup: it chooses how the master key comes, and starts the service",
+                false => {
+                    "start the daemon (systemctl start keyward), or name its directory with --runtime-dir"
+                }
+            };
             return vec![Finding::fail(CHECK, error.to_string(), fix)];
         }
     };

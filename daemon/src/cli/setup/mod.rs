@@ -27,10 +27,11 @@ use zeroize::Zeroizing;
 use super::client::{Client, STATE_DIR};
 use super::failure::Failure;
 use super::key::for_daemon;
-use super::output;
+use super::{output, service_files};
 use crate::ground::exit;
 use crate::ground::hardening;
 use crate::ground::ownership;
+use crate::keys::KeyStore;
 use crate::peers;
 use choice::{Choice, Way};
 use found::Found;
@@ -70,6 +71,15 @@ pub(super) struct Setup {
     no_start: bool,
     #[command(flatten)]
     client: Client,
+}
+
+/// True if the service is installed, and nobody has set it up or given it a key store: the daemon
+/// would start without a master key. `root` is the root directory.
+pub(super) fn is_due(root: &Path) -> bool {
+    let store = root.join(STATE_DIR.trim_start_matches('/')).join(KeyStore::FILE);
+    // A store that this user may not look for may be there.
+    let has_no_store = store.try_exists().is_ok_and(|is_there| !is_there);
+    has_no_store && !service_files::read(root).is_empty() && drop_in::configured(root).is_none()
 }
 
 impl Setup {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use super::machine::{Machine, text_of};
-use crate::fixture::has_root;
+use crate::fixture::{PROGRAM, has_root};
 
 /// Waits until the script that stands for systemctl has been called with a verb, and lets it go on
 /// after an act.
@@ -121,4 +121,25 @@ fn a_service_that_does_not_start_is_reported_and_the_next_run_starts_it() {
     machine.boot();
     let report = text_of(&begin(&machine, &["--json"]).wait_with_output().unwrap());
     assert!(report.contains("\"started\": true"), "{report}");
+}
+
+#[test]
+fn before_the_setup_commands_name_the_setup() {
+    if !has_root() || Path::new("/var/lib/keyward").exists() {
+        return;
+    }
+    let machine = Machine::new(true);
+    let names_setup = || {
+        let words = [("status", "not set up yet: run keyward setup"), ("doctor", "fix: run keyward setup: ")];
+        words.map(|(command, words)| {
+            let output = machine.inside(&[PROGRAM, command]).output().unwrap();
+            String::from_utf8([output.stdout, output.stderr].concat()).unwrap().contains(words)
+        })
+    };
+    // Without packages, there is nothing to set up.
+    assert_eq!(names_setup(), [false, false]);
+    fs::write(machine.path("systemd/keyward.service"), "[Service]\n").unwrap();
+    assert_eq!(names_setup(), [true, true]);
+    machine.set_up(&["--unseal", "unprotected"]);
+    assert_eq!(names_setup(), [false, false]);
 }
