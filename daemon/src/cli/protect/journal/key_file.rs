@@ -8,6 +8,8 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
+use super::{Journal, cannot_write};
+use crate::cli::failure::Failure;
 use crate::ground::ownership;
 
 /// A file with a private key that was imported, and facts by which the file is known again.
@@ -125,6 +127,51 @@ impl KeyFile {
             fs::remove_file(&self.path)?;
         }
         File::open(self.real.parent().unwrap_or(Path::new("/")))?.sync_all()
+    }
+}
+
+impl Journal {
+    /// Files with private keys that the server needs no more, of all runs.
+    pub(in crate::cli::protect) fn key_files(&self) -> Vec<&KeyFile> {
+        let all = self.runs.iter().flat_map(|run| &run.entries.key_files);
+        all.filter(|file| file.removal != Removal::Done && file.exists()).collect()
+    }
+
+    /// True if a key file of the last run was removed or overwritten, so that there is no way back.
+    pub(in crate::cli::protect) fn is_final(&self) -> bool {
+        let is_gone = |file: &KeyFile| match file.removal {
+            Removal::None => false,
+            Removal::Begun => !file.is_same(),
+            Removal::Done => true,
+        };
+        self.runs.last().is_some_and(|run| run.entries.key_files.iter().any(is_gone))
+    }
+
+    /// Overwrites and removes the files with private keys. Returns their paths.
+    ///
+    /// # Errors
+    /// [`Failure`] names the first file that cannot be removed. Run again, this goes on.
+    pub(in crate::cli::protect) fn remove_key_files(&mut self) -> Result<Vec<PathBuf>, Failure> {
+        let mut removed = Vec::new();
+        for run in &mut self.runs {
+            for at in 0..run.entries.key_files.len() {
+                let Some(file) = run.entries.key_files.get_mut(at) else { continue };
+                if file.removal == Removal::Done || !file.exists() || file.is_of_certbot() {
+                    continue;
+                }
+                // Noted first: after a stop, the file may be overwritten.
+                file.removal = Removal::Begun;
+                let file = file.clone();
+                run.save()?;
+                file.wipe().map_err(|error| cannot_write(&file.path, &error))?;
+                if let Some(file) = run.entries.key_files.get_mut(at) {
+                    file.removal = Removal::Done;
+                }
+                run.save()?;
+                removed.push(file.path);
+            }
+        }
+        Ok(removed)
     }
 }
 

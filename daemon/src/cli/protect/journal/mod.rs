@@ -10,6 +10,7 @@
 mod attributes;
 mod files;
 mod key_file;
+mod undo;
 mod uses;
 
 use core::time::Duration;
@@ -23,14 +24,12 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::keys::holds_private_key;
 use super::running;
 use crate::cli::failure::Failure;
-use crate::cli::output;
 use crate::ground::exit;
 use crate::ground::ownership::{self, Owners};
 use attributes::Attributes;
-use files::{PART, is_one, is_there, move_back, synced, written, written_at, written_like};
+use files::{is_there, synced, written, written_like};
 use key_file::modified;
 pub(super) use key_file::{CERTBOT, Facts, KeyFile, Removal};
 use uses::KeyUses;
@@ -304,22 +303,6 @@ impl Journal {
         run.save()
     }
 
-    /// Files with private keys that the server needs no more, of all runs.
-    pub(super) fn key_files(&self) -> Vec<&KeyFile> {
-        let all = self.runs.iter().flat_map(|run| &run.entries.key_files);
-        all.filter(|file| file.removal != Removal::Done && file.exists()).collect()
-    }
-
-    /// True if a key file of the last run was removed or overwritten, so that there is no way back.
-    pub(super) fn is_final(&self) -> bool {
-        let is_gone = |file: &KeyFile| match file.removal {
-            Removal::None => false,
-            Removal::Begun => !file.is_same(),
-            Removal::Done => true,
-        };
-        self.runs.last().is_some_and(|run| run.entries.key_files.iter().any(is_gone))
-    }
-
     /// Labels of the keys that other journals in the directory of this one name: other servers use
     /// these keys.
     pub(super) fn labels_of_others(&self) -> BTreeSet<String> {
@@ -335,33 +318,6 @@ impl Journal {
         runs.filter_map(|run| serde_json::from_slice(&fs::read(run.join(ENTRIES)).ok()?).ok()).collect()
     }
 
-    /// Overwrites and removes the files with private keys. Returns their paths.
-    ///
-    /// # Errors
-    /// [`Failure`] names the first file that cannot be removed. Run again, this goes on.
-    pub(super) fn remove_key_files(&mut self) -> Result<Vec<PathBuf>, Failure> {
-        let mut removed = Vec::new();
-        for run in &mut self.runs {
-            for at in 0..run.entries.key_files.len() {
-                let Some(file) = run.entries.key_files.get_mut(at) else { continue };
-                if file.removal == Removal::Done || !file.exists() || file.is_of_certbot() {
-                    continue;
-                }
-                // Noted first: after a stop, the file may be overwritten.
-                file.removal = Removal::Begun;
-                let file = file.clone();
-                run.save()?;
-                file.wipe().map_err(|error| cannot_write(&file.path, &error))?;
-                if let Some(file) = run.entries.key_files.get_mut(at) {
-                    file.removal = Removal::Done;
-                }
-                run.save()?;
-                removed.push(file.path);
-            }
-        }
-        Ok(removed)
-    }
-
     /// Notes how far the last run has come.
     ///
     /// # Errors
@@ -370,156 +326,6 @@ impl Journal {
         let run = self.last()?;
         run.entries.phase = phase;
         run.save()
-    }
-
-    /// Notes that the last run is being undone. Also a full disk lets a run be undone that is not
-    /// done.
-    ///
-    /// # Errors
-    /// [`Failure`] if the journal cannot be written.
-    pub(super) fn begin_undo(&mut self) -> Result<(), Failure> {
-        match self.phase() {
-            // A stop leads to the way back from here, too.
-            Some(Phase::Writing) => return Ok(()),
-            Some(Phase::Switching | Phase::Ending) => {}
-            _ => return self.enter(Phase::Undoing),
-        }
-        if self.enter(Phase::Undoing).is_ok() {
-            return Ok(());
-        }
-        // The new contents are written again only for a run that is done.
-        let run = self.last()?;
-        for entry in &run.entries.files {
-            let _ = fs::remove_file(run.directory.join(&entry.copy_of_after));
-        }
-        self.enter(Phase::Undoing)
-    }
-
-    /// Files that somebody else has changed since the last run, each with the copy as it was before
-    /// the run.
-    pub(super) fn changed_since(&self) -> Vec<(&Path, Option<PathBuf>)> {
-        let Some(run) = self.runs.last() else { return Vec::new() };
-        let copy = |entry: &Entry| {
-            let copy = entry.before.as_ref().map(|before| run.directory.join(&before.copy));
-            entry.moved.clone().or(copy)
-        };
-        let is_other = |entry: &&Entry| match fs::read(&entry.path) {
-            // The key file itself, or one that a renewal has put there.
-            Ok(contents) if entry.moved.is_some() && holds_private_key(&contents) => false,
-            Ok(_)
-                if entry
-                    .moved
-                    .as_deref()
-                    .is_some_and(|moved| !is_there(moved) || is_one(&entry.path, moved)) =>
-            {
-                false
-            }
-            Ok(contents) => {
-                let before = entry.before.as_ref().and(copy(entry)).and_then(|copy| fs::read(copy).ok());
-                !entry.after.contains(&digest(&contents)) && before.is_none_or(|before| before != contents)
-            }
-            // A file that is gone is put back, or need not be removed.
-            Err(_) => false,
-        };
-        let changed = run.entries.files.iter().filter(is_other);
-        changed.map(|entry| (entry.path.as_path(), copy(entry))).collect()
-    }
-
-    /// Puts every file back as it was before the last run, and removes the files and directories
-    /// that the run has made. Goes on where a stop has interrupted it. Returns false if a file
-    /// stays because a renewal has put a new key there.
-    ///
-    /// # Errors
-    /// [`Failure`] names the first file that cannot be put back.
-    pub(super) fn put_back(&self) -> Result<bool, Failure> {
-        let Some(run) = self.runs.last() else { return Ok(true) };
-        let mut is_whole = true;
-        for entry in &run.entries.files {
-            if let Some(moved) = &entry.moved {
-                let is_renewed = fs::read(&entry.path).is_ok_and(|contents| holds_private_key(&contents));
-                if is_renewed && is_there(moved) && !is_one(&entry.path, moved) {
-                    output::note(format_args!(
-                        "{} has a key of its own again, and stays; the key file of before is {}",
-                        entry.path.display(),
-                        moved.display()
-                    ));
-                    is_whole = false;
-                    continue;
-                }
-                move_back(moved, &entry.path).map_err(|error| cannot_write(&entry.path, &error))?;
-                continue;
-            }
-            match &entry.before {
-                Some(before) => {
-                    let contents = run.copy(&before.copy)?;
-                    if fs::read(&entry.path).is_ok_and(|now| now == contents) && is_same(&entry.path, before)
-                    {
-                        continue;
-                    }
-                    written_at(&entry.path, &contents, before)
-                        .map_err(|error| cannot_write(&entry.path, &error))?;
-                }
-                None => match fs::remove_file(&entry.path) {
-                    Err(error)
-                        if ![ErrorKind::NotFound, ErrorKind::NotADirectory].contains(&error.kind()) =>
-                    {
-                        return Err(cannot_write(&entry.path, &error));
-                    }
-                    _ => {}
-                },
-            }
-        }
-        // Parts of files that a stop has left.
-        let directories: BTreeSet<_> =
-            run.entries.files.iter().filter_map(|entry| entry.path.parent()).collect();
-        for directory in directories {
-            for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-                if entry.file_name().as_encoded_bytes().starts_with(PART.as_bytes()) {
-                    let _ = fs::remove_file(entry.path());
-                }
-            }
-        }
-        for directory in run.entries.made.iter().rev() {
-            // A directory in which somebody else has put files stays.
-            let _ = fs::remove_dir(directory);
-        }
-        Ok(is_whole)
-    }
-
-    /// Writes the files as the last run has left them: the way back was refused.
-    ///
-    /// # Errors
-    /// [`Failure`] names the first file that cannot be written.
-    pub(super) fn write_again(&self) -> Result<(), Failure> {
-        let Some(run) = self.runs.last() else { return Ok(()) };
-        for entry in &run.entries.files {
-            let contents = run.copy(&entry.copy_of_after)?;
-            match entry.moved {
-                Some(_) => self.replace(&entry.path, &contents)?,
-                None => self.write(&entry.path, &contents)?,
-            }
-        }
-        Ok(())
-    }
-
-    /// Forgets the last run, which is undone.
-    ///
-    /// # Errors
-    /// [`Failure`] if the system refuses.
-    pub(super) fn forget_run(&mut self) -> Result<(), Failure> {
-        let Some(run) = self.runs.pop() else { return Ok(()) };
-        // Without its entries first: a stop leaves a directory that is no run.
-        let entries = run.directory.join(ENTRIES);
-        let removed = fs::remove_file(&entries).and_then(|()| fs::remove_dir_all(&run.directory));
-        removed.map_err(|error| cannot_write(&run.directory, &error))
-    }
-
-    /// Removes a journal without runs.
-    ///
-    /// # Errors
-    /// [`Failure`] if the system refuses.
-    pub(super) fn remove(&self) -> Result<(), Failure> {
-        fs::remove_dir_all(&self.directory).map_err(|error| cannot_write(&self.directory, &error))
     }
 }
 
@@ -571,13 +377,6 @@ impl Run {
         let text = text.map_err(|error| Failure::new(exit::SOFTWARE, error))?;
         written(&path, &text, 0o600).map_err(|error| cannot_write(&path, &error))
     }
-}
-
-fn is_same(path: &Path, before: &Before) -> bool {
-    let has = || File::open(path).and_then(|file| attributes::of(&file)).ok();
-    path.metadata().is_ok_and(|found| {
-        (found.mode() & 0o7777, found.uid(), found.gid()) == (before.mode, before.uid, before.gid)
-    }) && (before.attributes.is_none() || has() == before.attributes)
 }
 
 /// SHA-256 in hexadecimal digits.

@@ -1,0 +1,257 @@
+//! The steps of a change, and the way back from each of them.
+//!
+//! Every way back has the same order: files, check by the server, reload of the server, and only
+//! then the grants and keys that the server has used until then.
+
+mod checks;
+mod keys;
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use super::Protect;
+use super::journal::{Journal, Phase};
+use super::plan::Plan;
+use super::running::Running;
+use crate::admin::client::AdminClient;
+use crate::cli::failure::Failure;
+use crate::cli::{output, program, service_files};
+use crate::ground::exit;
+use checks::{Shown, compare, shown};
+
+/// A change of a running server.
+pub(super) struct Change<'a> {
+    pub(super) options: &'a Protect,
+    pub(super) admin: &'a AdminClient,
+    pub(super) server: &'a dyn Running,
+    pub(super) journal: &'a mut Journal,
+}
+
+impl Change<'_> {
+    /// Carries out a plan. If a step fails, everything that this run has done is put back.
+    ///
+    /// # Errors
+    /// [`Failure`] of the step.
+    pub(super) fn make(&mut self, plan: &Plan) -> Result<(), Failure> {
+        self.check_daemon()?;
+        let before = shown(&plan.probes.all)?;
+        for name in plan.unseen(before.keys()) {
+            output::warn(format_args!(
+                "{name} does not shake hands now, so nobody can compare its certificate"
+            ));
+        }
+        self.journal.begin_run().map_err(|failure| failure.while_trying("nothing was changed"))?;
+        let Err(failure) = self.steps(plan, &before) else { return Ok(()) };
+        let undone = self.server.back().and_then(|()| self.undo_run());
+        Err(match undone {
+            Ok(_) => failure.while_trying("everything was put back"),
+            Err(error) => failure.while_trying(format_args!(
+                "not everything could be put back ({}); correct that, and run: {}",
+                error.into_reason(),
+                self.options.command("--undo")
+            )),
+        })
+    }
+
+    fn steps(&mut self, plan: &Plan, before: &Shown) -> Result<(), Failure> {
+        // Handshakes and a question have taken their time since.
+        plan.keys.check_unchanged()?;
+        let title = self.options.server.title();
+        let references = self.take_keys(plan)?;
+        let all = plan.contents(&references, |_| true);
+        let first = plan.contents(&references, |edit| edit.is_environment);
+        self.journal.keep(&first, &plan.texts, &plan.replaced)?;
+        self.journal.keep(&all, &plan.texts, &plan.replaced)?;
+        // The grants come before the first request, and the references before the lines that name
+        // them.
+        let edited: BTreeSet<_> = plan.edits.iter().map(|edit| &edit.path).collect();
+        let is_new = |path: &PathBuf| !edited.contains(path) && !plan.replaced.contains_key(path);
+        let new: Vec<_> = all.iter().filter(|(path, _)| is_new(path)).collect();
+        for (path, contents) in &new {
+            self.journal.write(path, contents)?;
+        }
+        self.done(&format!("{} new files", new.len()));
+        self.reload_daemon()?;
+        self.check_grants(plan)?;
+        self.done(&format!("the daemon grants the keys to {title}"));
+        self.try_socket(plan)?;
+        if !self.server.has_provider() && plan.edits.iter().any(|edit| edit.is_environment) {
+            for (path, contents) in first.iter().filter(|(path, _)| edited.contains(path)) {
+                self.journal.write(path, contents)?;
+            }
+            self.server.check(self.options)?;
+            self.server.reload(self.options)?;
+            self.done(&format!("{title} knows where the provider is"));
+        }
+        for (path, contents) in all.iter().filter(|(path, _)| edited.contains(path)) {
+            self.journal.write(path, contents)?;
+        }
+        plan.keys.check_unchanged()?;
+        for (path, contents) in all.iter().filter(|(path, _)| plan.replaced.contains_key(*path)) {
+            self.journal.replace(path, contents)?;
+        }
+        self.server.check(self.options)?;
+        self.done(&format!("{title} accepts its files"));
+        reload_systemd()?;
+        self.journal.enter(Phase::Switching)?;
+        self.forward()?;
+        self.done(&format!("{title} uses the references"));
+        compare(before, &shown(&plan.probes.all)?)?;
+        self.done(&plan.comparison(before.len()));
+        self.end()
+    }
+
+    /// Brings the server to the references, and says how long it did not answer.
+    fn forward(&self) -> Result<(), Failure> {
+        if let Some(pause) = self.server.forward(self.options)? {
+            self.done(&format!(
+                "{} was started again: no handshakes for {:.1} seconds",
+                self.options.server.title(),
+                pause.as_secs_f32()
+            ));
+        }
+        Ok(())
+    }
+
+    /// Ends the processes of before, and notes that the run is done.
+    fn end(&mut self) -> Result<(), Failure> {
+        self.journal.enter(Phase::Ending)?;
+        let title = self.options.server.title();
+        match self.server.finish()? {
+            true => self.done(&format!("no process of {title} from before is left")),
+            false => output::warn(format_args!(
+                "connections of before keep an old process of {title} alive, which has the keys in its memory; it ends with them"
+            )),
+        }
+        self.journal.enter(Phase::Done)
+    }
+
+    /// True if a run was stopped while the server was about to take up files.
+    pub(super) fn is_interrupted(&self) -> bool {
+        self.journal.phase().is_some_and(|phase| phase != Phase::Done)
+    }
+
+    /// Goes on with a run that was interrupted, or undoes that run.
+    ///
+    /// # Errors
+    /// [`Failure`] if it can neither go on nor be undone.
+    pub(super) fn recover(&mut self) -> Result<(), Failure> {
+        match self.journal.phase() {
+            None | Some(Phase::Done) => Ok(()),
+            Some(Phase::Switching) => {
+                self.server.check(self.options)?;
+                self.forward()?;
+                let title = self.options.server.title();
+                self.done(&format!("{title} uses the references: an interrupted change is complete now"));
+                self.end()
+            }
+            Some(Phase::Ending) => self.end(),
+            Some(Phase::Writing | Phase::Undoing) => {
+                self.refuse_foreign()?;
+                self.undo_run()?;
+                self.done("an interrupted change was undone");
+                Ok(())
+            }
+        }
+    }
+
+    /// Puts everything back as it was before the first run.
+    ///
+    /// # Errors
+    /// [`Failure`] if a file was changed since, or the server does not take the old files. The runs
+    /// after that one are undone, and that one is not.
+    pub(super) fn undo(&mut self) -> Result<(), Failure> {
+        if self.journal.phase().is_none() {
+            self.journal.remove()?;
+            let reason = "keyward protect has changed nothing here that is not undone";
+            return Err(Failure::new(exit::NO_INPUT, reason));
+        }
+        let mut is_whole = true;
+        while self.journal.phase().is_some() {
+            if self.journal.is_final() {
+                let reason = format_args!(
+                    "the key files were removed, so {} cannot use them again; the keys are in the daemon alone",
+                    self.options.server.title()
+                );
+                return Err(Failure::new(exit::NO_INPUT, reason));
+            }
+            self.refuse_foreign()?;
+            self.server.back()?;
+            is_whole &= self.undo_run()?;
+        }
+        self.journal.remove()?;
+        self.done(match is_whole {
+            true => "every file is as it was",
+            false => "every other file is as it was",
+        });
+        Ok(())
+    }
+
+    /// Undoes the last run. Returns false if a file stays, which has a new key.
+    fn undo_run(&mut self) -> Result<bool, Failure> {
+        let was_done = self.journal.phase() == Some(Phase::Done);
+        let begun = self.journal.begin_undo();
+        begun.map_err(|failure| failure.while_trying("no further file was put back"))?;
+        let is_whole = self.journal.put_back();
+        let is_whole = is_whole.map_err(|failure| failure.while_trying("not every file was put back yet"))?;
+        reload_systemd()?;
+        if let Err(refusal) = self.server.check(self.options) {
+            // Another part of the configuration may name a file of the run, such as a new site.
+            if was_done {
+                self.journal.write_again()?;
+                self.journal.enter(Phase::Done)?;
+                return Err(refusal.while_trying("nothing was put back"));
+            }
+            return Err(refusal);
+        }
+        self.server.reload(self.options)?;
+        // Handshakes that have begun with references still need the keys.
+        self.server.settle();
+        let title = self.options.server.title();
+        if self.server.is_running() {
+            self.done(&format!("{title} uses the files of before"));
+        }
+        self.forget_keys().map_err(|failure| {
+            failure.while_trying(format_args!(
+                "the files of {title} are as they were, and the daemon still has grants and keys; when it answers, run the command again"
+            ))
+        })?;
+        self.journal.forget_run()?;
+        Ok(is_whole)
+    }
+
+    fn refuse_foreign(&self) -> Result<(), Failure> {
+        let changed: Vec<_> = self
+            .journal
+            .changed_since()
+            .iter()
+            .map(|(path, copy)| match copy {
+                Some(copy) => format!("{} (before: {})", path.display(), copy.display()),
+                None => path.display().to_string(),
+            })
+            .collect();
+        match changed.is_empty() {
+            true => Ok(()),
+            false => Err(Failure::new(
+                exit::CONFIG,
+                format_args!(
+                    "these files were changed since, and would lose that change: {}",
+                    changed.join(", ")
+                ),
+            )),
+        }
+    }
+
+    fn done(&self, step: &str) {
+        self.options.done(step);
+    }
+}
+
+/// Has systemd read the drop-in of the service of the server again.
+fn reload_systemd() -> Result<(), Failure> {
+    if !service_files::has_systemd() {
+        return Ok(());
+    }
+    let reloaded = program::run("systemctl", &["daemon-reload"], b"");
+    reloaded.map(drop).map_err(|error| Failure::new(exit::UNAVAILABLE, error))
+}

@@ -1,0 +1,172 @@
+//! The way back of a run.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::files::{PART, is_one, is_there, move_back, written_at};
+use super::{Before, ENTRIES, Entry, Journal, Phase, attributes, cannot_write, digest};
+use crate::cli::failure::Failure;
+use crate::cli::output;
+use crate::cli::protect::keys::holds_private_key;
+
+impl Journal {
+    /// Notes that the last run is being undone. Also a full disk lets a run be undone that is not
+    /// done.
+    ///
+    /// # Errors
+    /// [`Failure`] if the journal cannot be written.
+    pub(in crate::cli::protect) fn begin_undo(&mut self) -> Result<(), Failure> {
+        match self.phase() {
+            // A stop leads to the way back from here, too.
+            Some(Phase::Writing) => return Ok(()),
+            Some(Phase::Switching | Phase::Ending) => {}
+            _ => return self.enter(Phase::Undoing),
+        }
+        if self.enter(Phase::Undoing).is_ok() {
+            return Ok(());
+        }
+        // The new contents are written again only for a run that is done.
+        let run = self.last()?;
+        for entry in &run.entries.files {
+            let _ = fs::remove_file(run.directory.join(&entry.copy_of_after));
+        }
+        self.enter(Phase::Undoing)
+    }
+
+    /// Files that somebody else has changed since the last run, each with the copy as it was before
+    /// the run.
+    pub(in crate::cli::protect) fn changed_since(&self) -> Vec<(&Path, Option<PathBuf>)> {
+        let Some(run) = self.runs.last() else { return Vec::new() };
+        let copy = |entry: &Entry| {
+            let copy = entry.before.as_ref().map(|before| run.directory.join(&before.copy));
+            entry.moved.clone().or(copy)
+        };
+        let is_other = |entry: &&Entry| match fs::read(&entry.path) {
+            // The key file itself, or one that a renewal has put there.
+            Ok(contents) if entry.moved.is_some() && holds_private_key(&contents) => false,
+            Ok(_)
+                if entry
+                    .moved
+                    .as_deref()
+                    .is_some_and(|moved| !is_there(moved) || is_one(&entry.path, moved)) =>
+            {
+                false
+            }
+            Ok(contents) => {
+                let before = entry.before.as_ref().and(copy(entry)).and_then(|copy| fs::read(copy).ok());
+                !entry.after.contains(&digest(&contents)) && before.is_none_or(|before| before != contents)
+            }
+            // A file that is gone is put back, or need not be removed.
+            Err(_) => false,
+        };
+        let changed = run.entries.files.iter().filter(is_other);
+        changed.map(|entry| (entry.path.as_path(), copy(entry))).collect()
+    }
+
+    /// Puts every file back as it was before the last run, and removes the files and directories
+    /// that the run has made. Goes on where a stop has interrupted it. Returns false if a file
+    /// stays because a renewal has put a new key there.
+    ///
+    /// # Errors
+    /// [`Failure`] names the first file that cannot be put back.
+    pub(in crate::cli::protect) fn put_back(&self) -> Result<bool, Failure> {
+        let Some(run) = self.runs.last() else { return Ok(true) };
+        let mut is_whole = true;
+        for entry in &run.entries.files {
+            if let Some(moved) = &entry.moved {
+                let is_renewed = fs::read(&entry.path).is_ok_and(|contents| holds_private_key(&contents));
+                if is_renewed && is_there(moved) && !is_one(&entry.path, moved) {
+                    output::note(format_args!(
+                        "{} has a key of its own again, and stays; the key file of before is {}",
+                        entry.path.display(),
+                        moved.display()
+                    ));
+                    is_whole = false;
+                    continue;
+                }
+                move_back(moved, &entry.path).map_err(|error| cannot_write(&entry.path, &error))?;
+                continue;
+            }
+            match &entry.before {
+                Some(before) => {
+                    let contents = run.copy(&before.copy)?;
+                    if fs::read(&entry.path).is_ok_and(|now| now == contents) && is_same(&entry.path, before)
+                    {
+                        continue;
+                    }
+                    written_at(&entry.path, &contents, before)
+                        .map_err(|error| cannot_write(&entry.path, &error))?;
+                }
+                None => match fs::remove_file(&entry.path) {
+                    Err(error)
+                        if ![ErrorKind::NotFound, ErrorKind::NotADirectory].contains(&error.kind()) =>
+                    {
+                        return Err(cannot_write(&entry.path, &error));
+                    }
+                    _ => {}
+                },
+            }
+        }
+        // Parts of files that a stop has left.
+        let directories: BTreeSet<_> =
+            run.entries.files.iter().filter_map(|entry| entry.path.parent()).collect();
+        for directory in directories {
+            for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+                if entry.file_name().as_encoded_bytes().starts_with(PART.as_bytes()) {
+                    let _ = fs::remove_file(entry.path());
+                }
+            }
+        }
+        for directory in run.entries.made.iter().rev() {
+            // A directory in which somebody else has put files stays.
+            let _ = fs::remove_dir(directory);
+        }
+        Ok(is_whole)
+    }
+
+    /// Writes the files as the last run has left them: the way back was refused.
+    ///
+    /// # Errors
+    /// [`Failure`] names the first file that cannot be written.
+    pub(in crate::cli::protect) fn write_again(&self) -> Result<(), Failure> {
+        let Some(run) = self.runs.last() else { return Ok(()) };
+        for entry in &run.entries.files {
+            let contents = run.copy(&entry.copy_of_after)?;
+            match entry.moved {
+                Some(_) => self.replace(&entry.path, &contents)?,
+                None => self.write(&entry.path, &contents)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets the last run, which is undone.
+    ///
+    /// # Errors
+    /// [`Failure`] if the system refuses.
+    pub(in crate::cli::protect) fn forget_run(&mut self) -> Result<(), Failure> {
+        let Some(run) = self.runs.pop() else { return Ok(()) };
+        // Without its entries first: a stop leaves a directory that is no run.
+        let entries = run.directory.join(ENTRIES);
+        let removed = fs::remove_file(&entries).and_then(|()| fs::remove_dir_all(&run.directory));
+        removed.map_err(|error| cannot_write(&run.directory, &error))
+    }
+
+    /// Removes a journal without runs.
+    ///
+    /// # Errors
+    /// [`Failure`] if the system refuses.
+    pub(in crate::cli::protect) fn remove(&self) -> Result<(), Failure> {
+        fs::remove_dir_all(&self.directory).map_err(|error| cannot_write(&self.directory, &error))
+    }
+}
+
+fn is_same(path: &Path, before: &Before) -> bool {
+    let has = || File::open(path).and_then(|file| attributes::of(&file)).ok();
+    path.metadata().is_ok_and(|found| {
+        (found.mode() & 0o7777, found.uid(), found.gid()) == (before.mode, before.uid, before.gid)
+    }) && (before.attributes.is_none() || has() == before.attributes)
+}
