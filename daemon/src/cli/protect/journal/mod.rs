@@ -89,7 +89,7 @@ pub(super) enum Phase {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 struct Entry {
     path: PathBuf,
-    /// `None` for a file that was not there, or was moved.
+    /// `None` for a file that was not there, or was moved, or that another journal has made.
     before: Option<Before>,
     /// The other name of the file that was there, for a file with a private key.
     #[serde(default)]
@@ -205,6 +205,7 @@ impl Journal {
         texts: &BTreeMap<PathBuf, String>,
         replaced: &BTreeMap<PathBuf, PathBuf>,
     ) -> Result<(), Failure> {
+        let made_by_others = self.made_by_others();
         let run = self.last()?;
         for (path, contents) in files {
             let after = digest(contents);
@@ -212,9 +213,13 @@ impl Journal {
                 Some(at) => at,
                 None => {
                     let moved = replaced.get(path).cloned();
-                    let before = match moved {
-                        Some(_) => None,
-                        None => run.keep(path, texts.get(path))?,
+                    // A file that another server has got in the same words: the last one of both
+                    // that goes back removes it.
+                    let is_shared =
+                        made_by_others.contains(path) && fs::read(path).is_ok_and(|now| now == *contents);
+                    let before = match moved.is_some() || is_shared {
+                        true => None,
+                        false => run.keep(path, texts.get(path))?,
                     };
                     let copy_of_after = format!("{}.after", run.entries.files.len());
                     run.entries.files.push(Entry {
@@ -307,6 +312,15 @@ impl Journal {
     /// these keys.
     pub(super) fn labels_of_others(&self) -> BTreeSet<String> {
         self.runs_of_others().into_iter().flat_map(|run| run.key_files).map(|file| file.label).collect()
+    }
+
+    /// Files that runs in the other journals have made: other servers name them.
+    fn made_by_others(&self) -> BTreeSet<PathBuf> {
+        let files = self.runs_of_others().into_iter().flat_map(|run| run.files);
+        files
+            .filter(|entry| entry.before.is_none() && entry.moved.is_none())
+            .map(|entry| entry.path)
+            .collect()
     }
 
     /// The runs in the other journals in the directory of this one.

@@ -236,3 +236,41 @@ fn a_removal_that_has_failed_goes_on() {
     assert_eq!(journal.remove_key_files().unwrap(), [path("key")]);
     assert!(!path("key").exists());
 }
+
+/// Two servers name one reference: the last one that goes back removes the file.
+#[test]
+fn a_file_that_two_servers_have_got_stays_until_both_go_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let files: BTreeMap<_, _> = [(path("key.pem"), b"reference".to_vec())].into_iter().collect();
+    let protect = |name: &str| {
+        let mut journal = Journal::open(&path("journals").join(name)).unwrap();
+        journal.begin_run().unwrap();
+        journal.keep(&files, &BTreeMap::new(), &BTreeMap::new()).unwrap();
+        journal.write(&path("key.pem"), b"reference").unwrap();
+        journal.enter(Phase::Done).unwrap();
+    };
+    let undo = |name: &str| {
+        let mut journal = Journal::open(&path("journals").join(name)).unwrap();
+        journal.put_back().unwrap();
+        journal.forget_run().unwrap();
+        journal.remove().unwrap();
+    };
+    for [first, second] in [["nginx", "apache"], ["apache", "nginx"]] {
+        protect("nginx");
+        protect("apache");
+        undo(first);
+        assert_eq!(fs::read(path("key.pem")).unwrap(), b"reference");
+        undo(second);
+        assert!(!path("key.pem").exists());
+    }
+    // A reference in other words: the former one comes back.
+    protect("nginx");
+    let other = [(path("key.pem"), b"other".to_vec())].into_iter().collect();
+    let mut journal = Journal::open(&path("journals/apache")).unwrap();
+    journal.begin_run().unwrap();
+    journal.keep(&other, &BTreeMap::new(), &BTreeMap::new()).unwrap();
+    journal.write(&path("key.pem"), b"other").unwrap();
+    journal.put_back().unwrap();
+    assert_eq!(fs::read(path("key.pem")).unwrap(), b"reference");
+}

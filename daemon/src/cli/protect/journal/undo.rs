@@ -67,13 +67,15 @@ impl Journal {
     }
 
     /// Puts every file back as it was before the last run, and removes the files and directories
-    /// that the run has made. Goes on where a stop has interrupted it. Returns false if a file
+    /// that the run has made, except for files that another journal has made, too. Goes on where a
+    /// stop has interrupted it. Returns false if a file
     /// stays because a renewal has put a new key there.
     ///
     /// # Errors
     /// [`Failure`] names the first file that cannot be put back.
     pub(in crate::cli::protect) fn put_back(&self) -> Result<bool, Failure> {
         let Some(run) = self.runs.last() else { return Ok(true) };
+        let made_by_others = self.made_by_others();
         let mut is_whole = true;
         for entry in &run.entries.files {
             if let Some(moved) = &entry.moved {
@@ -100,6 +102,7 @@ impl Journal {
                     written_at(&entry.path, &contents, before)
                         .map_err(|error| cannot_write(&entry.path, &error))?;
                 }
+                None if made_by_others.contains(&entry.path) => {}
                 None => match fs::remove_file(&entry.path) {
                     Err(error)
                         if ![ErrorKind::NotFound, ErrorKind::NotADirectory].contains(&error.kind()) =>
