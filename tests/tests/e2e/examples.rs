@@ -191,6 +191,32 @@ fn make_says_first_which_rust_is_needed() {
     assert!(readme.contains("Rust 1.95 or later, from [rustup.rs](https://rustup.rs)"));
 }
 
+/// A group of commands alone does nothing.
+#[test]
+fn the_readme_names_whole_commands() {
+    let home = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let readme = fs::read_to_string(home.join("README.md")).unwrap();
+    let mut checked = 0;
+    for line in readme.lines().filter(|line| line.starts_with("    ")) {
+        for rest in line.split("keyward ").skip(1) {
+            let is_word = |word: &&str| word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-');
+            let words: Vec<_> = rest.split_whitespace().take(2).take_while(is_word).collect();
+            let Some(first) = words.first().filter(|first| !first.starts_with('-')) else { continue };
+            // A user, a group and a package have the same name as the program.
+            let help = |words: &[&str]| {
+                let output = Command::new(built("keyward")).args(words).arg("--help").output().unwrap();
+                let text = String::from_utf8(output.stdout).unwrap();
+                output.status.success().then_some(text)
+            };
+            let Some(text) = help(&[first]) else { continue };
+            let usage = if text.contains("<COMMAND>") { help(&words) } else { Some(text) };
+            assert!(usage.is_some_and(|usage| !usage.contains("<COMMAND>")), "{line}");
+            checked += 1;
+        }
+    }
+    assert!(checked > 10, "{checked}");
+}
+
 #[test]
 fn the_readme_shows_them_as_they_are() {
     let home = Path::new(env!("CARGO_MANIFEST_DIR")).join("../provider/rustls");
