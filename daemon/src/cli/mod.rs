@@ -25,6 +25,7 @@ mod passphrase;
 mod private_network;
 mod program;
 mod protect;
+mod protected;
 mod reload;
 mod remarks;
 mod service_files;

@@ -1,5 +1,6 @@
 //! `keyward status`: the state of the daemon on one screen, and as an exit status for cron.
 
+use core::cmp::Reverse;
 use core::time::Duration;
 use std::collections::BTreeMap;
 
@@ -8,6 +9,7 @@ use clap::Args;
 use super::client::Client;
 use super::failure::Failure;
 use super::output::{ago, from_now, print, print_json, time};
+use super::protected::{self, Fault};
 use crate::admin::api::{CertificatesView, ExpiringView, FindingView, MeasureView, Severity, StatusView};
 use crate::admin::client::AdminClient;
 use crate::ground::opening::{Opening, described};
@@ -20,9 +22,18 @@ pub(super) struct Status {
 
 impl Status {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let status = AdminClient::new(&self.client.runtime_dir)
+        let mut status = AdminClient::new(&self.client.runtime_dir)
             .and_then(|admin| admin.for_a_look().status())
             .map_err(|error| Failure::from(error).while_trying("cannot ask the daemon for its state"))?;
+        // The daemon sees no other processes than its own, and may not read the journals.
+        let faults = protected::faults(status.config_file.as_deref()).into_iter();
+        let faults = faults.map(|Fault { detail, fix }| FindingView {
+            severity: Severity::Warning,
+            text: format!("{detail}; {fix}"),
+        });
+        let mut all: Vec<_> = findings(&status).into_iter().chain(faults).collect();
+        all.sort_by_key(|finding| Reverse(finding.severity));
+        status.findings = Some(all);
         if self.client.json {
             print_json(&status)?;
         } else {
@@ -148,7 +159,7 @@ fn expiry(certificates: &CertificatesView, is_locked: bool) -> String {
 fn outcomes(title: &str, counts: &BTreeMap<String, u64>, last: Option<&BTreeMap<String, u64>>) -> String {
     let done = counts.get(DONE).copied().unwrap_or_default();
     let mut refused: Vec<_> = counts.iter().filter(|(outcome, _)| *outcome != DONE).collect();
-    refused.sort_by_key(|(_, count)| core::cmp::Reverse(**count));
+    refused.sort_by_key(|(_, count)| Reverse(**count));
     let sum: u64 = refused.iter().map(|(_, count)| **count).sum();
     let mut text = line(title, &format!("{done} done, {sum} refused"));
     let rare = refused.split_off(refused.len().min(MOST_OUTCOMES));

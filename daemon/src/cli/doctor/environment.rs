@@ -18,10 +18,11 @@ use crate::servers::processes::loaded_provider;
 
 /// Checks that an nginx.conf passes `OPENSSL_CONF` on. nginx loads keys before it forks its
 /// workers, which inherit the loaded keys. The new binary of an upgrade inherits only the
-/// environment that is passed on.
-pub(super) fn check_nginx(nginx_conf: &Path, openssl_conf: Option<&Path>) -> Finding {
+/// environment that is passed on. `has_provider` is true if the running nginx has loaded the
+/// provider.
+pub(super) fn check_nginx(nginx_conf: &Path, openssl_conf: Option<&Path>, has_provider: bool) -> Finding {
     match read_text(nginx_conf) {
-        Ok(text) => check_nginx_text(nginx_conf, &text, openssl_conf),
+        Ok(text) => check_nginx_text(nginx_conf, &text, openssl_conf, has_provider),
         Err(error) => {
             let detail = format!("cannot read {}: {error}", nginx_conf.display());
             Finding::fail(NGINX_CONF, detail, "name the file that nginx -T prints first")
@@ -30,7 +31,12 @@ pub(super) fn check_nginx(nginx_conf: &Path, openssl_conf: Option<&Path>) -> Fin
 }
 
 /// Does the check of [`check_nginx`] on the text of the file, or of all files of a configuration.
-pub(super) fn check_nginx_text(nginx_conf: &Path, text: &str, openssl_conf: Option<&Path>) -> Finding {
+pub(super) fn check_nginx_text(
+    nginx_conf: &Path,
+    text: &str,
+    openssl_conf: Option<&Path>,
+    has_provider: bool,
+) -> Finding {
     let path = nginx_conf.display();
     let conf = NginxConf::parse(text);
     let top_level: Vec<_> = conf.directives.into_iter().filter(|one| one.within.is_empty()).collect();
@@ -46,13 +52,20 @@ pub(super) fn check_nginx_text(nginx_conf: &Path, text: &str, openssl_conf: Opti
                 let detail = format!("{path} sets {OPENSSL_CONF} to {value}, which is another file");
                 Finding::fail(NGINX_CONF, detail, fix)
             }
+            // As keyward protect leaves it.
+            Some(value) if has_provider => Finding::ok(
+                NGINX_CONF,
+                format!(
+                    "{path} sets {OPENSSL_CONF} to {value} for workers and new binaries, and nginx has loaded the provider"
+                ),
+            ),
             Some(value) => Finding::warn(
                 NGINX_CONF,
                 format!(
                     "{path} sets {OPENSSL_CONF} to {value} for workers and new binaries, but not for nginx itself, which \
                      has loaded OpenSSL before it reads this line"
                 ),
-                format!("set {SYSTEMD_SETTING}={value} for the service of nginx, and {fix}"),
+                format!("set {SYSTEMD_SETTING}={value} for the service of nginx, and restart it"),
             ),
         },
         None => {

@@ -87,6 +87,19 @@ pub(super) fn check(
     Some(Finding::fail(CHECK, format!("{name} may not use key {label} for {refused}: {why}"), fix))
 }
 
+/// True if a user may use a key for a kind of handshake. False also if the daemon does not say so.
+pub(super) fn allows(
+    admin: &AdminClient,
+    account: &Account,
+    pid: Option<u32>,
+    label: &str,
+    wanted: Use,
+) -> bool {
+    let access = user_and_name(account, pid).ok().and_then(|(user, _)| admin.access(label, &user).ok());
+    let of_use = access.and_then(|access| access.uses.into_iter().find(|one| one.r#use == wanted.name()));
+    of_use.is_some_and(|one| one.refusal.is_none())
+}
+
 /// Checks that a user may use any key, where no reference names the key.
 pub(super) fn check_any(
     admin: &AdminClient,

@@ -28,9 +28,11 @@ use clap::Args;
 use super::client::Client;
 use super::failure::Failure;
 use super::output::{print, print_json};
+use super::protected::{self, Fault};
 use crate::admin::client::{AdminClient, AdminClientError};
 use crate::ground::exit;
 use crate::peers;
+use crate::servers::processes::has_provider;
 use account::Account;
 use finding::{Finding, Verdict, or_report};
 use openssl_conf::Conf;
@@ -99,7 +101,9 @@ impl Doctor {
         findings.extend(self.check_module());
         findings.extend(conf.iter().flat_map(|conf| openssl_conf::check(conf, account.as_ref())));
         let conf = self.openssl_conf.as_deref();
-        findings.extend(self.nginx_conf.as_ref().map(|file| environment::check_nginx(file, conf)));
+        let has_provider = self.pid.is_some_and(|pid| has_provider(pid.cast_signed()));
+        let of_file = |file: &PathBuf| environment::check_nginx(file, conf, has_provider);
+        findings.extend(self.nginx_conf.as_ref().map(of_file));
         findings.extend(self.nginx_conf.iter().flat_map(|file| uses::check_nginx(file)));
         findings.extend(self.pid.map(|pid| environment::check_process(pid, conf)));
         match (&self.reference, &account) {
@@ -113,6 +117,8 @@ impl Doctor {
         }
         if !self.names_server() {
             findings.extend(servers::check(&runtime_dir, is_silent));
+            let faults = protected::faults(options.config_file()).into_iter();
+            findings.extend(faults.map(|Fault { detail, fix }| Finding::fail(servers::CHECK, detail, fix)));
         }
         self.report(&findings)
     }
@@ -268,6 +274,13 @@ pub(super) fn is_socket_of_daemon(own: &Path, address: &str) -> bool {
 pub(super) fn module_of(openssl_conf: &Path) -> String {
     let conf = Conf::open(openssl_conf).ok();
     conf.and_then(|conf| conf.module_name()).unwrap_or_else(|| USUAL_MODULE.to_owned())
+}
+
+/// The file of the provider that an openssl.cnf names, if the file is missing.
+pub(super) fn missing_module(openssl_conf: &Path) -> Option<PathBuf> {
+    let conf = Conf::open(openssl_conf).ok()?;
+    let name = conf.module_name().unwrap_or_else(|| USUAL_MODULE.to_owned());
+    openssl_conf::module_file(&name).filter(|module| !module.exists())
 }
 
 /// Name of the provider in the directory of modules of OpenSSL.

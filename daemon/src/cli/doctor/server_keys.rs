@@ -2,6 +2,7 @@
 //! certificates.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -26,12 +27,14 @@ pub(super) struct ServerKeys {
     pub(super) labels: Vec<String>,
     /// Files with a damaged reference, and the damage.
     pub(super) damaged: Vec<(PathBuf, String)>,
+    /// Files that do not exist.
+    pub(super) missing: Vec<PathBuf>,
     /// Files that were not read, with the reasons.
     pub(super) unread: Vec<String>,
     /// Files in which a certificate stands before the reference.
     pub(super) certificate_first: Vec<PathBuf>,
-    /// Number of files that hold a private key.
-    pub(super) private_keys: usize,
+    /// For each file that holds a private key, the public key of its certificate, if known.
+    pub(super) private_keys: Vec<Option<Vec<u8>>>,
 }
 
 /// A reference in a file, and the certificate that the server uses with it.
@@ -70,12 +73,19 @@ impl ServerKeys {
     fn add_file(&mut self, path: &Path, certificate_path: Option<&Path>) {
         let text = match read_start(path) {
             Ok(text) => text,
+            Err(why) if why.kind() == io::ErrorKind::NotFound => {
+                self.missing.push(path.to_owned());
+                return;
+            }
             Err(why) => {
                 self.unread.push(format!("{}: {why}", path.display()));
                 return;
             }
         };
-        self.private_keys += usize::from(reference::holds_private_key(&text));
+        if reference::holds_private_key(&text) {
+            let certificate = certificate_path.and_then(first_certificate);
+            self.private_keys.push(certificate.map(|certificate| certificate.spki().to_vec()));
+        }
         let Some(start) = text.find(reference::BEGIN) else { return };
         let reference = match reference::parse(&text[start..]) {
             Ok(reference) => reference,

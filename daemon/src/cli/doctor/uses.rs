@@ -13,11 +13,18 @@ use crate::servers::nginx::NginxConf;
 /// Checks the TLS versions that the servers of an nginx.conf offer, and its parameters for DHE. The
 /// check of its environment reports a file that cannot be read.
 pub(super) fn check_nginx(nginx_conf: &Path) -> Vec<Finding> {
-    read_text(nginx_conf).map_or_else(|_| Vec::new(), |text| check_nginx_text(nginx_conf, &text))
+    let check = |text: String| check_nginx_text(nginx_conf, &text, &|_| Vec::new());
+    read_text(nginx_conf).map_or_else(|_| Vec::new(), check)
 }
 
 /// Does the check of [`check_nginx`] on the text of the file, or of all files of a configuration.
-pub(super) fn check_nginx_text(nginx_conf: &Path, text: &str) -> Vec<Finding> {
+/// `may` has the labels of the keys of a running server that sign for a use, as far as they are
+/// known.
+pub(super) fn check_nginx_text(
+    nginx_conf: &Path,
+    text: &str,
+    may: &dyn Fn(Use) -> Vec<String>,
+) -> Vec<Finding> {
     let path = nginx_conf.display();
     let conf = NginxConf::parse(text);
     let unread = conf.unread_include();
@@ -33,7 +40,21 @@ pub(super) fn check_nginx_text(nginx_conf: &Path, text: &str) -> Vec<Finding> {
             "check all files: nginx -T > FILE; keyward doctor --nginx-conf FILE",
         ));
     }
-    if let Some(why) = versions.iter().find_map(|one| one.lacks_tls13()) {
+    let without_tls13 = versions.iter().find_map(|one| one.lacks_tls13());
+    let has_default = versions.iter().any(|one| one.protocols.is_none());
+    let allowed = match without_tls13.is_some() || has_default {
+        true => may(Use::Tls12Server),
+        false => Vec::new(),
+    };
+    if !allowed.is_empty() {
+        findings.push(Finding::ok(
+            NGINX_USES,
+            format!(
+                "{path} has a server that may offer no TLS 1.3, for which tls12-server signs; keys with this use: {}",
+                allowed.join(", ")
+            ),
+        ));
+    } else if let Some(why) = without_tls13 {
         findings.push(Finding::warn(
             NGINX_USES,
             format!("{path} has a server without TLS 1.3 ({why}): the use tls-server does not sign for it"),
@@ -41,7 +62,7 @@ pub(super) fn check_nginx_text(nginx_conf: &Path, text: &str) -> Vec<Finding> {
              (keyward key set-uses LABEL --use tls-server --use tls12-server); then an attacker who controls the server \
              chooses more of the signed bytes",
         ));
-    } else if versions.iter().any(|one| one.protocols.is_none()) {
+    } else if has_default {
         let which = match versions.iter().all(|one| one.protocols.is_none()) {
             true => "has no ssl_protocols",
             false => "has a server without ssl_protocols, in its own block and around it",
@@ -68,7 +89,7 @@ pub(super) fn check_nginx_text(nginx_conf: &Path, text: &str) -> Vec<Finding> {
         findings
             .push(Finding::ok(NGINX_USES, format!("{path} offers TLS 1.3 in each server: tls-server signs")));
     }
-    if conf.directives.iter().any(|one| one.is("ssl_dhparam")) {
+    if conf.directives.iter().any(|one| one.is("ssl_dhparam")) && may(Use::Tls12DheServer).is_empty() {
         findings.push(Finding::warn(
             NGINX_USES,
             format!("{path} has ssl_dhparam: DHE needs the use tls12-dhe-server, and a group of RFC 7919 in that file"),

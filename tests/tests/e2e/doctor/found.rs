@@ -16,10 +16,10 @@ use serde_json::Value;
 use super::OTHER;
 
 /// A finding: check, verdict, detail and what to do.
-type Finding = [String; 4];
+pub(super) type Finding = [String; 4];
 
 /// Findings of the doctor without arguments.
-fn all(daemon: &Daemon) -> Vec<Finding> {
+pub(super) fn all(daemon: &Daemon) -> Vec<Finding> {
     let output = run(daemon.keyward(&["doctor", "--json"]).env_remove("KEYWARD_SOCKET"));
     let findings: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
     let field = |finding: &Value, name: &str| finding[name].as_str().unwrap_or_default().to_owned();
@@ -27,12 +27,12 @@ fn all(daemon: &Daemon) -> Vec<Finding> {
 }
 
 /// Findings about one process. Other tests run servers too, so other processes are left out.
-fn of_process(daemon: &Daemon, pid: u32) -> Vec<Finding> {
+pub(super) fn of_process(daemon: &Daemon, pid: u32) -> Vec<Finding> {
     let of_process = format!("(process {pid} ");
     all(daemon).into_iter().filter(|[_, _, detail, _]| detail.contains(&of_process)).collect()
 }
 
-fn one_with(found: &[Finding], check: &str, verdict: &str, words: &str) -> Finding {
+pub(super) fn one_with(found: &[Finding], check: &str, verdict: &str, words: &str) -> Finding {
     let is_it = |one: &&Finding| one[0] == check && one[1] == verdict && one[2].contains(words);
     let mut those = found.iter().filter(is_it);
     let one = those.next().unwrap_or_else(|| panic!("no {check} {verdict} {words:?} in {found:#?}"));
@@ -135,11 +135,21 @@ fn servers_that_run_and_what_they_lack() {
     fs::copy(&module, daemon.path("new.so")).unwrap();
     fs::rename(daemon.path("new.so"), &module).unwrap();
     let [_, _, detail, fix] =
-        one_with(&of_process(&daemon, haproxy.id()), "server", "warn", "was replaced or removed");
+        one_with(&of_process(&daemon, haproxy.id()), "server", "warn", "was replaced since");
     assert!(
         !detail.contains("deleted") && fix.contains("which stands after the certificate"),
         "{detail}: {fix}"
     );
+    // A removed one, as after the removal of the package: a restart would take the sites down.
+    fs::rename(&module, daemon.path("away.so")).unwrap();
+    let [_, _, _, fix] = one_with(
+        &of_process(&daemon, haproxy.id()),
+        "server",
+        "fail",
+        "was removed since: its next start fails",
+    );
+    assert_eq!(fix, "install the package keyward-openssl before anything restarts the server");
+    fs::rename(daemon.path("away.so"), &module).unwrap();
 
     // The configuration has changed since the start.
     let conf = of_nginx.key.with_file_name(format!("nginx-{}", of_nginx.address.port())).join("nginx.conf");

@@ -6,6 +6,7 @@ mod found;
 mod grants;
 mod nginx_conf;
 mod process;
+mod protected;
 mod references;
 
 use std::ffi::OsStr;

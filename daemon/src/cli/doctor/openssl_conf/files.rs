@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::cli::doctor::openssl_program;
 
 /// The file that OpenSSL loads for a module name.
-pub(super) fn module_file(name: &str) -> Option<PathBuf> {
+pub(in crate::cli::doctor) fn module_file(name: &str) -> Option<PathBuf> {
     match name.starts_with('/') {
         true => Some(name.into()),
         false => Some(openssl_program::modules()?.join(name)),

@@ -15,6 +15,7 @@ mod settings;
 use std::path::{Path, PathBuf};
 
 pub(super) use conf::Conf;
+pub(super) use files::module_file;
 pub(in crate::cli) use owners::check_owners;
 
 use super::account::Account;

@@ -1,8 +1,12 @@
 //! The keys of a server: references and certificates, and grants for the users of its workers.
 
+use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 
+use keyward_proto::Use;
+
 use super::report::Report;
+use crate::admin::api::KeyView;
 use crate::admin::client::AdminClient;
 use crate::cli::doctor::account::Account;
 use crate::cli::doctor::finding::{Finding, Verdict};
@@ -33,7 +37,7 @@ pub(super) fn check(
         }
         Some(conf) => {
             report.unchecked.extend(conf.unread.iter().map(|one| format!("of its configuration: {one}")));
-            if server_keys.is_empty() {
+            if server_keys.is_empty() && server_keys.missing.is_empty() {
                 report.findings.push(Finding::note(reference::CHECK, "its configuration names no reference"));
             }
         }
@@ -46,6 +50,12 @@ pub(super) fn check(
     for found in of_references.chain(of_labels) {
         valid += usize::from(found.is_empty());
         faults.extend(found);
+    }
+    for path in &server_keys.missing {
+        let detail = format!("its configuration names {}, which does not exist", path.display());
+        let fix = "put the file back before anything reloads or restarts the server; for a reference: keyward key \
+                   reference LABEL > FILE";
+        faults.push(Finding::fail(reference::CHECK, detail, fix));
     }
     for (path, why) in &server_keys.damaged {
         let detail = format!("{}: {why}", path.display());
@@ -72,14 +82,56 @@ pub(super) fn check(
             ),
         ));
     }
-    if server_keys.private_keys > 0 {
-        let detail = format!(
-            "private keys in files of the server, which the daemon does not have: {}",
-            server_keys.private_keys
-        );
-        report.findings.push(Finding::note("key file", detail));
-    }
+    report.findings.extend(private_keys(admin, server_keys));
     report.unchecked.extend(server_keys.unread.iter().cloned());
+}
+
+/// Notes about the private keys in files of a server, by the public keys of their certificates.
+fn private_keys(admin: &AdminClient, server_keys: &ServerKeys) -> Vec<Finding> {
+    let count = server_keys.private_keys.len();
+    if count == 0 {
+        return Vec::new();
+    }
+    let known: Option<HashSet<Vec<u8>>> = admin.list().ok().map(|(keys, _)| {
+        let versions = |key: KeyView| {
+            let numbers: Vec<_> = key.versions.iter().map(|version| version.number).collect();
+            numbers.into_iter().filter_map(move |number| key.public_key(number))
+        };
+        keys.into_iter().flat_map(versions).collect()
+    });
+    let note = |what: &str, count: usize| {
+        let detail = format!("private keys in files of the server, {what}: {count}");
+        (count > 0).then(|| Finding::note("key file", detail))
+    };
+    let Some(known) = known else {
+        return note("which were not compared with the daemon", count).into_iter().collect();
+    };
+    let certified: Vec<_> = server_keys.private_keys.iter().flatten().collect();
+    let in_daemon = certified.iter().filter(|spki| known.contains(**spki)).count();
+    let notes = [
+        note("which the daemon has, too, so that the server could use references", in_daemon),
+        note("which the daemon does not have", certified.len() - in_daemon),
+        note(
+            "whose certificates are unknown here, so that nobody knows whether the daemon has them",
+            count - certified.len(),
+        ),
+    ];
+    notes.into_iter().flatten().collect()
+}
+
+/// Labels of the keys of a server that sign for a use when one of these accounts asks.
+pub(super) fn labels_for(
+    admin: &AdminClient,
+    server_keys: &ServerKeys,
+    accounts: &[(Option<u32>, Account)],
+    wanted: Use,
+) -> Vec<String> {
+    let references = server_keys.references.iter().map(|one| one.reference.label().to_string());
+    let labels: BTreeSet<String> = references.chain(server_keys.labels.iter().cloned()).collect();
+    let may = |label: &String| {
+        accounts.iter().any(|(pid, account)| grants::allows(admin, account, *pid, label, wanted))
+    };
+    labels.into_iter().filter(may).collect()
 }
 
 /// Checks of the single keys of a server.

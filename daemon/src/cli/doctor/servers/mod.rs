@@ -17,7 +17,7 @@ use nix::unistd::geteuid;
 
 use super::finding::Finding;
 use super::processes::{self, Found};
-use report::CHECK;
+pub(super) use report::CHECK;
 
 /// Finds the running servers and checks each one. The last findings name everything that was not
 /// checked. A daemon that is silent is not asked about their keys.

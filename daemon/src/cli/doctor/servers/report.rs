@@ -9,4 +9,4 @@ pub(super) struct Report {
     pub(super) unchecked: Vec<String>,
 }
 
-pub(super) const CHECK: &str = "server";
+pub(in crate::cli::doctor) const CHECK: &str = "server";

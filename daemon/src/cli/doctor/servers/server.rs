@@ -69,8 +69,14 @@ pub(super) fn check(server: &Server, runtime_dir: &Path, is_silent: bool) -> Opt
     let accounts: Vec<_> = server.workers.iter().filter_map(worker).collect();
     keys::check(&admin, runtime_dir, main, conf.as_ref(), &server_keys, &accounts, &mut report);
     if let Some(conf) = conf.filter(|conf| !conf.dump.is_empty() && !server_keys.is_empty()) {
-        report.findings.push(environment::check_nginx_text(&conf.file, &conf.dump, openssl_conf.as_deref()));
-        report.findings.extend(uses::check_nginx_text(&conf.file, &conf.dump));
+        report.findings.push(environment::check_nginx_text(
+            &conf.file,
+            &conf.dump,
+            openssl_conf.as_deref(),
+            main.provider.is_some(),
+        ));
+        let may = |wanted| keys::labels_for(&admin, &server_keys, &accounts, wanted);
+        report.findings.extend(uses::check_nginx_text(&conf.file, &conf.dump, &may));
     }
     Some(report)
 }
@@ -78,9 +84,14 @@ pub(super) fn check(server: &Server, runtime_dir: &Path, is_silent: bool) -> Opt
 /// Checks that the server has loaded the provider, and that its file still exists.
 fn check_provider(main: &Process, loaded: Option<&Process>, server_keys: &ServerKeys) -> Finding {
     match loaded.and_then(|process| Some((process, process.provider.as_ref()?))) {
+        Some((process, provider)) if process.is_replaced && !Path::new(provider).exists() => Finding::fail(
+            CHECK,
+            format!("it has loaded {provider}, which was removed since: its next start fails"),
+            "install the package keyward-openssl before anything restarts the server",
+        ),
         Some((process, provider)) if process.is_replaced => Finding::warn(
             CHECK,
-            format!("it has loaded {provider}, which was replaced or removed since"),
+            format!("it has loaded {provider}, which was replaced since"),
             match server_keys.certificate_first.first() {
                 Some(path) => format!(
                     "restart it: until then it may not find the reference in {}, which stands after the certificate",

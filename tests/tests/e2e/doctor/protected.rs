@@ -1,0 +1,148 @@
+//! Findings about servers that `keyward protect` has changed, or could change.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use keyward_tests::server::Site;
+use keyward_tests::tool::{run, succeed};
+use keyward_tests::{Daemon, Nginx, Pki, has_root};
+use serde_json::Value;
+
+use super::found::{of_process, one_with};
+
+/// The file with the configuration of the nginx of a site.
+fn configuration(daemon: &Daemon, site: &Site) -> PathBuf {
+    daemon.path(&format!("nginx-{}", site.address.port())).join("nginx.conf")
+}
+
+/// A command that sees no process but its own, as if no server ran.
+fn alone(daemon: &Daemon, words: &[&str]) -> Command {
+    let keyward = daemon.keyward(words);
+    let mut command = Command::new("unshare");
+    command.args(["--pid", "--fork", "--mount-proc"]).arg(keyward.get_program()).args(keyward.get_args());
+    command.env_remove("KEYWARD_SOCKET");
+    command
+}
+
+#[test]
+fn the_result_of_protect_is_in_order() {
+    if !has_root() {
+        return;
+    }
+    let daemon = Daemon::start();
+    daemon.generate("old", "p256");
+    let uses = |list: &[&str]| {
+        let words = list.iter().flat_map(|one| ["--use", one]);
+        succeed(daemon.keyward(&["key", "set-uses", "old"]).args(words));
+    };
+    let site = Site::with_key(&daemon, &Pki::new(daemon.directory()), "old");
+    let nginx = Nginx::start(&daemon, std::slice::from_ref(&site));
+    let conf = configuration(&daemon, &site);
+    let text = fs::read_to_string(&conf).unwrap();
+    let set = format!("env OPENSSL_CONF={};", daemon.openssl_conf().display());
+    let changed = text
+        .replace("env OPENSSL_CONF;", &set)
+        .replace("ssl_protocols TLSv1.2 TLSv1.3;", "ssl_protocols TLSv1.2; ssl_dhparam dh.pem;");
+    assert!(changed.contains(&set) && changed.contains("ssl_dhparam"), "{text}");
+    fs::write(&conf, changed).unwrap();
+
+    let found = of_process(&daemon, nginx.id());
+    one_with(&found, "nginx.conf", "ok", "and nginx has loaded the provider");
+    one_with(&found, "nginx.conf uses", "warn", "without TLS 1.3");
+    one_with(&found, "nginx.conf uses", "warn", "ssl_dhparam");
+    // The key has the uses, and the grants do not.
+    uses(&["tls-server", "tls12-server", "tls12-dhe-server"]);
+    one_with(&of_process(&daemon, nginx.id()), "nginx.conf uses", "warn", "without TLS 1.3");
+    let granted: String = keyward_tests::server::users()
+        .iter()
+        .map(|uid| {
+            format!(
+                "[[grant]]\nuid = {uid}\nkeys = [\"old\"]\nuses = [\"tls12-server\", \"tls12-dhe-server\"]\n"
+            )
+        })
+        .collect();
+    daemon.configure_more(&granted);
+    daemon.reload();
+    one_with(&of_process(&daemon, nginx.id()), "nginx.conf uses", "ok", "keys with this use: old");
+}
+
+#[test]
+fn a_missing_reference_is_a_failure() {
+    let daemon = Daemon::start();
+    daemon.generate("shop", "p256");
+    let site = Site::with_key(&daemon, &Pki::new(daemon.directory()), "shop");
+    let nginx = Nginx::start(&daemon, std::slice::from_ref(&site));
+    fs::rename(&site.key, daemon.path("away")).unwrap();
+    let found = of_process(&daemon, nginx.id());
+    let told = format!("its configuration names {}, which does not exist", site.key.display());
+    one_with(&found, "reference", "fail", &told);
+    fs::rename(daemon.path("away"), &site.key).unwrap();
+    assert!(of_process(&daemon, nginx.id()).iter().all(|one| one[1] != "fail"));
+}
+
+#[test]
+fn private_keys_in_files_are_compared_with_the_daemon() {
+    let daemon = Daemon::start();
+    daemon.generate("shop", "p256");
+    let pki = Pki::new(daemon.directory());
+    let (certificate, key) = pki.leaf("plain");
+    let sites = [Site::with_key(&daemon, &pki, "shop"), Site::new(certificate, key)];
+    let nginx = Nginx::start(&daemon, &sites);
+    let told = |words: &str| {
+        let found = of_process(&daemon, nginx.id());
+        one_with(&found, "key file", "note", &format!("private keys in files of the server, {words}: 1"));
+    };
+    told("which the daemon does not have");
+    let file = sites[1].key.to_str().unwrap();
+    succeed(&mut daemon.keyward(&["key", "import", "plain", "--in", file]));
+    told("which the daemon has, too, so that the server could use references");
+}
+
+#[test]
+fn a_protected_server_that_does_not_run_is_a_problem() {
+    if !has_root() {
+        return;
+    }
+    let daemon = Daemon::start();
+    let faults = || {
+        let output = run(&mut alone(&daemon, &["doctor", "--json"]));
+        let found: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+        let failed = found.into_iter().filter(|one| one["check"] == "server" && one["verdict"] == "fail");
+        failed.map(|one| one["detail"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let status = |command: &mut Command| {
+        let output = run(command);
+        (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
+    };
+    assert!(faults().is_empty(), "{:?}", faults());
+    assert_eq!(status(&mut alone(&daemon, &["status"])).0, 0);
+
+    let journal = daemon.path("protected/nginx/1");
+    fs::create_dir_all(&journal).unwrap();
+    fs::write(journal.join("journal.json"), "{}").unwrap();
+    let down = "nginx does not run, and keyward protect has moved its keys into the daemon";
+    assert_eq!(faults(), [down]);
+    let (code, text) = status(&mut alone(&daemon, &["status"]));
+    assert!(code == 1 && text.contains(&format!("problem     {down}")), "{code} {text}");
+
+    daemon.generate("shop", "p256");
+    let site = Site::with_key(&daemon, &Pki::new(daemon.directory()), "shop");
+    let _nginx = Nginx::start(&daemon, std::slice::from_ref(&site));
+    let (code, text) = status(&mut daemon.keyward(&["status"]));
+    assert!(code == 0 && !text.contains("nginx"), "{code} {text}");
+
+    // The provider is gone: no restart would succeed.
+    let module = "module = /nowhere/keyward.so";
+    let conf = daemon.least_openssl_conf(keyward_tests::OpenSsl::System);
+    let shown = format!("module = {}", daemon.path("keyward.so").display());
+    assert!(conf.contains(&shown), "{conf}");
+    fs::write(daemon.path("openssl.cnf"), conf.replace(&shown, module)).unwrap();
+    let gone = "the provider /nowhere/keyward.so is missing, so a protected server does not start again";
+    assert!(faults().contains(&gone.to_owned()), "{:?}", faults());
+    let (code, text) = status(&mut daemon.keyward(&["status"]));
+    assert!(
+        code == 1 && text.contains(gone) && text.contains("install the package keyward-openssl"),
+        "{text}"
+    );
+}
