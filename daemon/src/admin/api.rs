@@ -176,6 +176,9 @@ pub(crate) struct Certified {
     pub(crate) version: u32,
     /// True for the current version of the key.
     pub(crate) current: bool,
+    /// State of the key; empty from an older daemon.
+    #[serde(default)]
+    pub(crate) state: String,
     #[serde(flatten)]
     pub(crate) certificate: CertificateView,
 }
@@ -190,12 +193,13 @@ impl Certified {
 
     /// The versions of a key that have certificates.
     pub(crate) fn all_of(key: KeyView) -> impl Iterator<Item = Self> {
-        let (label, current) = (key.label, key.current);
+        let (label, current, state) = (key.label, key.current, key.state);
         key.versions.into_iter().filter_map(move |version| {
             Some(Self {
                 label: label.clone(),
                 version: version.number,
                 current: version.number == current,
+                state: state.clone(),
                 certificate: version.certificate?,
             })
         })

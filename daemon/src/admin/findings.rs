@@ -58,7 +58,12 @@ fn of_certificates(CertificatesView { expired, soon, .. }: &CertificatesView) ->
     let expired = counted(*expired, "has expired", "have expired");
     let soon = counted(*soon, "should be renewed by now", "should be renewed by now");
     let all: Vec<_> = expired.into_iter().chain(soon).collect();
-    (!all.is_empty()).then(|| format!("{}; see: keyward doctor", all.join(", and ")))
+    (!all.is_empty()).then(|| {
+        format!(
+            "{}, by the copies in the daemon; for a newer file of a server: keyward cert attach LABEL --in FILE; otherwise: keyward doctor",
+            all.join(", and ")
+        )
+    })
 }
 
 /// Findings about the plans of certificates.

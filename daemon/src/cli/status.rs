@@ -141,7 +141,11 @@ fn expiry(certificates: &CertificatesView, is_locked: bool) -> String {
     let mut text = match total {
         0 if is_locked => line("expiry", "not known: the key store is locked"),
         0 => line("expiry", "no key has a certificate"),
-        _ => line("expiry", &format!("{total} certificates, {expired} expired, {soon} to renew{unverified}")),
+        _ => {
+            let counts = format!("{total} certificates, {expired} expired, {soon} to renew{unverified}");
+            line("expiry", &counts)
+                + &line("", "by the copies in the daemon, from key import and cert attach")
+        }
     };
     for ExpiringView { key, names, not_after, .. } in first {
         let row = format!("{:<15} {key} ({})", from_now(*not_after), names.join(", "));

@@ -78,7 +78,7 @@ impl Collector for Expiries {
             }
             Ok(())
         };
-        let help = "Expiry time of the certificate of an enabled key, with its chain, since 1970";
+        let help = "Expiry time of the certificate of an enabled key, with its chain, as attached in the daemon, since 1970";
         write("certificate_not_after_timestamp", help, |expiry| expiry.not_after)?;
         let help = "First time at which that certificate is valid, since 1970";
         write("certificate_not_before_timestamp", help, |expiry| expiry.not_before)?;

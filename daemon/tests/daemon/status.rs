@@ -93,9 +93,18 @@ fn the_exit_status_says_how_bad_it_is() {
     assert_eq!(code, 1, "{text}");
     assert!(text.contains("2 certificates, 1 expired, 0 to renew"), "{text}");
     assert!(
-        text.contains("problem     1 certificate has expired;") && text.contains("old (old.example)"),
+        text.contains("problem     1 certificate has expired,") && text.contains("old (old.example)"),
         "{text}"
     );
+    assert!(text.contains("by the copies in the daemon, from key import and cert attach"), "{text}");
+    assert!(text.contains("for a newer file of a server: keyward cert attach LABEL --in FILE"), "{text}");
+    let told = String::from_utf8(daemon.keyward(&["cert", "check"]).stdout).unwrap();
+    assert!(told.contains("old version 1: the copy in the daemon expires "), "{told}");
+    assert!(told.contains("keyward cert attach old --in FILE"), "{told}");
+    daemon.succeed(&["key", "disable", "old"]);
+    let listed = daemon.succeed(&["cert", "list"]);
+    assert!(listed.contains("old (disabled)") && !listed.contains("good ("), "{listed}");
+    daemon.succeed(&["key", "enable", "old"]);
     daemon.succeed(&["cert", "detach", "old"]);
     assert_eq!(status(&daemon).0, 0);
     certify(&daemon, "soon", 80, 90);

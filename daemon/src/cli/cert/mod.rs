@@ -128,9 +128,12 @@ fn list(client: &Client) -> Result<(), Failure> {
 
 fn print_certificates(certified: &[Certified]) -> Result<(), Failure> {
     let mut rows = table(&["LABEL", "VERSION", "NAMES", "ISSUER", "EXPIRES", ""]);
-    for Certified { label, version, current, certificate } in certified {
+    for Certified { label, version, current, state, certificate } in certified {
         rows.add_row([
-            label.clone(),
+            match state.as_str() {
+                "" | "enabled" => label.clone(),
+                state => format!("{label} ({state})"),
+            },
             format!("{version}{}", if *current { ", current" } else { "" }),
             certificate.names_or_subject(),
             certificate.issuer.clone(),

@@ -296,7 +296,7 @@ impl Check {
             .filter(|one| self.is_near(one.certificate.not_before, one.certificate.expires(), now))
             .map(|one| {
                 format!(
-                    "{} version {}: expires {}",
+                    "{} version {}: the copy in the daemon expires {}; for a newer file of a server: keyward cert attach {0} --in FILE",
                     one.label,
                     one.version,
                     from_now(one.certificate.expires())
@@ -326,9 +326,10 @@ impl Check {
         let all: Vec<_> = ends.into_iter().chain(others).chain(failing).chain(doubt).collect();
         match self.client.json {
             true => print_json(&json!({ "certificates": certified.len(), "problems": all }))?,
-            false if all.is_empty() => {
-                print(&format!("certificates: {} in use, none about to expire\n", certified.len()))?
-            }
+            false if all.is_empty() => print(&format!(
+                "certificates: {} in use, by the copies in the daemon; none about to expire\n",
+                certified.len()
+            ))?,
             false => print(&all.iter().map(|line| format!("{line}\n")).collect::<String>())?,
         }
         if all.is_empty() { Ok(()) } else { Err(Failure::silent(CRITICAL)) }

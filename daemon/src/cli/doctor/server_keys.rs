@@ -13,6 +13,7 @@ use super::files::read_start;
 use super::finding::Finding;
 use super::server_conf::{ConfiguredKey, KeySource};
 use super::{openssl_program, reference};
+use crate::admin::api::KeyView;
 use crate::cli::key::for_daemon;
 use crate::cli::output::{from_now, time};
 use crate::ground::text::quoted;
@@ -110,8 +111,9 @@ impl ServerKeys {
 }
 
 impl ServerReference {
-    /// Checks that the certificate is for the key, and valid.
-    pub(super) fn check_certificate(&self, runtime_dir: &Path) -> Option<Finding> {
+    /// Checks that the certificate is for the key, valid, and the same as the copy that the daemon
+    /// has. `key` is the key in the daemon, if known.
+    pub(super) fn check_certificate(&self, key: Option<&KeyView>, runtime_dir: &Path) -> Option<Finding> {
         const CHECK: &str = openssl_program::CERTIFICATE;
         let path = self.certificate_path.as_ref()?.display();
         let label = self.reference.label();
@@ -137,6 +139,30 @@ impl ServerReference {
         if end < now {
             let detail = format!("the certificate in {path} has expired on {}, {}", time(end), from_now(end));
             return Some(Finding::fail(CHECK, detail, renew));
+        }
+        // The daemon watches its copy.
+        let copy = key.and_then(|key| {
+            let version = key.versions.iter().find(|one| one.number == self.reference.version())?;
+            version.certificate.as_ref()
+        });
+        if let Some(copy) = copy.filter(|copy| copy.fingerprint != certificate.fingerprint()) {
+            let file = self.certificate_path.as_deref().map(quoted).unwrap_or_default();
+            let attach = for_daemon(format!("keyward cert attach {label} --in {file}"), runtime_dir);
+            return Some(Finding::warn(
+                CHECK,
+                format!(
+                    "{path} has another certificate for key {label} than the daemon: that file expires on {}, and the copy in \
+                     the daemon, whose date keyward status, keyward cert check and the metrics show, on {}",
+                    time(end),
+                    time(copy.not_after)
+                ),
+                match end < copy.not_after {
+                    true => format!(
+                        "put the certificate of the daemon into {path} and reload the server; or else: {attach}"
+                    ),
+                    false => format!("refresh the copy: {attach}"),
+                },
+            ));
         }
         is_soon(certificate.not_before(), end, now).then(|| {
             Finding::warn(

@@ -81,6 +81,31 @@ fn a_missing_reference_is_a_failure() {
     assert!(of_process(&daemon, nginx.id()).iter().all(|one| one[1] != "fail"));
 }
 
+/// The daemon watches the copy of a certificate that it was given, and the server shows its file.
+#[test]
+fn a_served_certificate_is_compared_with_the_copy() {
+    let daemon = Daemon::start();
+    daemon.generate("shop", "p256");
+    let pki = Pki::new(daemon.directory());
+    let site = Site::with_key(&daemon, &pki, "shop");
+    let attach = ["cert", "attach", "shop", "--in", site.certificate.to_str().unwrap()];
+    succeed(&mut daemon.keyward(&attach));
+    let nginx = Nginx::start(&daemon, std::slice::from_ref(&site));
+    let faults = || {
+        let found = of_process(&daemon, nginx.id()).into_iter();
+        found.filter(|one| one[0] == "certificate").collect::<Vec<_>>()
+    };
+    assert!(faults().is_empty(), "{:?}", faults());
+    assert_eq!(pki.certify_as(&daemon, &site.key, "localhost", 90), site.certificate);
+    let [_, _, _, fix] = one_with(&faults(), "certificate", "warn", "has another certificate for key shop");
+    succeed(&mut daemon.shell(fix.strip_prefix("refresh the copy: ").unwrap()));
+    assert!(faults().is_empty(), "{:?}", faults());
+    // The other way round, the server is behind.
+    pki.certify_as(&daemon, &site.key, "localhost", 30);
+    let [_, _, _, fix] = one_with(&faults(), "certificate", "warn", "has another certificate for key shop");
+    assert!(fix.starts_with("put the certificate of the daemon into "), "{fix}");
+}
+
 #[test]
 fn private_keys_in_files_are_compared_with_the_daemon() {
     let daemon = Daemon::start();

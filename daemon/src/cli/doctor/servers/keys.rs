@@ -150,7 +150,7 @@ impl KeyChecks<'_> {
         let all = [reference::check_key(&key, &one.reference, spki, self.runtime_dir)]
             .into_iter()
             .chain(uses::check_key(self.admin, &one.reference))
-            .chain(one.check_certificate(self.runtime_dir))
+            .chain(one.check_certificate(key.as_ref().ok(), self.runtime_dir))
             .chain(one.check_permissions())
             .chain(self.grants(&one.reference));
         all.filter(|finding| finding.verdict != Verdict::Ok).map(|finding| finding.about(&shown)).collect()
