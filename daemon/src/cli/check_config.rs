@@ -6,6 +6,7 @@
 
 use core::fmt::Display;
 use core::num::NonZeroUsize;
+use std::collections::BTreeSet;
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -53,6 +54,7 @@ pub(super) fn check(options: &Options, remarks: &mut Remarks) -> Result<(Config,
     remarks.warnings.extend(serve::warnings(&config));
     remarks.notes.extend(config.notes());
     private_network::remark(&config, remarks);
+    remark_units(&config, remarks);
     check_readers(options, &sources)?;
     // For a store that a daemon has open, or that is missing, the witness file names the master
     // key.
@@ -87,6 +89,23 @@ pub(super) fn check(options: &Options, remarks: &mut Remarks) -> Result<(Config,
         }
     }
     Ok((config, sources))
+}
+
+/// Warns of grants for services that systemd does not know.
+fn remark_units(config: &Config, remarks: &mut Remarks) {
+    if !service_files::has_systemd() {
+        return;
+    }
+    let named: BTreeSet<&str> =
+        config.grants.iter().filter_map(|grant| grant.who.service.as_deref()).collect();
+    let missing: Vec<_> =
+        named.into_iter().filter(|unit| !service_files::has_unit(Path::new("/"), unit)).collect();
+    if !missing.is_empty() {
+        remarks.warn(format_args!(
+            "grants name services that this host does not have, so nobody has these grants: {}",
+            missing.join(", ")
+        ));
+    }
 }
 
 /// Checks that the user of the daemon can read the files of the configuration, and list the

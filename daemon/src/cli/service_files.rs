@@ -69,6 +69,21 @@ pub(super) fn read(root: &Path) -> Vec<(PathBuf, String)> {
     files.filter_map(|file| text(&file).map(|text| (file, text))).collect()
 }
 
+/// True if systemd would find a file of a unit, or of its template (systemd.unit(5)). `root` is the
+/// root directory.
+pub(super) fn has_unit(root: &Path, unit: &str) -> bool {
+    // A template has no name of an instance.
+    let template = unit.split_once('@').and_then(|(name, rest)| {
+        let (_, ending) = rest.rsplit_once('.')?;
+        Some(format!("{name}@.{ending}"))
+    });
+    let names = [Some(unit.to_owned()), template];
+    let mut names = names.into_iter().flatten();
+    let all = DIRECTORIES.iter().chain(&OTHER_DIRECTORIES);
+    let is_in = |name: &str| all.clone().any(|directory| root.join(directory).join(name).exists());
+    names.any(|name| is_in(&name))
+}
+
 fn text(file: &Path) -> Option<String> {
     let mut text = String::new();
     File::open(file).ok()?.take(MAX_FILE).read_to_string(&mut text).ok()?;
@@ -79,6 +94,14 @@ const SERVICE: &str = "keyward.service";
 /// Directories in which systemd looks for unit files, by precedence.
 const DIRECTORIES: [&str; 4] =
     ["etc/systemd/system", "run/systemd/system", "usr/lib/systemd/system", "lib/systemd/system"];
+/// Further directories, for units of administrators, of programs and of generators.
+const OTHER_DIRECTORIES: [&str; 5] = [
+    "usr/local/lib/systemd/system",
+    "run/systemd/transient",
+    "run/systemd/generator",
+    "run/systemd/generator.early",
+    "run/systemd/generator.late",
+];
 /// Maximum number of drop-ins that are read of a directory.
 const MOST: usize = 100;
 /// Maximum length of a file, in bytes.

@@ -1,5 +1,6 @@
 //! Configuration of the daemon, as the next start or reload will read it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -8,11 +9,13 @@ use nix::unistd::geteuid;
 
 use super::finding::Finding;
 use crate::admin::api::StatusView;
+use crate::admin::client::AdminClient;
 use crate::cli::check_config;
 use crate::cli::client::STATE_DIR;
 use crate::cli::key::for_daemon;
 use crate::cli::remarks::Remarks;
 use crate::ground::text::quoted;
+use crate::policy::authorise::Pattern;
 use crate::serve::Options;
 
 /// Options that the daemon was started with, as far as its status names them, otherwise defaults.
@@ -34,7 +37,6 @@ pub(super) fn options(
 
 /// Checks the configuration and its files, and compares it with the configuration in force.
 pub(super) fn check(options: &Options, status: Option<&StatusView>) -> Vec<Finding> {
-    const CHECK: &str = "configuration";
     let file = options.config_file();
     let shown = file.map_or("the configuration without a file, with all defaults,".to_owned(), |file| {
         file.display().to_string()
@@ -82,6 +84,30 @@ pub(super) fn check(options: &Options, status: Option<&StatusView>) -> Vec<Findi
     }
     findings
 }
+
+/// Finds grants for keys that the daemon does not have. A daemon without keys is another finding.
+pub(super) fn check_granted_keys(options: &Options, admin: &AdminClient) -> Option<Finding> {
+    let (config, (keys, _)) = (options.read_config().ok()?, admin.list().ok()?);
+    let is_of_none = |pattern: &&Pattern| !keys.iter().any(|key| pattern.matches(&key.label));
+    let named = config.grants.iter().flat_map(|grant| &grant.keys);
+    let missing: BTreeSet<&str> = named.filter(is_of_none).map(Pattern::as_str).collect();
+    if keys.is_empty() || missing.is_empty() {
+        return None;
+    }
+    let shown: Vec<_> = missing.iter().take(MOST_SHOWN).copied().collect();
+    let more = missing.len() - shown.len();
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let list = for_daemon("keyward key list".into(), &options.runtime_dir);
+    Some(Finding::warn(
+        CHECK,
+        format!("grants name keys that the daemon does not have: {}{more}", shown.join(", ")),
+        format!("compare the labels with: {list}; or remove these grants"),
+    ))
+}
+
+/// Maximum number of patterns that a finding names.
+const MOST_SHOWN: usize = 10;
+const CHECK: &str = "configuration";
 
 fn is_of_user(state_dir: &Path) -> bool {
     fs::metadata(state_dir).is_ok_and(|found| found.uid() == geteuid().as_raw())

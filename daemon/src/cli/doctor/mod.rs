@@ -94,6 +94,9 @@ impl Doctor {
             status.as_ref().ok(),
         );
         let mut findings = configuration::check(&options, status.as_ref().ok());
+        if status.is_ok() {
+            findings.extend(configuration::check_granted_keys(&options, &admin));
+        }
         findings.extend(daemon::check(&admin, &runtime_dir, status));
         let account = or_report(&mut findings, self.user.as_deref().map(Account::of_name));
         let conf = or_report(&mut findings, self.openssl_conf.as_deref().map(Conf::open));

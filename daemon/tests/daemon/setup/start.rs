@@ -124,6 +124,27 @@ fn a_service_that_does_not_start_is_reported_and_the_next_run_starts_it() {
 }
 
 #[test]
+fn a_grant_for_a_service_that_is_not_there_is_doubtful() {
+    if !has_root() {
+        return;
+    }
+    let machine = Machine::new(true);
+    for unit in ["shop.service", "site@.service"] {
+        fs::write(machine.daemon.path("systemd").join(unit), "[Service]\n").unwrap();
+    }
+    let grant = |unit: &str| format!("[[grant]]\nuid = 7002\nkeys = [\"*\"]\nunit = {unit:?}\n");
+    let units = ["shop.service", "site@one.service", "shopp.service"];
+    machine.daemon.configure(&units.map(grant).concat());
+    let config = machine.path("keyward.toml");
+    let mut check = machine.inside(&[PROGRAM, "serve", "--check-config", "--dev", "--config", &config]);
+    check.args(["--state-dir", &machine.path("state"), "--runtime-dir", &machine.path("run")]);
+    let told = String::from_utf8(check.output().unwrap().stderr).unwrap();
+    let warning =
+        "grants name services that this host does not have, so nobody has these grants: shopp.service\n";
+    assert!(told.contains(warning), "{told}");
+}
+
+#[test]
 fn before_the_setup_commands_name_the_setup() {
     if !has_root() || Path::new("/var/lib/keyward").exists() {
         return;

@@ -38,6 +38,19 @@ fn the_configuration_is_read_before_the_daemon_does() {
     succeed(&mut daemon.shell(fix.strip_prefix("reload the daemon: ").unwrap()));
     one(find(), "ok", "in force");
 
+    // There is a key, but not that one.
+    daemon.generate("other", "p256");
+    let found = find();
+    let [_, [verdict, detail, fix]] = &found[..] else { panic!("{found:#?}") };
+    assert!(
+        verdict == "warn" && detail == "grants name keys that the daemon does not have: shop",
+        "{detail}"
+    );
+    let list = fix.strip_prefix("compare the labels with: ").unwrap().split_once(';').unwrap().0;
+    assert!(succeed(&mut daemon.shell(list)).contains("other"));
+    daemon.generate("shop", "p256");
+    one(find(), "ok", "in force");
+
     fs::write(&path, format!("{text}[socket]\nalso = [\"@keyward-doctor\"]\n")).unwrap();
     daemon.reload();
     let found = find();
