@@ -309,7 +309,7 @@ pub(crate) async fn files(daemon: &Daemon, name: &Label) -> Result<Files, Error>
     };
     let leaf = ders.first().and_then(|der| Certificate::from_der(der).ok());
     let leaf = leaf.ok_or_else(|| RenewalError::NoCertificate(name.clone()))?;
-    let is_makeshift = state.is_rejected() && !has_unusable_key(daemon, &state).await?;
+    let is_makeshift = state.is_rejected() && !has_worse_key(daemon, &state, &leaf).await?;
     let block = |der: &Vec<u8>| pem_rfc7468::encode_string("CERTIFICATE", pem_rfc7468::LineEnding::LF, der);
     let chain = ders.iter().map(block).collect::<Result<String, _>>();
     let chain = chain.map_err(|error| RenewalError::Encoding(error.to_string()))?;
@@ -320,10 +320,15 @@ pub(crate) async fn files(daemon: &Daemon, name: &Label) -> Result<Files, Error>
 }
 
 /// True if the key in the files that servers have signs nothing any more, as far as the daemon
-/// knows: servers with these files serve nobody.
-async fn has_unusable_key(daemon: &Daemon, state: &state::PlanState) -> Result<bool, Error> {
+/// knows, so that these servers serve nobody; or if the key is compromised, and that of `leaf` is
+/// not.
+async fn has_worse_key(daemon: &Daemon, state: &state::PlanState, leaf: &Certificate) -> Result<bool, Error> {
     let Some(deployed) = &state.progress.deployed else { return Ok(false) };
     let Some(label) = deployed.key.as_ref().and_then(|label| label.parse().ok()) else { return Ok(false) };
+    let is_compromised = |public_key: &String| state.known.is_compromised(public_key);
+    if deployed.public_key.as_ref().is_some_and(is_compromised) && !is_compromised(&digest(leaf.spki())) {
+        return Ok(true);
+    }
     let Some(key) = daemon.keys.get(&label).await? else { return Ok(true) };
     let is_there = |public_key: &String| version_of(&key, public_key).is_some();
     Ok(key.standing(now()) != Standing::Active || !deployed.public_key.as_ref().is_none_or(is_there))

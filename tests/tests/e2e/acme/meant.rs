@@ -59,6 +59,15 @@ fn a_compromised_key_takes_each_of_its_certificates_with_it() {
     let fourth = agent.fingerprint().to_ascii_uppercase();
     succeed(&mut revoke(&["--certificate", &fourth, "--yes"]));
     assert_eq!((agent.revocation().0.to_ascii_uppercase(), agent.doubts()), (fourth, (true, true)));
+    agent.revoked();
+    // A compromised key at servers is worse than a certificate that is only revoked.
+    agent.cert(&["renew", "shop", "--now"]);
+    agent.renew();
+    assert_eq!(agent.plan()["certificate"]["version"], 5);
+    agent.cert(&["revoke", "shop", "--reason", "superseded", "--yes"]);
+    agent.revocation();
+    agent.revoked();
+    assert_eq!((agent.doubts(), agent.files()["is_makeshift"].clone()), ((true, false), json!(false)));
 }
 
 /// A request names its certificates, so a renewal that comes before it has no other one revoked.
