@@ -497,10 +497,12 @@ pub(super) fn revocation_problem(daemon: &Daemon, state: &renewal::PlanState) ->
     let (config, plan) = (daemon.config(), &state.plan);
     let here = authority(&config, plan);
     let other =
-        state.revocations.iter().find(|asked| !here.is_some_and(|here| asked.is_at(&here.directory)))?;
+        state.revocations.iter().find(|asked| !here.is_some_and(|here| renewal::is_at(&asked.at, here)))?;
+    let account = other.at.account_key.as_ref();
+    let account = account.map(|key| format!(", and its account with the key {key}")).unwrap_or_default();
     Some(format!(
-        "the revocation of a certificate waits for the authority at {}, which the plan does not have any more: name that authority in ca until the certificate is revoked, or give the revocation up: keyward cert revoke {} --cancel",
-        other.directory,
+        "the revocation of a certificate waits for the authority at {}{account}, which the plan does not have any more: name that authority in ca until the certificate is revoked, or give the revocation up: keyward cert revoke {} --cancel",
+        other.at.directory,
         // A plan gives up its own ones, and those of a plan that is gone by the name of that one.
         if other.key == plan.key.as_str() || other.plan.is_empty() {
             plan.name.as_str()

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use super::known::digest;
+use super::revocation::At;
 use crate::keys::certificates::Certificate;
 
 /// An order whose request was signed before a person called its public key compromised. The daemon
@@ -14,8 +15,9 @@ use crate::keys::certificates::Certificate;
 pub(crate) struct FormerOrder {
     /// URL of the order.
     pub(crate) url: String,
-    /// URL of the directory of the authority; empty if nobody knows.
-    pub(crate) directory: String,
+    /// The authority that has it.
+    #[serde(flatten)]
+    pub(crate) at: At,
     /// Name of the plan that had the order, and label of its key.
     pub(crate) plan: String,
     pub(crate) key: String,
@@ -30,11 +32,6 @@ pub(crate) struct FormerOrder {
 }
 
 impl FormerOrder {
-    /// True if the authority with this directory has it.
-    pub(crate) fn is_at(&self, directory: &str) -> bool {
-        self.directory.is_empty() || self.directory == directory
-    }
-
     /// True if the agent looks at it now. A time of a clock that was wrong counts for nothing.
     pub(crate) fn is_to_be_read(&self, now: u64) -> bool {
         self.next_look <= now || self.next_look > now.saturating_add(2 * LONGEST_PAUSE)

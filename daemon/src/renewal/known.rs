@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use super::former::FormerOrder;
-use super::revocation::{KEY_COMPROMISE, Revocation, never};
+use super::revocation::{At, KEY_COMPROMISE, Revocation, never};
 use crate::keys::certificates::Certificate;
 use crate::keys::{Key, Version};
 
@@ -42,9 +42,20 @@ pub(crate) struct Known {
 pub(crate) struct Issued {
     /// URL of the directory of the authority; `None` for a program.
     pub(crate) directory: Option<String>,
+    /// Label of the account key; `None` if nobody knows.
+    #[serde(default)]
+    pub(crate) account_key: Option<String>,
     /// End of the certificate.
     #[serde(default = "never")]
     pub(crate) not_after: u64,
+}
+
+impl Issued {
+    /// The account that has ordered the certificate; `None` for a program.
+    pub(crate) fn at(&self) -> Option<At> {
+        let directory = self.directory.clone()?;
+        Some(At { directory, account_key: self.account_key.clone() })
+    }
 }
 
 /// SHA-256 of a public key (SubjectPublicKeyInfo in DER), in hexadecimal digits.
@@ -118,17 +129,14 @@ impl Known {
 
     /// Notes a certificate that an issuer gave, and which is in the place of another one. Issuers
     /// of certificates that had ended long before this one began are forgotten.
-    pub(crate) fn note_issued(
-        &mut self,
-        certificate: &Certificate,
-        directory: Option<String>,
-        replaced: Option<&str>,
-    ) {
+    pub(crate) fn note_issued(&mut self, certificate: &Certificate, at: Option<At>, replaced: Option<&str>) {
         replaced.map(|replaced| self.issued.remove(replaced));
         let not_after = certificate.not_after();
         let begin = certificate.not_before();
         self.issued.retain(|_, issued| issued.not_after.saturating_add(LONG) > begin);
-        self.issued.insert(certificate.fingerprint(), Issued { directory, not_after });
+        let (directory, account_key) = at.map(|at| (at.directory, at.account_key)).unzip();
+        let issued = Issued { directory, account_key: account_key.flatten(), not_after };
+        self.issued.insert(certificate.fingerprint(), issued);
     }
 
     /// Notes that an authority has revoked a certificate, or may have.
@@ -149,19 +157,20 @@ impl Known {
         self.former_orders.push(order);
     }
 
-    /// True if a certificate is that of an order which is to be revoked, at the authority with this
-    /// directory.
-    pub(crate) fn is_of_former(&self, certificate: &Certificate, directory: &str) -> bool {
-        self.former_orders.iter().any(|order| order.is_at(directory) && order.is_of(certificate))
+    /// True if a certificate is that of an order which is to be revoked, of the account of a key at
+    /// the authority with this directory.
+    pub(crate) fn is_of_former(&self, certificate: &Certificate, directory: &str, account_key: &str) -> bool {
+        let mut orders = self.former_orders.iter();
+        orders.any(|order| order.at.is(directory, account_key) && order.is_of(certificate))
     }
 
     /// Asks to revoke the certificate of an order for a compromised key. This ends the order, so
     /// that there is one revocation for each.
     pub(crate) fn revoke_former(&mut self, certificate: &Certificate) {
         let Some(at) = self.former_orders.iter().position(|order| order.is_of(certificate)) else { return };
-        let FormerOrder { directory, plan, key, .. } = self.former_orders.remove(at);
+        let FormerOrder { at, plan, key, .. } = self.former_orders.remove(at);
         if !self.is_unwanted(certificate) {
-            self.revoke(Revocation::of(certificate, KEY_COMPROMISE, directory, plan, key));
+            self.revoke(Revocation::of(certificate, KEY_COMPROMISE, at, plan, key));
         }
     }
 
@@ -310,7 +319,8 @@ impl Known {
         for element in list("issued", lost) {
             match Former::deserialize(element) {
                 Ok(Former { certificate, directory }) => {
-                    self.issued.insert(certificate, Issued { directory, not_after: never() });
+                    let issued = Issued { directory, account_key: None, not_after: never() };
+                    self.issued.insert(certificate, issued);
                 }
                 Err(_) => lost.push(format!("some of issued of the plan {plan}")),
             }
@@ -339,9 +349,9 @@ impl Known {
                 (revocation.plan, revocation.key) = (plan.to_owned(), key.to_owned());
             }
             let known = revocation.read_certificate();
-            let known = known.and_then(|certificate| self.issuer(&certificate)?.directory.clone());
-            if let Some(directory) = known.filter(|_| revocation.directory.is_empty()) {
-                revocation.directory = directory;
+            let known = known.and_then(|certificate| self.issuer(&certificate)?.at());
+            if let Some(at) = known.filter(|_| revocation.at.directory.is_empty()) {
+                revocation.at = at;
             }
             let is_sent = revocation.is_sent;
             self.revoke(revocation);
@@ -460,7 +470,7 @@ pub(super) mod tests {
         let begin = certificate.not_before();
         let mut known = Known::default();
         for (name, not_after) in [("past", begin - LONG), ("ended", begin - LONG + 1), ("never", never())] {
-            known.issued.insert(name.into(), Issued { directory: None, not_after });
+            known.issued.insert(name.into(), Issued { directory: None, account_key: None, not_after });
         }
         known.note_issued(&certificate, None, None);
         let kept: Vec<_> = known.issued.into_keys().collect();
@@ -476,7 +486,7 @@ pub(super) mod tests {
         let mut known = Known::default();
         let order = FormerOrder {
             url: "https://ca/1".into(),
-            directory: "https://ca/dir".into(),
+            at: At { directory: "https://ca/dir".into(), account_key: Some("one".into()) },
             plan: "shop".into(),
             key: "shop".into(),
             public_key: digest(certificate.spki()),
@@ -489,12 +499,13 @@ pub(super) mod tests {
             FormerOrder { url: "https://ca/3".into(), public_key: digest(&[1]), ..order.clone() },
         ];
         others.iter().for_each(|other| known.note_former(other.clone()));
-        assert!(!known.is_of_former(&certificate, "https://ca/dir"));
+        assert!(!known.is_of_former(&certificate, "https://ca/dir", "one"));
         known.revoke_former(&certificate);
         assert_eq!(known.revocations(0).count(), 0, "of no order");
         known.note_former(order.clone());
-        assert!(known.is_of_former(&certificate, "https://ca/dir"));
-        assert!(!known.is_of_former(&certificate, "https://other/dir"));
+        assert!(known.is_of_former(&certificate, "https://ca/dir", "one"));
+        assert!(!known.is_of_former(&certificate, "https://ca/dir", "two"));
+        assert!(!known.is_of_former(&certificate, "https://other/dir", "one"));
         known.read_formers(&[order.url], 5_000);
         let looks: Vec<_> = known.former_orders().iter().map(|order| order.next_look).collect();
         assert_eq!(looks, [0, 0, 9_900]);

@@ -7,6 +7,24 @@ use serde_json::Value;
 
 use crate::keys::certificates::Certificate;
 
+/// An account at an authority. Only the account that has ordered a certificate has it revoked.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) struct At {
+    /// URL of the directory; empty if nobody knows any more, so that each authority is asked.
+    pub(crate) directory: String,
+    /// Label of the account key; `None` if nobody knows.
+    #[serde(default)]
+    pub(crate) account_key: Option<String>,
+}
+
+impl At {
+    /// True for the account of this key at the authority with this directory.
+    pub(crate) fn is(&self, directory: &str, account_key: &str) -> bool {
+        let is_of_key = self.account_key.as_ref().is_none_or(|known| known == account_key);
+        self.directory.is_empty() || self.directory == directory && is_of_key
+    }
+}
+
 /// A certificate to be revoked: another one may be there before the authority has done it.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(crate) struct Revocation {
@@ -14,9 +32,9 @@ pub(crate) struct Revocation {
     pub(crate) reason: u8,
     /// The certificate in DER, in base64url.
     pub(crate) certificate: String,
-    /// URL of the directory of the authority that has issued the certificate; empty if nobody knows
-    /// any more, so that each authority is asked.
-    pub(crate) directory: String,
+    /// The authority that has issued the certificate.
+    #[serde(flatten)]
+    pub(crate) at: At,
     /// End of the certificate. Nobody revokes an expired one.
     #[serde(default = "never")]
     pub(crate) not_after: u64,
@@ -34,17 +52,11 @@ pub(crate) struct Revocation {
 
 impl Revocation {
     /// The revocation of a certificate, for this reason, that nobody has sent yet.
-    pub(crate) fn of(
-        certificate: &Certificate,
-        reason: u8,
-        directory: String,
-        plan: String,
-        key: String,
-    ) -> Self {
+    pub(crate) fn of(certificate: &Certificate, reason: u8, at: At, plan: String, key: String) -> Self {
         Self {
             reason,
             certificate: URL_SAFE_NO_PAD.encode(certificate.der()),
-            directory,
+            at,
             not_after: certificate.not_after(),
             is_sent: false,
             plan,
@@ -55,11 +67,6 @@ impl Revocation {
     /// True for the same certificate and reason.
     pub(crate) fn is(&self, other: &Self) -> bool {
         (&self.certificate, self.reason) == (&other.certificate, other.reason)
-    }
-
-    /// True if the authority with this directory can carry it out.
-    pub(crate) fn is_at(&self, directory: &str) -> bool {
-        self.directory.is_empty() || self.directory == directory
     }
 
     /// The certificate; `None` if it cannot be read.
@@ -86,7 +93,10 @@ impl Revocation {
         let mut guess = Self {
             reason: reason.unwrap_or_default(),
             certificate: text("certificate"),
-            directory: text("directory"),
+            at: At {
+                directory: text("directory"),
+                account_key: part.get("account_key").and_then(Value::as_str).map(str::to_owned),
+            },
             not_after: 0,
             is_sent: true,
             plan: text("plan"),
@@ -115,8 +125,21 @@ pub(super) mod tests {
     pub(in crate::renewal) fn revocation(reason: u8) -> (Certificate, Revocation) {
         let pem = made("/CN=shop", "DNS:shop.example");
         let certificate = Chain::read(pem.as_bytes()).unwrap().certificates.remove(0);
-        let revocation =
-            Revocation::of(&certificate, reason, "https://ca/dir".into(), "shop".into(), "shop".into());
+        let at = At { directory: "https://ca/dir".into(), account_key: None };
+        let revocation = Revocation::of(&certificate, reason, at, "shop".into(), "shop".into());
         (certificate, revocation)
+    }
+
+    #[test]
+    fn another_account_at_the_same_authority_is_another_one() {
+        let at = |directory: &str, account_key: Option<&str>| At {
+            directory: directory.into(),
+            account_key: account_key.map(str::to_owned),
+        };
+        let here = at("https://ca/dir", Some("one"));
+        assert!(here.is("https://ca/dir", "one"));
+        assert!(!here.is("https://ca/dir", "two") && !here.is("https://other/dir", "one"));
+        assert!(at("https://ca/dir", None).is("https://ca/dir", "two"), "of an earlier version");
+        assert!(at("", Some("one")).is("https://other/dir", "two"));
     }
 }

@@ -311,8 +311,8 @@ mod tests {
         let kept: Vec<_> = stored.known.revocations(0).cloned().collect();
         assert!(kept.iter().all(|one| one.is_sent && one.reason == 0), "{kept:?}");
         assert_eq!((&kept[0].certificate, &kept[1].certificate), (&other.certificate, &asked.certificate));
-        assert_eq!(kept[0].directory, "https://ca/other", "from its issuer");
-        assert!(kept[1].is_at("https://any/dir") && kept[1].plan == "shop");
+        assert_eq!(kept[0].at.directory, "https://ca/other", "from its issuer");
+        assert!(kept[1].at.is("https://any/dir", "any") && kept[1].plan == "shop");
         assert_eq!(kept[1].not_after, certificate.not_after());
         assert_eq!(stored.plans["shop"].wishes, 3);
     }

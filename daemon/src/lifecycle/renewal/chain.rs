@@ -9,7 +9,7 @@ use x509_cert::name::{Name, RelativeDistinguishedName};
 
 use super::hold::hold;
 use super::state::{self, has_names};
-use super::{RenewalError, anchors, authority, key_of, placeholder, plan};
+use super::{RenewalError, anchors, at, authority, key_of, placeholder, plan};
 use crate::config::{Authority, Identifier, Issuer, Plan};
 use crate::daemon::Daemon;
 use crate::ground::text::printable;
@@ -52,12 +52,14 @@ async fn carry_out(
     let before = state::of(daemon, name).await?;
     let key = key_of(daemon, &plan).await?;
     let leaf = chain.certificates.first().ok_or_else(|| RenewalError::NoCertificate(name.clone()))?;
-    let directory = authority(&daemon.config(), &plan).ok().map(|authority| authority.directory.clone());
+    let config = daemon.config();
+    let authority = authority(&config, &plan).ok();
     if before.known.is_compromised(&digest(leaf.spki())) {
         // The certificate of an order that was under way when a person called the key compromised
         // is revoked. Everything else that is sent for this key changes nothing.
-        let is_of_former =
-            directory.as_ref().is_some_and(|directory| before.known.is_of_former(leaf, directory));
+        let is_of_former = authority.is_some_and(|authority| {
+            before.known.is_of_former(leaf, &authority.directory, authority.account_key.as_str())
+        });
         if is_of_former && leaf.not_after() > now() {
             anchors::check(&plan, is_public(daemon, &plan), chain)?;
             daemon.renewals.update(name.as_str(), |_, known| {
@@ -141,7 +143,7 @@ async fn carry_out(
         };
         progress.refused_key = None;
         progress.renewed_at = Some(now);
-        known.note_issued(leaf, directory.clone(), replaced.as_deref());
+        known.note_issued(leaf, authority.map(at), replaced.as_deref());
         // The next request is for the current version, or for a new one.
         if !is_deployed || key.current == number {
             progress.ordered_key = None;

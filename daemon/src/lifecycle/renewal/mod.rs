@@ -19,7 +19,7 @@ pub(crate) use message::{message, request_for_program};
 pub(crate) use report::{deployed, renew_now, report};
 pub(crate) use revocable::revocable;
 pub(crate) use revoke::{Meant, keep, revoke, shown, shown_order};
-pub(crate) use state::{PlanState, all, of};
+pub(crate) use state::{PlanState, all, is_at, of};
 
 use std::sync::Arc;
 
@@ -35,6 +35,13 @@ use crate::keys::{Key, Standing, StoreError, Version, now};
 use crate::policy::act::Act;
 use crate::policy::purpose::Purpose;
 use crate::renewal::jws::AccountKey;
+use crate::renewal::revocation::At;
+
+/// The account of the daemon at an authority.
+fn at(authority: &Authority) -> At {
+    let account_key = Some(authority.account_key.to_string());
+    At { directory: authority.directory.clone(), account_key }
+}
 
 /// Makes the keys of a plan that are missing: that of its certificate, and that of the account at
 /// its authority.

@@ -8,7 +8,7 @@ use keyward_proto::Label;
 use super::report::ask;
 use super::revocable::{self, Found};
 use super::state::PlanState;
-use super::{RenewalError, authority, state};
+use super::{RenewalError, at, authority, state};
 use crate::config::{Identifier, Plan, origin};
 use crate::daemon::Daemon;
 use crate::keys::certificates::Certificate;
@@ -18,7 +18,7 @@ use crate::lifecycle::details::Act;
 use crate::lifecycle::event::{Action, Actor, begin};
 use crate::renewal::former::FormerOrder;
 use crate::renewal::known::digest;
-use crate::renewal::revocation::{KEY_COMPROMISE, Revocation};
+use crate::renewal::revocation::{At, KEY_COMPROMISE, Revocation};
 use crate::renewal::{Known, Progress};
 
 /// The certificates that a person means.
@@ -114,9 +114,9 @@ async fn key_compromise(
     // Nothing is wrong with a version that is newer.
     let is_present = newest.is_some_and(|newest| state.version.is_none_or(|present| present <= newest));
     let begun = begin(daemon, actor, Action::RevokeCertificate, Some(&plan.key)).await?;
-    let directory = authority(&daemon.config(), plan)
+    let here = authority(&daemon.config(), plan)
         .ok()
-        .map(|authority| (authority.origin().to_owned(), authority.directory.clone()));
+        .map(|authority| (authority.origin().to_owned(), at(authority)));
     let is_worked_on = daemon.renewals.is_worked_on(name.as_str());
     let noted = daemon.renewals.update(name.as_str(), |progress, known| {
         for (_, _, public_key) in &versions {
@@ -127,7 +127,7 @@ async fn key_compromise(
             // The authority may have issued its certificate. The order for another key does not
             // wait for that.
             if let Some(url) = progress.order.take() {
-                known.note_former(former(plan, progress, url, public_key, directory));
+                known.note_former(former(plan, progress, url, public_key, here));
             }
             progress.drop_order();
         }
@@ -167,22 +167,22 @@ async fn key_compromise(
 }
 
 /// The order of a plan that is under way for a public key. `here` has the origin of the present
-/// authority of the plan, and its directory.
+/// authority of the plan, and the account there.
 fn former(
     plan: &Plan,
     progress: &Progress,
     url: String,
     public_key: String,
-    here: Option<(String, String)>,
+    here: Option<(String, At)>,
 ) -> FormerOrder {
     let names = match progress.ordered_names.is_empty() {
         // An earlier version did not note them.
         true => plan.names.iter().map(Identifier::to_string).collect(),
         false => progress.ordered_names.clone(),
     };
-    let here = here.filter(|(at, _)| origin(&url) == Some(at.as_str()));
+    let here = here.filter(|(of, _)| origin(&url) == Some(of.as_str()));
     FormerOrder {
-        directory: here.map(|(_, directory)| directory).unwrap_or_default(),
+        at: here.map(|(_, at)| at).unwrap_or_default(),
         url,
         plan: plan.name.to_string(),
         key: plan.key.to_string(),
@@ -201,13 +201,13 @@ fn revocation(
     certificate: &Certificate,
     reason: u8,
 ) -> Option<Revocation> {
-    let directory = match state.known.issuer(certificate) {
-        Some(issued) => issued.directory.clone(),
+    let at = match state.known.issuer(certificate) {
+        Some(issued) => issued.at(),
         // A certificate that a person has attached.
-        None => authority(&daemon.config(), &state.plan).ok().map(|authority| authority.directory.clone()),
+        None => authority(&daemon.config(), &state.plan).ok().map(at),
     };
     let (plan, key) = (state.plan.name.to_string(), key.to_string());
-    Some(Revocation::of(certificate, reason, directory?, plan, key))
+    Some(Revocation::of(certificate, reason, at?, plan, key))
 }
 
 /// Gives up the revocations of certificates of a plan, because a person asks: those that the plan
@@ -278,7 +278,7 @@ pub(crate) fn shown(known: &Known, asked: &Revocation) -> ToRevoke {
         key: asked.key.clone(),
         certificate: certificate.as_ref().map(Certificate::fingerprint),
         order: None,
-        authority: asked.directory.clone(),
+        authority: asked.at.directory.clone(),
         may_be_revoked: asked.is_sent,
         is_compromised: certificate.is_some_and(|one| known.is_compromised(&digest(one.spki()))),
     }
@@ -291,7 +291,7 @@ pub(crate) fn shown_order(order: &FormerOrder) -> ToRevoke {
         key: order.key.clone(),
         certificate: None,
         order: Some(order.url.clone()),
-        authority: order.directory.clone(),
+        authority: order.at.directory.clone(),
         may_be_revoked: false,
         is_compromised: true,
     }

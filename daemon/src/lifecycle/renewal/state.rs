@@ -21,7 +21,7 @@ use crate::renewal::due::{Facts, Validity, due};
 use crate::renewal::former::FormerOrder;
 use crate::renewal::known::digest;
 use crate::renewal::progress::Window;
-use crate::renewal::revocation::Revocation;
+use crate::renewal::revocation::{At, Revocation};
 use crate::renewal::{Known, Looked, Progress};
 
 /// State of a plan.
@@ -60,14 +60,14 @@ impl PlanState {
 
     /// The certificate to be revoked first, of those that this authority has issued.
     pub(crate) fn revocation(&self, authority: &Authority) -> Option<&Revocation> {
-        self.revocations.iter().find(|asked| asked.is_at(&authority.directory))
+        self.revocations.iter().find(|asked| is_at(&asked.at, authority))
     }
 
     /// URLs of the orders at which the agent looks now, because their certificates are to be
     /// revoked.
     pub(crate) fn orders_to_read(&self, authority: &Authority, now: u64) -> Vec<String> {
         let orders = self.former_orders.iter();
-        let orders = orders.filter(|one| one.is_to_be_read(now) && one.is_at(&authority.directory));
+        let orders = orders.filter(|one| one.is_to_be_read(now) && is_at(&one.at, authority));
         orders.map(|one| one.url.clone()).collect()
     }
 
@@ -203,6 +203,11 @@ async fn of_plan(daemon: &Daemon, plan: Plan, duties: Duties) -> Result<PlanStat
     })
 }
 
+/// True if an authority with its account is the one that is meant.
+pub(crate) fn is_at(at: &At, authority: &Authority) -> bool {
+    at.is(&authority.directory, authority.account_key.as_str())
+}
+
 /// Certificates and orders to be revoked that are the concern of a plan.
 #[derive(Default)]
 struct Duties {
@@ -220,13 +225,13 @@ impl Duties {
         let keepers = Keepers::of(config);
         let is_wanted = |plan: &&Plan| only.is_none_or(|only| plan.name == *only);
         for asked in known.revocations(now()) {
-            let keeper = keepers.keeper(&asked.plan, &asked.key, &asked.directory).filter(is_wanted);
+            let keeper = keepers.keeper(&asked.plan, &asked.key, &asked.at).filter(is_wanted);
             if let Some(keeper) = keeper {
                 all.entry(keeper.name.as_str()).or_default().revocations.push(asked.clone());
             }
         }
         for order in known.former_orders() {
-            let keeper = keepers.keeper(&order.plan, &order.key, &order.directory).filter(is_wanted);
+            let keeper = keepers.keeper(&order.plan, &order.key, &order.at).filter(is_wanted);
             if let Some(keeper) = keeper {
                 all.entry(keeper.name.as_str()).or_default().former_orders.push(order.clone());
             }
@@ -240,36 +245,28 @@ struct Keepers<'c> {
     config: &'c Config,
     by_key: HashMap<&'c str, &'c Plan>,
     by_name: HashMap<&'c str, &'c Plan>,
-    /// The first plan at each directory; at an empty one, the first one at any.
-    by_directory: HashMap<&'c str, &'c Plan>,
 }
 
 impl<'c> Keepers<'c> {
     fn of(config: &'c Config) -> Self {
-        let (mut by_key, mut by_name, mut by_directory) = (HashMap::new(), HashMap::new(), HashMap::new());
+        let (mut by_key, mut by_name) = (HashMap::new(), HashMap::new());
         for plan in &config.plans {
             by_key.insert(plan.key.as_str(), plan);
             by_name.insert(plan.name.as_str(), plan);
-            if let Ok(authority) = super::authority(config, plan) {
-                by_directory.entry(authority.directory.as_str()).or_insert(plan);
-                by_directory.entry("").or_insert(plan);
-            }
         }
-        Self { config, by_key, by_name, by_directory }
+        Self { config, by_key, by_name }
     }
 
-    /// The plan that has a certificate of a plan and a key revoked by the authority with a
-    /// directory. First comes the plan that has the key now, at this authority, then the one that
+    /// The plan that has a certificate of a plan and a key revoked by an account at an authority. First comes the plan that has the key now, at this authority, then the one that
     /// has the name now, then any other one at the authority. If there is none, the first plan says
     /// that nobody does it.
-    fn keeper(&self, plan: &str, key: &str, directory: &str) -> Option<&'c Plan> {
-        let is_here = |plan: &&&Plan| {
-            super::authority(self.config, plan)
-                .is_ok_and(|authority| directory.is_empty() || authority.directory == directory)
-        };
-        let with_key = self.by_key.get(key).filter(is_here);
-        let found = with_key.or_else(|| self.by_name.get(plan)).or_else(|| self.by_directory.get(directory));
-        found.copied().or_else(|| self.config.plans.first())
+    fn keeper(&self, plan: &str, key: &str, at: &At) -> Option<&'c Plan> {
+        let is_here =
+            |plan: &&'c Plan| super::authority(self.config, plan).is_ok_and(|authority| is_at(at, authority));
+        let with_key = self.by_key.get(key).copied().filter(is_here);
+        let found = with_key.or_else(|| self.by_name.get(plan).copied());
+        let found = found.or_else(|| self.config.plans.iter().find(is_here));
+        found.or_else(|| self.config.plans.first())
     }
 }
 

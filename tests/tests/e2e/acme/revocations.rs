@@ -267,3 +267,24 @@ fn a_message_that_is_signed_too_late_is_not_given_out() {
     assert_eq!(agent.doubts(), (status == 200, false), "{status} {answer}");
     agent.report(json!("end"));
 }
+
+/// Only the account that has ordered a certificate has it revoked: another section of the same
+/// authority, with another account key, says that the revocation waits.
+#[test]
+fn another_account_at_the_same_authority_revokes_nothing() {
+    let agent = ByHand::start("");
+    agent.renew();
+    let certificate = agent.fingerprint();
+    agent.cert(&["revoke", "shop", "--reason", "superseded", "--yes"]);
+    let second = agent.scene.pebble.section().replace("[ca.pebble]", "[ca.second]");
+    agent.scene.daemon.configure_more(&second);
+    agent.change("ca = \"pebble\"", "ca = \"second\"");
+    let told = succeed(&mut agent.scene.daemon.keyward(&["cert", "status", "shop"]));
+    assert!(told.contains("and its account with the key acme-account-pebble"), "{told}");
+    let (_, tasks) = agent.scene.daemon.get("/v1/tasks");
+    let tasks: Value = serde_json::from_str(&tasks).unwrap();
+    assert_eq!(tasks["tasks"][0]["revokes"], Value::Null, "{tasks}");
+    agent.change("ca = \"second\"", "ca = \"pebble\"");
+    assert_eq!(agent.revocation(), (certificate, 4));
+    agent.revoked();
+}
