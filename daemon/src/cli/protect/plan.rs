@@ -11,6 +11,7 @@ use keyward_proto::{Reference, Use};
 use serde_json::{Value, json};
 
 use super::Protect;
+use super::journal::Replaced;
 use super::keys::{self, Keys};
 use super::running::safe;
 use crate::cli::failure::Failure;
@@ -199,12 +200,8 @@ impl Plan {
         is_chosen: impl Fn(&Edit) -> bool,
     ) -> BTreeMap<PathBuf, Vec<u8>> {
         let mut changed: BTreeMap<PathBuf, String> = BTreeMap::new();
-        let mut edits: Vec<_> = self.edits.iter().filter(|edit| is_chosen(edit)).collect();
-        // From the end of a file to its beginning, so that places stay right. A file that is
-        // included twice has each change twice.
-        edits.sort_by(|one, other| (&one.path, other.place.start).cmp(&(&other.path, one.place.start)));
-        edits.dedup_by(|one, other| (&one.path, &one.place) == (&other.path, &other.place));
-        for edit in edits {
+        // From the end of a file to its beginning, so that places stay right.
+        for edit in self.ordered_edits().into_iter().rev().filter(|edit| is_chosen(edit)) {
             let text = changed
                 .entry(edit.path.clone())
                 .or_insert_with(|| self.texts.get(&edit.path).cloned().unwrap_or_default());
@@ -221,6 +218,34 @@ impl Plan {
         });
         let changed = changed.into_iter().map(|(path, text)| (path, text.into_bytes()));
         changed.chain(new).collect()
+    }
+
+    /// The edits in the order of their files and places. A file that is included
+    /// twice has each change once.
+    fn ordered_edits(&self) -> Vec<&Edit> {
+        let mut edits: Vec<_> = self.edits.iter().collect();
+        edits.sort_by(|one, other| (&one.path, one.place.start).cmp(&(&other.path, other.place.start)));
+        edits.dedup_by(|one, other| (&one.path, &one.place) == (&other.path, &other.place));
+        edits
+    }
+
+    /// The texts that the change puts into files, for a way back that leaves the rest of a file as
+    /// it is then.
+    pub(super) fn replaced_texts(&self) -> BTreeMap<PathBuf, Vec<Replaced>> {
+        let mut all: BTreeMap<PathBuf, Vec<Replaced>> = BTreeMap::new();
+        let before = |path: &Path| self.texts.get(path).map_or("", String::as_str);
+        for edit in self.ordered_edits() {
+            let old = before(&edit.path).get(edit.place.clone()).unwrap_or_default().to_owned();
+            all.entry(edit.path.clone()).or_default().push(Replaced { old, new: edit.text.clone() });
+        }
+        for (path, file) in &self.new_files {
+            // A file that was there gets lines at its end.
+            if let NewFile::Text(text) = file {
+                let new = text.strip_prefix(before(path)).unwrap_or(text).to_owned();
+                all.entry(path.clone()).or_default().push(Replaced { old: String::new(), new });
+            }
+        }
+        all
     }
 
     /// The plan for people.

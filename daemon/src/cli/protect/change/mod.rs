@@ -60,8 +60,9 @@ impl Change<'_> {
         let references = self.take_keys(plan)?;
         let all = plan.contents(&references, |_| true);
         let first = plan.contents(&references, |edit| edit.is_environment);
-        self.journal.keep(&first, &plan.texts, &plan.replaced)?;
-        self.journal.keep(&all, &plan.texts, &plan.replaced)?;
+        let edits = plan.replaced_texts();
+        self.journal.keep(&first, &plan.texts, &edits, &plan.replaced)?;
+        self.journal.keep(&all, &plan.texts, &edits, &plan.replaced)?;
         // The grants come before the first request, and the references before the lines that name
         // them.
         let edited: BTreeSet<_> = plan.edits.iter().map(|edit| &edit.path).collect();
@@ -147,7 +148,7 @@ impl Change<'_> {
             }
             Some(Phase::Ending) => self.end(),
             Some(Phase::Writing | Phase::Undoing) => {
-                self.refuse_foreign()?;
+                self.adopt_changes()?;
                 self.undo_run()?;
                 self.done("an interrupted change was undone");
                 Ok(())
@@ -158,8 +159,8 @@ impl Change<'_> {
     /// Puts everything back as it was before the first run.
     ///
     /// # Errors
-    /// [`Failure`] if a file was changed since, or the server does not take the old files. The runs
-    /// after that one are undone, and that one is not.
+    /// [`Failure`] if a file in the place of a key file was changed since, or the server does not
+    /// take the old files. The runs after that one are undone, and that one is not.
     pub(super) fn undo(&mut self) -> Result<(), Failure> {
         if self.journal.phase().is_none() {
             self.journal.remove()?;
@@ -175,7 +176,7 @@ impl Change<'_> {
                 );
                 return Err(Failure::new(exit::NO_INPUT, reason));
             }
-            self.refuse_foreign()?;
+            self.adopt_changes()?;
             self.server.back()?;
             is_whole &= self.undo_run()?;
         }
@@ -220,26 +221,15 @@ impl Change<'_> {
         Ok(is_whole)
     }
 
-    fn refuse_foreign(&self) -> Result<(), Failure> {
-        let changed: Vec<_> = self
-            .journal
-            .changed_since()
-            .iter()
-            .map(|(path, copy)| match copy {
-                Some(copy) => format!("{} (before: {})", path.display(), copy.display()),
-                None => path.display().to_string(),
-            })
-            .collect();
-        match changed.is_empty() {
-            true => Ok(()),
-            false => Err(Failure::new(
-                exit::CONFIG,
-                format_args!(
-                    "these files were changed since, and would lose that change: {}",
-                    changed.join(", ")
-                ),
-            )),
+    /// Leaves changes of others as they are, and says so.
+    fn adopt_changes(&mut self) -> Result<(), Failure> {
+        for path in self.journal.adopt_changes()? {
+            output::note(format_args!(
+                "{} was changed since: that change stays, and only the texts of this command leave the file",
+                path.display()
+            ));
         }
+        Ok(())
     }
 
     fn done(&self, step: &str) {

@@ -8,6 +8,7 @@
 //! that under another name.
 
 mod attributes;
+mod edits;
 mod files;
 mod key_file;
 mod undo;
@@ -29,6 +30,7 @@ use crate::cli::failure::Failure;
 use crate::ground::exit;
 use crate::ground::ownership::{self, Owners};
 use attributes::Attributes;
+pub(super) use edits::Replaced;
 use files::{is_there, synced, written, written_like};
 use key_file::modified;
 pub(super) use key_file::{CERTBOT, Facts, KeyFile, Removal};
@@ -98,6 +100,9 @@ struct Entry {
     after: Vec<String>,
     /// Name of the copy of the last of these contents in the directory of the run.
     copy_of_after: String,
+    /// Texts that the run puts into the file; empty in a journal of an earlier version.
+    #[serde(default)]
+    edits: Vec<Replaced>,
 }
 
 /// A file as it was.
@@ -194,8 +199,8 @@ impl Journal {
     }
 
     /// Keeps a copy of each of these files before the run changes it to these contents. `texts` are
-    /// the contents from which the contents were made. A file of `replaced` is not copied: it will
-    /// have that other name.
+    /// the contents from which the contents were made, and `edits` the texts that differ. A file of
+    /// `replaced` is not copied: it will have that other name.
     ///
     /// # Errors
     /// [`Failure`] if somebody else has changed a file since, or a file cannot be copied.
@@ -203,6 +208,7 @@ impl Journal {
         &mut self,
         files: &BTreeMap<PathBuf, Vec<u8>>,
         texts: &BTreeMap<PathBuf, String>,
+        edits: &BTreeMap<PathBuf, Vec<Replaced>>,
         replaced: &BTreeMap<PathBuf, PathBuf>,
     ) -> Result<(), Failure> {
         let made_by_others = self.made_by_others();
@@ -228,6 +234,7 @@ impl Journal {
                         moved,
                         after: Vec::new(),
                         copy_of_after,
+                        edits: edits.get(path).cloned().unwrap_or_default(),
                     });
                     run.entries.files.len() - 1
                 }
@@ -360,7 +367,6 @@ impl Run {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             file => file.map_err(failed)?,
         };
-        let found = file.metadata().map_err(failed)?;
         let mut contents = Vec::new();
         file.read_to_end(&mut contents).map_err(failed)?;
         if expected.is_some_and(|expected| expected.as_bytes() != contents) {
@@ -368,16 +374,21 @@ impl Run {
             return Err(Failure::new(exit::CONFIG, why));
         }
         let copy = self.entries.files.len().to_string();
-        let to = self.directory.join(&copy);
-        written(&to, &contents, 0o600).map_err(|error| cannot_write(&to, &error))?;
-        Ok(Some(Before {
+        self.kept(copy, &contents, &file).map(Some).map_err(|error| cannot_write(&self.directory, &error))
+    }
+
+    /// Writes a copy into the directory of the run, for a file with these facts.
+    fn kept(&self, copy: String, contents: &[u8], file: &File) -> io::Result<Before> {
+        let found = file.metadata()?;
+        written(&self.directory.join(&copy), contents, 0o600)?;
+        Ok(Before {
             copy,
             mode: found.mode() & 0o7777,
             uid: found.uid(),
             gid: found.gid(),
             modified: modified(&found),
-            attributes: Some(attributes::of(&file).map_err(failed)?),
-        }))
+            attributes: Some(attributes::of(file)?),
+        })
     }
 
     fn copy(&self, name: &str) -> Result<Vec<u8>, Failure> {

@@ -19,7 +19,7 @@ fn files_are_put_back_after_a_stop_at_any_moment() {
     for written in 0..=files.len() {
         let mut journal = Journal::open(&path("journal")).unwrap();
         journal.begin_run().unwrap();
-        journal.keep(&files, &texts, &BTreeMap::new()).unwrap();
+        journal.keep(&files, &texts, &BTreeMap::new(), &BTreeMap::new()).unwrap();
         for (path, contents) in files.iter().take(written) {
             journal.write(path, contents).unwrap();
         }
@@ -81,7 +81,7 @@ fn attributes_and_access_control_stay_and_come_back() {
 
     let mut journal = Journal::open(&path("journal")).unwrap();
     journal.begin_run().unwrap();
-    journal.keep(&files, &BTreeMap::new(), &replaced).unwrap();
+    journal.keep(&files, &BTreeMap::new(), &BTreeMap::new(), &replaced).unwrap();
     journal.write(&path("a"), b"second").unwrap();
     journal.write(&path("plain"), b"second").unwrap();
     journal.replace(&path("key"), b"second").unwrap();
@@ -113,7 +113,7 @@ fn key_files_take_their_paths_again_after_a_stop_at_any_moment() {
     for step in 0..5 {
         let mut journal = Journal::open(&path("journal")).unwrap();
         journal.begin_run().unwrap();
-        journal.keep(&files, &BTreeMap::new(), &replaced).unwrap();
+        journal.keep(&files, &BTreeMap::new(), &BTreeMap::new(), &replaced).unwrap();
         let linked = |name: &str| fs::hard_link(path(name), path(&format!(".{name}.before"))).unwrap();
         match step {
             1 => linked("key"),
@@ -131,7 +131,9 @@ fn key_files_take_their_paths_again_after_a_stop_at_any_moment() {
             assert!(!path("link").is_symlink() && path(".link.before").is_symlink());
             let other = fs::read(path("link")).unwrap();
             fs::write(path("link"), "renewed").unwrap();
-            assert_eq!(journal.changed_since(), [(path("link").as_path(), Some(path(".link.before")))]);
+            assert_eq!(journal.changed_since(), [path("link")]);
+            let refused = journal.adopt_changes().unwrap_err().into_reason();
+            assert!(refused.contains("link.changed), and run the command again"), "{refused}");
             fs::write(path("link"), other).unwrap();
         }
         assert!(journal.changed_since().is_empty(), "{step}");
@@ -159,9 +161,12 @@ fn runs_are_undone_one_by_one_and_foreign_changes_are_seen() {
         let files = [(path("a"), contents.as_bytes().to_vec())].into_iter().collect();
         journal.begin_run().unwrap();
         let other = [(path("a"), "other".to_owned())].into_iter().collect();
-        assert!(journal.keep(&files, &other, &BTreeMap::new()).is_err(), "changed since the plan");
+        assert!(
+            journal.keep(&files, &other, &BTreeMap::new(), &BTreeMap::new()).is_err(),
+            "changed since the plan"
+        );
         let texts = [(path("a"), before.to_owned())].into_iter().collect();
-        journal.keep(&files, &texts, &BTreeMap::new()).unwrap();
+        journal.keep(&files, &texts, &BTreeMap::new(), &BTreeMap::new()).unwrap();
         journal.write(&path("a"), contents.as_bytes()).unwrap();
         journal.enter(Phase::Done).unwrap();
         before = contents;
@@ -169,9 +174,7 @@ fn runs_are_undone_one_by_one_and_foreign_changes_are_seen() {
     drop(journal);
     let mut journal = Journal::open(&path("journal")).unwrap();
     fs::write(path("a"), "other").unwrap();
-    let changed = journal.changed_since();
-    assert_eq!(changed[0].0, path("a"));
-    assert_eq!(fs::read(changed[0].1.as_ref().unwrap()).unwrap(), b"second");
+    assert_eq!(journal.changed_since(), [path("a")]);
     journal.write_again().unwrap();
     assert_eq!(fs::read(path("a")).unwrap(), b"third");
     for expected in ["second", "first"] {
@@ -246,7 +249,7 @@ fn a_file_that_two_servers_have_got_stays_until_both_go_back() {
     let protect = |name: &str| {
         let mut journal = Journal::open(&path("journals").join(name)).unwrap();
         journal.begin_run().unwrap();
-        journal.keep(&files, &BTreeMap::new(), &BTreeMap::new()).unwrap();
+        journal.keep(&files, &BTreeMap::new(), &BTreeMap::new(), &BTreeMap::new()).unwrap();
         journal.write(&path("key.pem"), b"reference").unwrap();
         journal.enter(Phase::Done).unwrap();
     };
@@ -269,8 +272,56 @@ fn a_file_that_two_servers_have_got_stays_until_both_go_back() {
     let other = [(path("key.pem"), b"other".to_vec())].into_iter().collect();
     let mut journal = Journal::open(&path("journals/apache")).unwrap();
     journal.begin_run().unwrap();
-    journal.keep(&other, &BTreeMap::new(), &BTreeMap::new()).unwrap();
+    journal.keep(&other, &BTreeMap::new(), &BTreeMap::new(), &BTreeMap::new()).unwrap();
     journal.write(&path("key.pem"), b"other").unwrap();
     journal.put_back().unwrap();
     assert_eq!(fs::read(path("key.pem")).unwrap(), b"reference");
+}
+
+/// An administrator edits files after the change: the way back takes its own texts out of them.
+#[test]
+fn changes_of_others_stay_and_texts_of_the_run_go() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let edit = |old: &str, new: &str| vec![Replaced { old: old.into(), new: new.into() }];
+    fs::write(path("site"), "key a.key;\n").unwrap();
+    let files: BTreeMap<_, _> =
+        [("site", "key a.pem;\n"), ("grants", "ours\n"), ("drop-in", "ours\n"), ("a.pem", "reference")]
+            .map(|(name, text)| (path(name), text.as_bytes().to_vec()))
+            .into_iter()
+            .collect();
+    let edits =
+        [("site", edit("a.key", "a.pem")), ("grants", edit("", "ours\n")), ("drop-in", edit("", "ours\n"))];
+    let edits = edits.map(|(name, edits)| (path(name), edits)).into_iter().collect();
+    let mut journal = Journal::open(&path("journal")).unwrap();
+    journal.begin_run().unwrap();
+    journal.keep(&files, &BTreeMap::new(), &edits, &BTreeMap::new()).unwrap();
+    files.iter().for_each(|(path, contents)| journal.write(path, contents).unwrap());
+    journal.enter(Phase::Done).unwrap();
+    assert!(journal.adopt_changes().unwrap().is_empty());
+    let changed = [
+        ("site", "# mine\nkey a.pem;\n"),
+        ("grants", "mine\nours\n"),
+        ("drop-in", "ours\n\n"),
+        ("a.pem", "rotated"),
+    ];
+    let now = || changed.map(|(name, _)| fs::read_to_string(path(name)).unwrap_or_default());
+    changed.iter().for_each(|(name, text)| fs::write(path(name), text).unwrap());
+    fs::set_permissions(path("site"), Permissions::from_mode(0o600)).unwrap();
+    assert_eq!(journal.adopt_changes().unwrap().len(), 4);
+    assert!(journal.changed_since().is_empty());
+    journal.put_back().unwrap();
+    let back = ["# mine\nkey a.key;\n", "mine\n", "", "rotated"];
+    assert_eq!(now(), back);
+    assert!(!path("drop-in").exists());
+    assert_eq!(path("site").metadata().unwrap().mode() & 0o7777, 0o600);
+    // The server refuses that: the files are again as the administrator has left them.
+    journal.write_again().unwrap();
+    assert_eq!(now(), changed.map(|(_, text)| text));
+    // After a stop, too.
+    drop(journal);
+    let mut journal = Journal::open(&path("journal")).unwrap();
+    assert!(journal.adopt_changes().unwrap().is_empty());
+    journal.put_back().unwrap();
+    assert_eq!(now(), back);
 }

@@ -2,15 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::files::{PART, is_one, is_there, move_back, written_at};
-use super::{Before, ENTRIES, Entry, Journal, Phase, attributes, cannot_write, digest};
+use super::edits::reversed;
+use super::files::{PART, is_one, is_there, move_back, written, written_at};
+use super::{Before, ENTRIES, Entry, Journal, Phase, Run, attributes, cannot_write, digest};
 use crate::cli::failure::Failure;
 use crate::cli::output;
 use crate::cli::protect::keys::holds_private_key;
+use crate::ground::exit;
 
 impl Journal {
     /// Notes that the last run is being undone. Also a full disk lets a run be undone that is not
@@ -36,34 +38,57 @@ impl Journal {
         self.enter(Phase::Undoing)
     }
 
-    /// Files that somebody else has changed since the last run, each with the copy as it was before
-    /// the run.
-    pub(in crate::cli::protect) fn changed_since(&self) -> Vec<(&Path, Option<PathBuf>)> {
-        let Some(run) = self.runs.last() else { return Vec::new() };
-        let copy = |entry: &Entry| {
-            let copy = entry.before.as_ref().map(|before| run.directory.join(&before.copy));
-            entry.moved.clone().or(copy)
-        };
-        let is_other = |entry: &&Entry| match fs::read(&entry.path) {
-            // The key file itself, or one that a renewal has put there.
-            Ok(contents) if entry.moved.is_some() && holds_private_key(&contents) => false,
-            Ok(_)
-                if entry
-                    .moved
-                    .as_deref()
-                    .is_some_and(|moved| !is_there(moved) || is_one(&entry.path, moved)) =>
-            {
-                false
+    /// Files that somebody else has changed since the last run.
+    pub(in crate::cli::protect) fn changed_since(&self) -> Vec<&Path> {
+        let files =
+            self.runs.last().map(|run| run.entries.files.iter().filter(|entry| run.is_changed(entry)));
+        files.into_iter().flatten().map(|entry| entry.path.as_path()).collect()
+    }
+
+    /// Takes changes of others since the last run into the journal: the way back takes the texts of
+    /// the run out of these files, and leaves the rest as it is now. Returns the files.
+    ///
+    /// # Errors
+    /// [`Failure`] names a file in the place of a key file, which would lose its change.
+    pub(in crate::cli::protect) fn adopt_changes(&mut self) -> Result<Vec<PathBuf>, Failure> {
+        let run = self.last()?;
+        let changed: Vec<_> = run.entries.files.iter().map(|entry| run.is_changed(entry)).collect();
+        let mut entries = run.entries.files.clone();
+        let mut adopted = Vec::new();
+        for (at, entry) in entries.iter_mut().enumerate().filter(|(at, _)| changed.get(*at) == Some(&true)) {
+            if let Some(moved) = &entry.moved {
+                let (path, moved) = (entry.path.display(), moved.display());
+                let reason = format_args!(
+                    "{path} was changed since, and would lose that change, because the key file of before ({moved}) comes back: move it away (mv {path} {path}.changed), and run the command again"
+                );
+                return Err(Failure::new(exit::CONFIG, reason));
             }
-            Ok(contents) => {
-                let before = entry.before.as_ref().and(copy(entry)).and_then(|copy| fs::read(copy).ok());
-                !entry.after.contains(&digest(&contents)) && before.is_none_or(|before| before != contents)
+            let failed = |error| Failure::reading(&entry.path, &error);
+            let mut file = File::open(&entry.path).map_err(failed)?;
+            let mut now = Vec::new();
+            file.read_to_end(&mut now).map_err(failed)?;
+            let before = match str::from_utf8(&now) {
+                Ok(text) => reversed(text, &entry.edits).into_bytes(),
+                Err(_) => now.clone(),
+            };
+            // New names: after a stop, the journal still has the copies of before.
+            let next = entry.after.len();
+            entry.after.push(digest(&now));
+            entry.copy_of_after = format!("{at}.after-{next}");
+            let copy = run.directory.join(&entry.copy_of_after);
+            let written = written(&copy, &now, 0o600);
+            written.map_err(|error| cannot_write(&copy, &error))?;
+            if entry.before.is_some() || !before.trim_ascii().is_empty() {
+                let kept = run.kept(format!("{at}.before-{next}"), &before, &file);
+                entry.before = Some(kept.map_err(|error| cannot_write(&run.directory, &error))?);
             }
-            // A file that is gone is put back, or need not be removed.
-            Err(_) => false,
-        };
-        let changed = run.entries.files.iter().filter(is_other);
-        changed.map(|entry| (entry.path.as_path(), copy(entry))).collect()
+            adopted.push(entry.path.clone());
+        }
+        if !adopted.is_empty() {
+            run.entries.files = entries;
+            run.save()?;
+        }
+        Ok(adopted)
     }
 
     /// Puts every file back as it was before the last run, and removes the files and directories
@@ -164,6 +189,23 @@ impl Journal {
     /// [`Failure`] if the system refuses.
     pub(in crate::cli::protect) fn remove(&self) -> Result<(), Failure> {
         fs::remove_dir_all(&self.directory).map_err(|error| cannot_write(&self.directory, &error))
+    }
+}
+
+impl Run {
+    /// True if somebody else has changed a file since.
+    fn is_changed(&self, entry: &Entry) -> bool {
+        // A file that is gone is put back, or need not be removed.
+        let Ok(contents) = fs::read(&entry.path) else { return false };
+        if let Some(moved) = &entry.moved {
+            // The key file itself, or one that a renewal has put there.
+            if holds_private_key(&contents) || !is_there(moved) || is_one(&entry.path, moved) {
+                return false;
+            }
+        }
+        let before =
+            entry.before.as_ref().and_then(|before| fs::read(self.directory.join(&before.copy)).ok());
+        !entry.after.contains(&digest(&contents)) && before.is_none_or(|before| before != contents)
     }
 }
 
