@@ -53,9 +53,9 @@ pub(super) struct Protect {
     /// Show the plan, and change nothing
     #[arg(long, conflicts_with = "undo")]
     dry_run: bool,
-    /// Put everything back as it was
-    #[arg(long)]
-    undo: bool,
+    /// Put everything back as it was; NAME chooses one of several servers, also a stopped one
+    #[arg(long, value_name = "NAME", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    undo: Option<String>,
     /// Remove the key files, which the server does not need any more: there is no way back
     #[arg(long, conflicts_with_all = ["undo", "dry_run"])]
     remove_key_files: bool,
@@ -158,7 +158,7 @@ impl Protect {
             return Err(Failure::new(exit::NO_PERMISSION, reason));
         }
         let admin = AdminClient::new(&self.client.runtime_dir)?;
-        let attempt = match self.undo {
+        let attempt = match self.undo.is_some() {
             true => format!("cannot put {title} back as it was"),
             false => format!("cannot protect {title}"),
         };
@@ -174,8 +174,10 @@ impl Protect {
         let journal = Journal::open(&self.journal.join(server.name()));
         let mut journal = journal.map_err(|failure| failure.while_trying("nothing was changed"))?;
         let mut change = Change { options: self, admin, server: &*server, journal: &mut journal };
-        if self.undo {
-            return change.undo();
+        if self.undo.is_some() {
+            change.undo()?;
+            self.note_stopped();
+            return Ok(());
         }
         if !self.dry_run {
             change.recover()?;
@@ -210,26 +212,89 @@ impl Protect {
     /// Finds the server. An interrupted run may have left it between end and start. Files can be
     /// put back also while it does not run.
     fn find(&self, admin: &AdminClient) -> Result<Box<dyn Running>, Failure> {
+        if let Some(name) = self.undo.as_deref().filter(|name| !name.is_empty()) {
+            return self.find_by_name(name);
+        }
         let mut found = self.server.find(self.pid);
         let is_missing = |found: &Result<_, Failure>| {
             found.as_ref().is_err_and(|failure: &Failure| failure.status() == exit::UNAVAILABLE)
         };
-        if !is_missing(&found) || self.pid.is_some() {
+        if self.pid.is_some() {
             return found;
         }
-        let Some(stopped) = Stopped::of_journal(self.server, &self.journal) else { return found };
-        let mut journal = Journal::open(&self.journal.join(stopped.name()))?;
-        let change = Change { options: self, admin, server: &stopped, journal: &mut journal };
-        if change.is_interrupted() {
-            running::wait(|| {
-                found = self.server.find(None);
-                !is_missing(&found)
-            });
+        let stopped = self.stopped();
+        if is_missing(&found)
+            && let [(name, _)] = stopped.as_slice()
+        {
+            let mut journal = Journal::open(&self.journal.join(name))?;
+            let server = Stopped::new(self.server, name.clone());
+            let change = Change { options: self, admin, server: &server, journal: &mut journal };
+            if change.is_interrupted() {
+                running::wait(|| {
+                    found = self.server.find(None);
+                    !is_missing(&found)
+                });
+            }
         }
-        match found {
-            Err(_) if self.undo && is_missing(&found) => Ok(Box::new(stopped)),
-            found => found,
+        // A server that runs, and was not changed, is not the one to put back.
+        let is_other = |server: &dyn Running| !self.journal.join(server.name()).exists();
+        let is_stopped = is_missing(&found) || found.as_ref().is_ok_and(|server| is_other(&**server));
+        match (self.undo.is_some() && is_stopped, stopped.as_slice()) {
+            (false, _) | (true, []) => found,
+            (true, [(name, _)]) => Ok(Box::new(Stopped::new(self.server, name.clone()))),
+            (true, several) => {
+                let ways: Vec<_> = several.iter().map(|one| self.way_back_of(one)).collect();
+                let title = self.server.title();
+                let reason = format_args!("several {title} were changed and do not run: {}", ways.join(", "));
+                Err(Failure::new(exit::USAGE, reason))
+            }
         }
+    }
+
+    /// The server with the journal of this name.
+    fn find_by_name(&self, name: &str) -> Result<Box<dyn Running>, Failure> {
+        let running = self.running();
+        if let Some(server) = running.into_iter().find(|server| server.name() == name) {
+            return Ok(server);
+        }
+        let mut known = journal::all(&self.journal, self.server.name());
+        match known.any(|(known, _)| known == name) {
+            true => Ok(Box::new(Stopped::new(self.server, name.to_owned()))),
+            false => {
+                let reason = format_args!("{} has no changes of a server {name}", self.journal.display());
+                Err(Failure::new(exit::NO_INPUT, reason))
+            }
+        }
+    }
+
+    /// The servers of this kind that run.
+    fn running(&self) -> Vec<Box<dyn Running>> {
+        let masters = processes::masters(self.server.program()).into_iter();
+        masters.filter_map(|master| self.server.find(Some(master.pid)).ok()).collect()
+    }
+
+    /// Names of the servers of this kind that were changed, and do not run, each with a file that
+    /// was changed.
+    fn stopped(&self) -> Vec<(String, Option<PathBuf>)> {
+        let running: BTreeSet<_> = self.running().iter().map(|server| server.name()).collect();
+        journal::all(&self.journal, self.server.name()).filter(|(name, _)| !running.contains(name)).collect()
+    }
+
+    /// Says that other servers of this kind are still changed, which do not run.
+    fn note_stopped(&self) {
+        for one in self.stopped() {
+            output::note(format_args!(
+                "another {} was changed, and does not run; {}",
+                self.server.title(),
+                self.way_back_of(&one)
+            ));
+        }
+    }
+
+    /// How to go back with a server that does not run.
+    fn way_back_of(&self, (name, file): &(String, Option<PathBuf>)) -> String {
+        let file = file.as_ref().map(|file| format!(" with {}", file.display())).unwrap_or_default();
+        format!("back{file}: {}", self.command(&format!("--undo={name}")))
     }
 
     /// Reports a plan without keys.

@@ -177,9 +177,7 @@ pub(super) fn master(server: Server, pid: Option<i32>) -> Result<Master, Failure
     match (masters.pop(), masters.is_empty()) {
         (Some(master), true) => Ok(master),
         (None, _) => {
-            let reason = format_args!(
-                "no {title} of this user runs on this host: start it, or run this command as root"
-            );
+            let reason = format_args!("no {title} that root has started runs on this host: start it");
             Err(Failure::new(exit::UNAVAILABLE, reason))
         }
         (Some(last), false) => {
@@ -211,18 +209,9 @@ pub(super) struct Stopped {
 }
 
 impl Stopped {
-    /// The server of the only journal of a kind in a directory; `None` if there is no such journal,
-    /// or if there are several.
-    pub(super) fn of_journal(server: Server, directory: &Path) -> Option<Self> {
-        let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-        let is_ours = |name: &String| {
-            name == server.name()
-                || name.strip_prefix(server.name()).is_some_and(|rest| rest.starts_with('-'))
-        };
-        let mut names: Vec<_> = names.filter(is_ours).collect();
-        let name = names.pop().filter(|_| names.is_empty())?;
-        Some(Self { server, name, nobody: Workers { pid: 0, uid: 0, gid: 0, service: None } })
+    /// The server with the journal of this name.
+    pub(super) fn new(server: Server, name: String) -> Self {
+        Self { server, name, nobody: Workers { pid: 0, uid: 0, gid: 0, service: None } }
     }
 }
 

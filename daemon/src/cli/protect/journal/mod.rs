@@ -332,11 +332,9 @@ impl Journal {
 
     /// The runs in the other journals in the directory of this one.
     fn runs_of_others(&self) -> Vec<Entries> {
-        let children =
-            |path: &Path| fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
-        let all = self.directory.parent().map(children).into_iter().flatten();
-        let runs = all.filter(|path| *path != self.directory).flat_map(|path| children(&path));
-        runs.filter_map(|run| serde_json::from_slice(&fs::read(run.join(ENTRIES)).ok()?).ok()).collect()
+        let all = self.directory.parent().map(fs::read_dir).into_iter().flatten().flatten().flatten();
+        let others = all.map(|entry| entry.path()).filter(|path| *path != self.directory);
+        others.flat_map(|path| runs(&path)).collect()
     }
 
     /// Notes how far the last run has come.
@@ -402,6 +400,27 @@ impl Run {
         let text = text.map_err(|error| Failure::new(exit::SOFTWARE, error))?;
         written(&path, &text, 0o600).map_err(|error| cannot_write(&path, &error))
     }
+}
+
+/// Names of the journals of a kind of server that have a run, each with a file that is changed.
+pub(super) fn all(directory: &Path, kind: &str) -> impl Iterator<Item = (String, Option<PathBuf>)> {
+    let children = fs::read_dir(directory).into_iter().flatten().flatten();
+    let names = children.filter_map(|entry| entry.file_name().into_string().ok());
+    let is_of_kind = move |name: &str| {
+        name.strip_prefix(kind).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+    };
+    names.filter(move |name| is_of_kind(name)).filter_map(move |name| {
+        let run = runs(&directory.join(&name)).into_iter().next()?;
+        let changed = run.files.iter().find(|entry| entry.before.is_some() || entry.moved.is_some());
+        Some((name, changed.map(|entry| entry.path.clone())))
+    })
+}
+
+/// The runs in the directory of a journal.
+fn runs(journal: &Path) -> Vec<Entries> {
+    let runs = fs::read_dir(journal).into_iter().flatten().flatten();
+    let read = |run: fs::DirEntry| serde_json::from_slice(&fs::read(run.path().join(ENTRIES)).ok()?).ok();
+    runs.filter_map(read).collect()
 }
 
 /// SHA-256 in hexadecimal digits.

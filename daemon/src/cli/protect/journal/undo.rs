@@ -38,13 +38,6 @@ impl Journal {
         self.enter(Phase::Undoing)
     }
 
-    /// Files that somebody else has changed since the last run.
-    pub(in crate::cli::protect) fn changed_since(&self) -> Vec<&Path> {
-        let files =
-            self.runs.last().map(|run| run.entries.files.iter().filter(|entry| run.is_changed(entry)));
-        files.into_iter().flatten().map(|entry| entry.path.as_path()).collect()
-    }
-
     /// Takes changes of others since the last run into the journal: the way back takes the texts of
     /// the run out of these files, and leaves the rest as it is now. Returns the files.
     ///
