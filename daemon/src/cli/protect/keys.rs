@@ -17,6 +17,7 @@ use crate::admin::request;
 use crate::cli::failure::Failure;
 use crate::ground::exit;
 use crate::ground::ownership;
+use crate::keys::State;
 use crate::keys::certificates::Chain;
 
 /// A private key that a server reads from files, and its key in the daemon.
@@ -161,6 +162,9 @@ impl Keys {
                 views.iter().find_map(|view| Some((view.label.clone(), with_key(view)?)))
             {
                 let view = admin.show(&label)?;
+                if view.deletion.is_none() {
+                    check_signs(&view, &key.files)?;
+                }
                 key.label = label.parse().unwrap_or_else(|_| key.label.clone());
                 key.known = Some((view, number));
                 continue;
@@ -201,6 +205,7 @@ impl PlannedKey {
         let (view, number, is_new) = match &self.known {
             Some((view, number)) => {
                 let view = if view.deletion.is_some() { admin.restore(label)? } else { admin.show(label)? };
+                check_signs(&view, &self.files)?;
                 (self.with_uses(admin, view)?, *number, false)
             }
             None => {
@@ -240,6 +245,26 @@ impl PlannedKey {
         };
         admin.change(self.label.as_str(), &change)
     }
+}
+
+/// Refuses a key of the daemon that signs for nobody, before a server needs it.
+fn check_signs(key: &KeyView, files: &BTreeSet<PathBuf>) -> Result<(), Failure> {
+    if key.state == "enabled" {
+        return Ok(());
+    }
+    let files: Vec<_> = files.iter().map(|file| file.display().to_string()).collect();
+    let label = &key.label;
+    let what_to_do = match State::of_name(&key.state) {
+        Some(State::Disabled) => format!("keyward key enable {label}, and run this command again"),
+        Some(State::Compromised) => "give the server a new key and a new certificate".to_owned(),
+        _ => format!("keyward key show {label} says more"),
+    };
+    let reason = format_args!(
+        "the private key in {} is key {label} of the daemon, which is {}, so handshakes would fail: {what_to_do}",
+        files.join(" and "),
+        key.state
+    );
+    Err(Failure::new(exit::CONFIG, reason))
 }
 
 /// Reads the private key of a file with the passphrases of the server.

@@ -188,6 +188,7 @@ impl Protect {
         // Another master may have come meanwhile.
         let server = self.server.find(self.pid.filter(|_| server.is_alive()))?;
         change.server = &*server;
+        self.check_provider()?;
         let plan = server.plan(self, admin)?;
         if plan.is_empty() {
             return self.report_nothing(admin, &plan);
@@ -295,6 +296,21 @@ impl Protect {
     fn way_back_of(&self, (name, file): &(String, Option<PathBuf>)) -> String {
         let file = file.as_ref().map(|file| format!(" with {}", file.display())).unwrap_or_default();
         format!("back{file}: {}", self.command(&format!("--undo={name}")))
+    }
+
+    /// Checks that the server could load the provider. The check of a server itself may read no keys,
+    /// or name no cause.
+    fn check_provider(&self) -> Result<(), Failure> {
+        match doctor::faults_of_openssl_conf(&self.openssl_conf).first() {
+            None => Ok(()),
+            Some(fault) => {
+                let title = self.server.title();
+                let reason = format_args!(
+                    "{title} could not load the provider, which the package keyward-openssl has: {fault}"
+                );
+                Err(Failure::new(exit::CONFIG, reason))
+            }
+        }
     }
 
     /// Reports a plan without keys.

@@ -21,7 +21,6 @@ use super::running::{self, LIMIT, Running, Workers, beside, real, safe, wait};
 use super::tls::{self, Extra};
 use super::{Protect, Server, grants};
 use crate::admin::client::AdminClient;
-use crate::cli::doctor;
 use crate::cli::failure::Failure;
 use crate::ground::exit;
 use crate::servers::apache::{self, Configuration};
@@ -315,12 +314,7 @@ impl Running for Apache {
         Ok(plan)
     }
 
-    fn check(&self, options: &Protect) -> Result<(), Failure> {
-        // The check of Apache reads no keys.
-        if let Some(fault) = doctor::faults_of_openssl_conf(&options.openssl_conf).first() {
-            let reason = format_args!("Apache could not load the provider: {fault}");
-            return Err(Failure::new(exit::CONFIG, reason));
-        }
+    fn check(&self, _: &Protect) -> Result<(), Failure> {
         let mut command = apache::command(&self.master, &self.environment);
         command.arg("-t");
         output(command).map(drop)

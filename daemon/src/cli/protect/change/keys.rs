@@ -164,18 +164,25 @@ impl Change<'_> {
             };
             let is_it =
                 |number: u32| key.public_key(number).is_some_and(|spki| digest(&spki) == imported.public_key);
-            // The provider of another server would lose the key at once.
-            let peers = self.admin.show(&imported.label)?.peers;
-            let is_used = self.server.is_running()
-                && peers.iter().any(|peer| {
-                    let is_own = peer.uid == own.uid && peer.unit.as_deref() == own.service.as_deref();
-                    !is_own && now().saturating_sub(peer.last) < RECENTLY.as_secs()
-                });
-            if is_used || of_others.contains(&imported.label) {
+            let stays = |why: &str| {
                 output::note(format_args!(
-                    "key {0} stays in the daemon, because another server uses it; to delete it later: keyward key delete {0}",
+                    "key {0} stays in the daemon, because {why}; to delete it later: keyward key delete {0}",
                     imported.label
                 ));
+            };
+            if of_others.contains(&imported.label) {
+                stays("another protected server uses it");
+                continue;
+            }
+            // The provider of another server would lose the key at once.
+            let peers = self.admin.show(&imported.label)?.peers;
+            let other = peers.iter().filter(|_| self.server.is_running()).find(|peer| {
+                let is_own = peer.uid == own.uid && peer.unit.as_deref() == own.service.as_deref();
+                !is_own && now().saturating_sub(peer.last) < RECENTLY.as_secs()
+            });
+            if let Some(peer) = other {
+                let unit = peer.unit.as_ref().map(|unit| format!(", {unit},")).unwrap_or_default();
+                stays(&format!("uid {}{unit} used it {}", peer.uid, output::ago(peer.last)));
                 continue;
             }
             // Another version, or another key, is in no file.
