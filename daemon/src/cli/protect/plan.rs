@@ -11,7 +11,7 @@ use keyward_proto::{Reference, Use};
 use serde_json::{Value, json};
 
 use super::Protect;
-use super::journal::Replaced;
+use super::journal::{Replaced, hidden_name};
 use super::keys::{self, Keys};
 use super::running::safe;
 use crate::cli::failure::Failure;
@@ -124,16 +124,9 @@ impl Plan {
     /// [`Failure`] if others can change the file.
     pub(super) fn replace(&mut self, path: &Path, number: usize) -> Result<(), Failure> {
         safe(path)?;
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        // HAProxy loads no file of a directory with such a name. After a renewal by a key file,
-        // there are several.
-        let numbers = [String::new()].into_iter().chain((2..).map(|number| format!("-{number}")));
-        let mut kept =
-            numbers.map(|number| path.with_file_name(format!(".{name}.before-keyward{number}.key")));
-        let kept = kept.find(|kept| kept.symlink_metadata().is_err()).unwrap_or_default();
         let rest = keys::public_blocks(path)?;
         self.new_files.insert(path.to_owned(), NewFile::Reference(number, rest));
-        self.replaced.insert(path.to_owned(), kept);
+        self.replaced.insert(path.to_owned(), hidden_name(path));
         Ok(())
     }
 

@@ -97,6 +97,7 @@ impl Change<'_> {
                     "it has another name (a hard link), which would be empty then: remove that",
                 ));
             }
+            file.check_writable().map_err(|error| refused(&error.to_string()))?;
             if !is_signing(&file.public_key) {
                 return Err(refused(&format!(
                     "no key of the daemon that signs now has its public key ({})",
@@ -104,8 +105,18 @@ impl Change<'_> {
                 )));
             }
         }
-        for path in self.journal.remove_key_files()? {
+        while let Some(path) = self.journal.remove_key_file()? {
             self.done(&format!("{} removed", path.display()));
+        }
+        let forgotten = self.journal.forgotten_key_files();
+        for path in &forgotten {
+            output::warn(format_args!(
+                "{0} still has a key, which an earlier change has left there; when you are sure: shred -u {0}",
+                path.display()
+            ));
+        }
+        if !forgotten.is_empty() {
+            return Ok(());
         }
         output::note(
             "the keys are in the daemon alone: keep a copy of its key store (keyward backup FILE); copies of the key files in backups still have the keys",

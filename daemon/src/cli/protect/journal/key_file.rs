@@ -1,5 +1,6 @@
 //! Files with private keys that a server needs no more, and their removal.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
@@ -89,9 +90,10 @@ impl KeyFile {
         }
     }
 
-    /// True if the file is as it was when its key was imported.
+    /// True if the file is as it was when its key was imported, and its path leads to it, if it
+    /// leads anywhere.
     pub(in crate::cli::protect) fn is_same(&self) -> bool {
-        self.facts.hold_for(&self.path)
+        self.facts.hold_for(&self.real) && (!self.path.exists() || self.facts.hold_for(&self.path))
     }
 
     /// True if a file has the place of this one on the disk.
@@ -99,7 +101,7 @@ impl KeyFile {
         (found.dev(), found.ino()) == (self.facts.device, self.facts.inode)
     }
 
-    /// True if there is a file at its path, this one or another one.
+    /// True if there is a file where links led, this one or another one.
     pub(in crate::cli::protect) fn exists(&self) -> bool {
         self.real.exists()
     }
@@ -114,19 +116,32 @@ impl KeyFile {
         self.real.metadata().map_or(1, |found| found.nlink())
     }
 
-    /// Overwrites the file and removes it. Copies elsewhere, and old blocks of the disk, stay.
-    pub(in crate::cli::protect) fn wipe(&self) -> io::Result<()> {
-        let mut file = ownership::open_to_write(&self.real).map_err(io::Error::other)?;
-        if !self.is_at(&file.metadata()?) {
-            return Err(io::Error::other("it is another file now"));
+    /// Checks that the file can be overwritten.
+    ///
+    /// # Errors
+    /// Others could exchange the file, or the system refuses.
+    pub(in crate::cli::protect) fn check_writable(&self) -> io::Result<()> {
+        ownership::open_to_write(&self.real).map(drop).map_err(io::Error::other)
+    }
+
+    /// Overwrites the file, if there is one, and removes it with the link that led there. Copies
+    /// elsewhere, and old blocks of the disk, stay.
+    fn wipe(&self) -> io::Result<()> {
+        if self.exists() {
+            let mut file = ownership::open_to_write(&self.real).map_err(io::Error::other)?;
+            if !self.is_at(&file.metadata()?) {
+                return Err(io::Error::other("it is another file now"));
+            }
+            io::copy(&mut io::repeat(0).take(self.facts.length), &mut file)?;
+            file.sync_all()?;
+            fs::remove_file(&self.real)?;
+            File::open(self.real.parent().unwrap_or(Path::new("/")))?.sync_all()?;
         }
-        io::copy(&mut io::repeat(0).take(self.facts.length), &mut file)?;
-        file.sync_all()?;
-        fs::remove_file(&self.real)?;
-        if self.path != self.real {
-            fs::remove_file(&self.path)?;
+        // A link that leads elsewhere now is not of this file.
+        match self.path.is_symlink() && !self.path.exists() {
+            true => fs::remove_file(&self.path),
+            false => Ok(()),
         }
-        File::open(self.real.parent().unwrap_or(Path::new("/")))?.sync_all()
     }
 }
 
@@ -147,18 +162,19 @@ impl Journal {
         self.runs.last().is_some_and(|run| run.entries.key_files.iter().any(is_gone))
     }
 
-    /// Overwrites and removes the files with private keys. Returns their paths.
+    /// Overwrites and removes one of the files with private keys. Returns its path, or `None` if no
+    /// such file is left.
     ///
     /// # Errors
-    /// [`Failure`] names the first file that cannot be removed. Run again, this goes on.
-    pub(in crate::cli::protect) fn remove_key_files(&mut self) -> Result<Vec<PathBuf>, Failure> {
-        let mut removed = Vec::new();
+    /// [`Failure`] names the file that cannot be removed. Run again, this goes on.
+    pub(in crate::cli::protect) fn remove_key_file(&mut self) -> Result<Option<PathBuf>, Failure> {
         for run in &mut self.runs {
             for at in 0..run.entries.key_files.len() {
                 let Some(file) = run.entries.key_files.get_mut(at) else { continue };
-                if file.removal == Removal::Done || !file.exists() || file.is_of_certbot() {
+                if file.removal == Removal::Done || file.is_of_certbot() {
                     continue;
                 }
+                let was_there = file.exists();
                 // Noted first: after a stop, the file may be overwritten.
                 file.removal = Removal::Begun;
                 let file = file.clone();
@@ -168,11 +184,48 @@ impl Journal {
                     file.removal = Removal::Done;
                 }
                 run.save()?;
-                removed.push(file.path);
+                // A second path to a file that is gone needs no line.
+                if was_there {
+                    return Ok(Some(file.path));
+                }
             }
         }
-        Ok(removed)
+        Ok(None)
     }
+
+    /// Key files that earlier changes have left under a hidden name, and that no run knows any more:
+    /// a renewal had put another file in their place, so the way back could not.
+    pub(in crate::cli::protect) fn forgotten_key_files(&self) -> Vec<PathBuf> {
+        let known = self.runs.iter().flat_map(|run| &run.entries.key_files);
+        let known: BTreeSet<_> = known.map(|file| file.path.as_path()).collect();
+        let replaced = self.runs.iter().flat_map(|run| &run.entries.files);
+        let replaced: BTreeSet<_> =
+            replaced.filter(|entry| entry.moved.is_some()).map(|entry| entry.path.as_path()).collect();
+        let beside = replaced.into_iter().flat_map(hidden_beside);
+        beside.filter(|path| !known.contains(path.as_path())).collect()
+    }
+}
+
+/// The hidden name that a key file gets when a reference takes its path. HAProxy loads no file of a
+/// directory with such a name. After a renewal by a key file, there are several.
+pub(in crate::cli::protect) fn hidden_name(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let numbers = [String::new()].into_iter().chain((2..).map(|number| format!("-{number}")));
+    let mut names = numbers.map(|number| path.with_file_name(format!(".{name}{HIDDEN}{number}.key")));
+    names.find(|name| name.symlink_metadata().is_err()).unwrap_or_default()
+}
+
+/// The files with a [`hidden_name`] of a key file.
+fn hidden_beside(path: &Path) -> Vec<PathBuf> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let begin = format!(".{name}{HIDDEN}");
+    let entries = fs::read_dir(path.parent().unwrap_or(Path::new("/"))).into_iter().flatten().flatten();
+    let paths = entries.map(|entry| entry.path());
+    let is_hidden = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with(&begin) && name.ends_with(".key")
+    };
+    paths.filter(is_hidden).collect()
 }
 
 /// Time of the last change of the contents of a file, in nanoseconds since 1970.
@@ -181,5 +234,7 @@ pub(in crate::cli::protect) fn modified(found: &fs::Metadata) -> u64 {
     since.map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
 }
 
+/// Part of the hidden name of a key file, behind the name of before.
+const HIDDEN: &str = ".before-keyward";
 /// Directory of certbot.
 pub(in crate::cli::protect) const CERTBOT: &str = "/etc/letsencrypt";

@@ -33,7 +33,7 @@ use attributes::Attributes;
 pub(super) use edits::Replaced;
 use files::{is_there, synced, written, written_like};
 use key_file::modified;
-pub(super) use key_file::{CERTBOT, Facts, KeyFile, Removal};
+pub(super) use key_file::{CERTBOT, Facts, KeyFile, Removal, hidden_name};
 use uses::KeyUses;
 
 /// A journal, held by this process alone.

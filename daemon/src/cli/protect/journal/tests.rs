@@ -199,16 +199,45 @@ fn only_the_file_that_was_imported_is_removed() {
     fs::write(path("other"), "new").unwrap();
     fs::rename(path("other"), path("real")).unwrap();
     assert!(!journal.key_files()[0].is_same());
-    assert!(journal.remove_key_files().is_err());
+    assert!(journal.remove_key_file().is_err());
     assert_eq!(fs::read(path("real")).unwrap(), b"new");
     note(&mut journal);
     assert_eq!(journal.key_files()[0].names(), 1);
-    assert_eq!(journal.remove_key_files().unwrap(), [path("link")]);
+    assert_eq!(journal.remove_key_file().unwrap(), Some(path("link")));
     assert!(!path("real").exists() && path("link").symlink_metadata().is_err() && journal.is_final());
     // Another key at the same place is not of this journal.
     fs::write(path("link"), "another").unwrap();
-    assert!(journal.remove_key_files().unwrap().is_empty());
+    assert_eq!(journal.remove_key_file().unwrap(), None);
     assert_eq!(fs::read(path("link")).unwrap(), b"another");
+}
+
+/// Several paths lead to a file, through a link to its directory, too; and one was removed by hand.
+#[test]
+fn a_file_with_several_paths_is_removed_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    fs::create_dir(path("private")).unwrap();
+    std::os::unix::fs::symlink("private", path("link")).unwrap();
+    let names = ["link/a", "private/a", "link/b", "private/c", "private/d"];
+    ["a", "b", "c", "d"].iter().for_each(|name| fs::write(path("private").join(name), "key").unwrap());
+    std::os::unix::fs::symlink("private/d", path("link-to-d")).unwrap();
+    let mut journal = Journal::open(&path("journal")).unwrap();
+    journal.begin_run().unwrap();
+    for name in names.into_iter().chain(["link-to-d"]) {
+        let facts = Facts::of(&path(name).metadata().unwrap());
+        journal.note_key_file(KeyFile::new(&path(name), "shop", "00".into(), facts, None)).unwrap();
+    }
+    fs::remove_file(path("private/c")).unwrap();
+    // The link leads elsewhere now, and the file is there.
+    fs::remove_file(path("link-to-d")).unwrap();
+    assert!(journal.key_files().iter().all(|file| file.is_same() && file.check_writable().is_ok()));
+    let mut removed = Vec::new();
+    while let Some(path) = journal.remove_key_file().unwrap() {
+        removed.push(path);
+    }
+    assert_eq!(removed, [path("link/a"), path("link/b"), path("private/d")]);
+    assert_eq!(fs::read_dir(path("private")).unwrap().count(), 0);
+    assert!(path("link").is_symlink() && journal.key_files().is_empty());
 }
 
 /// The file cannot be removed at first, or the command was stopped: the next one goes on.
@@ -223,7 +252,7 @@ fn a_removal_that_has_failed_goes_on() {
     journal.note_key_file(KeyFile::new(&path("key"), "shop", "00".into(), facts, None)).unwrap();
     // Others could exchange the file, so it is not touched.
     fs::set_permissions(path("key"), Permissions::from_mode(0o666)).unwrap();
-    assert!(journal.remove_key_files().is_err());
+    assert!(journal.remove_key_file().is_err());
     assert!(!journal.is_final(), "the file is whole");
     drop(journal);
     let mut journal = Journal::open(&path("journal")).unwrap();
@@ -232,7 +261,7 @@ fn a_removal_that_has_failed_goes_on() {
     // As after a stop in the middle.
     fs::write(path("key"), [0; 3]).unwrap();
     assert!(journal.is_final());
-    assert_eq!(journal.remove_key_files().unwrap(), [path("key")]);
+    assert_eq!(journal.remove_key_file().unwrap(), Some(path("key")));
     assert!(!path("key").exists());
 }
 
