@@ -1,13 +1,17 @@
 //! The certificate that a listener of this host shows.
 
+use core::fmt;
 use core::time::Duration;
+use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
 use crate::keys::certificates::Certificate;
@@ -31,28 +35,78 @@ pub enum Family {
     Rsa,
 }
 
+/// A socket of this host at which a server answers.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Place {
+    /// Where the socket is.
+    pub address: Address,
+    /// True if the server wants to hear first whose connection this is, in a header of the PROXY
+    /// protocol (haproxy.org/download/2.9/doc/proxy-protocol.txt).
+    pub is_proxied: bool,
+}
+
+/// The address of a socket.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Address {
+    /// Address and port of TCP.
+    Tcp(SocketAddr),
+    /// Path of a Unix socket.
+    Unix(PathBuf),
+}
+
+impl From<SocketAddr> for Address {
+    fn from(at: SocketAddr) -> Self {
+        Self::Tcp(at)
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.address {
+            Address::Tcp(at) => write!(f, "{at}"),
+            Address::Unix(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
 /// Shakes hands with a listener, and returns its certificate.
 ///
 /// # Errors
 /// The reason why there was no handshake.
 pub async fn certificate(at: SocketAddr, name: &str) -> Result<Certificate, String> {
-    certificate_of(at, name, None).await
+    certificate_of(&Place { address: at.into(), is_proxied: false }, name, None).await
 }
 
-/// Shakes hands with a listener as such a client. Returns the certificate.
+/// Shakes hands with a listener, as such a client if one is given. Returns the certificate.
 ///
 /// # Errors
 /// The reason why there was no handshake.
-pub async fn certificate_of(
-    at: SocketAddr,
-    name: &str,
-    client: Option<Client>,
-) -> Result<Certificate, String> {
+pub async fn certificate_of(at: &Place, name: &str, client: Option<Client>) -> Result<Certificate, String> {
     let limited = tokio::time::timeout(LIMIT, shake(at, name, client)).await;
     limited.unwrap_or_else(|_| Err(format!("no handshake within {} seconds", LIMIT.as_secs())))
 }
 
-async fn shake(at: SocketAddr, name: &str, client: Option<Client>) -> Result<Certificate, String> {
+async fn shake(at: &Place, name: &str, client: Option<Client>) -> Result<Certificate, String> {
+    let failed = |error: io::Error| error.to_string();
+    match &at.address {
+        Address::Tcp(address) => {
+            shake_over(TcpStream::connect(address).await.map_err(failed)?, at, name, client).await
+        }
+        Address::Unix(path) => {
+            shake_over(UnixStream::connect(path).await.map_err(failed)?, at, name, client).await
+        }
+    }
+}
+
+async fn shake_over(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    at: &Place,
+    name: &str,
+    client: Option<Client>,
+) -> Result<Certificate, String> {
+    if at.is_proxied {
+        stream.write_all(PROXY_HEADER).await.map_err(|error| error.to_string())?;
+    }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let algorithms = provider.signature_verification_algorithms;
     let versions: &[_] = match client.map(|client| client.tls13) {
@@ -70,7 +124,6 @@ async fn shake(at: SocketAddr, name: &str, client: Option<Client>) -> Result<Cer
     // A star stands for any name.
     let name = name.replacen('*', "www", 1);
     let name = ServerName::try_from(name).map_err(|error| error.to_string())?;
-    let stream = TcpStream::connect(at).await.map_err(|error| error.to_string())?;
     let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
     let stream = stream.map_err(|error| error.to_string())?;
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
@@ -123,5 +176,7 @@ impl ServerCertVerifier for Any {
     }
 }
 
+/// A header of the PROXY protocol, version 1: the connection comes from this host.
+const PROXY_HEADER: &[u8] = b"PROXY TCP4 127.0.0.1 127.0.0.1 443 443\r\n";
 /// Longest time for a handshake.
 const LIMIT: Duration = Duration::from_secs(5);

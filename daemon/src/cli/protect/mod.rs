@@ -62,6 +62,9 @@ pub(super) struct Protect {
     /// Restart a server that needs that, without a question
     #[arg(long)]
     restart: bool,
+    /// Go on without a question if no handshake can be compared
+    #[arg(long)]
+    unchecked: bool,
     /// Process id of the server, if several run
     #[arg(long, value_name = "PID")]
     pid: Option<i32>,
@@ -392,14 +395,13 @@ impl Protect {
         let title = self.server.title();
         let question =
             format!("{title} restarts once, and takes no connections for a moment. Type restart to go on: ");
-        match io::stdin().is_terminal() && confirmed(&question, "restart")? {
-            true => Ok(()),
-            false => {
-                let reason =
-                    format_args!("nothing was changed: {title} must restart once, which --restart allows");
-                Err(Failure::new(exit::USAGE, reason))
-            }
-        }
+        ask(&question, "restart", &format!("{title} must restart once, which --restart allows"))
+    }
+
+    /// Asks whether the server may change although no handshake shows that it works then.
+    fn ask_for_unchecked(&self) -> Result<(), Failure> {
+        let question = "No handshake can be compared, so nobody sees whether the change works. Type unchecked to go on: ";
+        ask(question, "unchecked", "no handshake can be compared; --unchecked goes on all the same")
     }
 
     /// True if the command is about a server with one of these names.
@@ -438,6 +440,14 @@ impl Protect {
         if !self.client.json {
             eprintln!("ok  {step}");
         }
+    }
+}
+
+/// Asks a person at the terminal for a word. Without the word, nothing is changed, for this reason.
+fn ask(question: &str, word: &str, reason: &str) -> Result<(), Failure> {
+    match io::stdin().is_terminal() && confirmed(question, word)? {
+        true => Ok(()),
+        false => Err(Failure::new(exit::USAGE, format_args!("nothing was changed: {reason}"))),
     }
 }
 

@@ -4,7 +4,6 @@ use core::fmt::Write;
 use core::ops::Range;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use keyward_proto::{Reference, Use};
@@ -18,7 +17,7 @@ use crate::cli::failure::Failure;
 use crate::cli::{program, service_files};
 use crate::ground::exit;
 use crate::ground::text::quoted;
-use crate::servers::served::Client;
+use crate::servers::served::{Client, Place};
 
 /// A file of the server that gets other contents.
 pub(super) struct Edit {
@@ -43,13 +42,13 @@ pub(super) enum NewFile {
 /// A handshake that must show the same certificate before and after the change.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(super) struct Probe {
-    pub(super) at: SocketAddr,
+    pub(super) at: Place,
     pub(super) name: String,
     pub(super) client: Client,
 }
 
 /// An address at which a server answers, and the name of a site there.
-pub(super) type Listener = (SocketAddr, String);
+pub(super) type Listener = (Place, String);
 
 /// The handshakes of a change.
 #[derive(Default)]
@@ -177,7 +176,12 @@ impl Plan {
 
     /// The step that compares certificates, for people.
     pub(super) fn comparison(&self, handshakes: usize) -> String {
-        format!("{handshakes} handshakes show the same certificates as before{}", self.probes.part())
+        match handshakes {
+            0 => "no handshake can be compared".to_owned(),
+            _ => {
+                format!("{handshakes} handshakes show the same certificates as before{}", self.probes.part())
+            }
+        }
     }
 
     /// True if no file has a key that could move.

@@ -99,8 +99,8 @@ pub(super) fn probes<'a>(
     let clients = families.into_iter().flat_map(|family| [true, false].map(|tls13| Client { family, tls13 }));
     let clients: Vec<_> = clients.collect();
     let of = |(at, name): &Listener| {
-        let (at, name) = (*at, name.clone());
-        clients.iter().map(move |client| Probe { at, name: name.clone(), client: *client })
+        let (at, name) = (at.clone(), name.clone());
+        clients.iter().map(move |client| Probe { at: at.clone(), name: name.clone(), client: *client })
     };
     Probes {
         compared: chosen.len(),
@@ -154,10 +154,12 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
+    use crate::servers::served::{Address, Place};
 
     #[test]
     fn of_many_listeners_each_key_has_one_that_is_compared() {
-        let listener = |number: usize| (([127, 0, 0, 1], 443).into(), format!("{number:04}.example"));
+        let place = || Place { address: Address::Tcp(([127, 0, 0, 1], 443).into()), is_proxied: false };
+        let listener = |number: usize| (place(), format!("{number:04}.example"));
         let all: BTreeSet<Listener> = (0..700).map(listener).collect();
         let key = |numbers: [usize; 2]| numbers.map(listener).into_iter().collect::<BTreeSet<_>>();
         let keys = [key([1, 2]), key([699, 650]), BTreeSet::new(), key([660, 651]), key([670, 670])];

@@ -10,6 +10,7 @@ use keyward_proto::Use;
 use super::super::plan::Listener;
 use super::super::tls::{self, Extra, KeyExchanges, Versions, is_host, offers};
 use crate::servers::apache::{Configuration, Directive};
+use crate::servers::served::Place;
 
 /// A key that the configuration names, with its certificate.
 pub(super) struct Pair<'a> {
@@ -110,7 +111,10 @@ impl<'a> Survey<'a> {
         };
         let name = names.iter().find(|name| is_host(name)).cloned().unwrap_or_else(|| "localhost".into());
         let at = own.iter().flat_map(|address| addresses(conf, address));
-        let listeners: Vec<Listener> = at.map(|at| (at, name.clone())).collect();
+        let proxied = conf.inherited(host, "remoteipproxyprotocol").and_then(|one| one.arguments.first());
+        let is_proxied = proxied.is_some_and(|word| word.eq_ignore_ascii_case("on"));
+        let listeners: Vec<Listener> =
+            at.map(|at| (Place { address: at.into(), is_proxied }, name.clone())).collect();
         let (certificates, keys) = (merged("sslcertificatefile"), merged("sslcertificatekeyfile"));
         for (at, certificate) in certificates.into_iter().enumerate() {
             let key = keys.get(at).copied();

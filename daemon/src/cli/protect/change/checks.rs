@@ -2,6 +2,7 @@
 //! listeners show.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use super::super::plan::{Plan, Probe};
 use super::Change;
@@ -14,8 +15,17 @@ use crate::ground::exit;
 use crate::peers;
 use crate::servers::served;
 
-/// Certificates that listeners show, by SHA-256.
-pub(super) type Shown = BTreeMap<Probe, String>;
+/// Certificates that listeners show.
+pub(super) type Shown = BTreeMap<Probe, Seen>;
+
+/// A certificate that a listener shows.
+#[derive(Eq, PartialEq)]
+pub(super) struct Seen {
+    /// SHA-256 of the certificate, in hexadecimal digits.
+    fingerprint: String,
+    /// SubjectPublicKeyInfo in DER.
+    spki: Vec<u8>,
+}
 
 impl Change<'_> {
     /// Checks that the daemon can take keys, and has the configuration that gets the grants.
@@ -31,6 +41,29 @@ impl Change<'_> {
                 ))
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Says which handshakes fail already, and which keys no handshake shows: nobody compares their
+    /// certificates. Asks whether to go on if that are all keys.
+    pub(super) fn check_comparison(&self, plan: &Plan, before: &Shown) -> Result<(), Failure> {
+        for name in plan.unseen(before.keys()) {
+            output::warn(format_args!(
+                "{name} does not shake hands now, so nobody can compare its certificate"
+            ));
+        }
+        let is_seen = |spki: &[u8]| before.values().any(|seen| seen.spki == spki);
+        let (seen, unseen): (Vec<_>, Vec<_>) = plan.keys.planned.iter().partition(|key| is_seen(key.spki()));
+        for key in &unseen {
+            let files: Vec<_> = key.files.iter().map(|file| file.display().to_string()).collect();
+            output::warn(format_args!(
+                "no handshake shows a certificate of the key in {}, so nobody checks that it works after the change",
+                files.join(" and ")
+            ));
+        }
+        match seen.is_empty() && !self.options.unchecked {
+            false => Ok(()),
+            true => self.options.ask_for_unchecked(),
         }
     }
 
@@ -87,17 +120,24 @@ impl Change<'_> {
     pub(super) fn try_socket(&self, plan: &Plan) -> Result<(), Failure> {
         let own = self.options.client.runtime_dir.join(peers::SOCKET);
         let own = std::path::absolute(&own).unwrap_or(own);
-        let workers = self.server.workers();
         let address = plan.socket.as_deref();
-        let faults = doctor::faults_of_socket(&own, address, &self.options.openssl_conf, workers.pid);
-        match faults.first() {
-            None => Ok(()),
-            Some(fault) => {
-                let title = self.options.server.title();
-                let reason = format_args!("the workers of {title} do not reach the daemon: {fault}");
-                Err(Failure::new(exit::CONFIG, reason))
+        let title = self.options.server.title();
+        for _ in 0..MOST_WORKERS {
+            // A server may end a worker that it does not need any more.
+            let found = self.options.server.find(Some(self.server.pid()))?;
+            let workers = found.workers();
+            let faults = doctor::faults_of_socket(&own, address, &self.options.openssl_conf, workers.pid);
+            match faults.first() {
+                None => return Ok(()),
+                Some(fault) if Path::new("/proc").join(workers.pid.to_string()).exists() => {
+                    let reason = format_args!("the workers of {title} do not reach the daemon: {fault}");
+                    return Err(Failure::new(exit::CONFIG, reason));
+                }
+                Some(_) => {}
             }
         }
+        let reason = format_args!("the workers of {title} end too soon to see whether they reach the daemon");
+        Err(Failure::new(exit::UNAVAILABLE, reason))
     }
 }
 
@@ -107,9 +147,10 @@ pub(super) fn shown(probes: &BTreeSet<Probe>) -> Result<Shown, Failure> {
     let runtime = runtime.map_err(|error| Failure::new(exit::OS, error))?;
     let mut shown = Shown::new();
     for probe in probes {
-        let found = runtime.block_on(served::certificate_of(probe.at, &probe.name, Some(probe.client)));
+        let found = runtime.block_on(served::certificate_of(&probe.at, &probe.name, Some(probe.client)));
         if let Ok(certificate) = found {
-            shown.insert(probe.clone(), certificate.fingerprint());
+            let seen = Seen { fingerprint: certificate.fingerprint(), spki: certificate.spki().to_vec() };
+            shown.insert(probe.clone(), seen);
         }
     }
     Ok(shown)
@@ -130,3 +171,6 @@ pub(super) fn compare(before: &Shown, after: &Shown) -> Result<(), Failure> {
     };
     Err(Failure::new(exit::UNAVAILABLE, format_args!("the listener {} {how}, for {}", probe.at, probe.name)))
 }
+
+/// Number of workers of a server that are looked at, if each has ended just then.
+const MOST_WORKERS: usize = 5;

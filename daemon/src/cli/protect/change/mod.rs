@@ -35,11 +35,7 @@ impl Change<'_> {
     pub(super) fn make(&mut self, plan: &Plan) -> Result<(), Failure> {
         self.check_daemon()?;
         let before = shown(&plan.probes.all)?;
-        for name in plan.unseen(before.keys()) {
-            output::warn(format_args!(
-                "{name} does not shake hands now, so nobody can compare its certificate"
-            ));
-        }
+        self.check_comparison(plan, &before)?;
         self.journal.begin_run().map_err(|failure| failure.while_trying("nothing was changed"))?;
         let Err(failure) = self.steps(plan, &before) else { return Ok(()) };
         let undone = self.server.back().and_then(|()| self.undo_run());

@@ -2,7 +2,6 @@
 //! that they have to sign.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use keyward_proto::Use;
@@ -11,6 +10,7 @@ use super::super::keys;
 use super::super::plan::Listener;
 use super::super::tls::{self, Extra, KeyExchanges, Versions, is_host};
 use crate::servers::haproxy::{Configuration, Line, Word, certificate_list};
+use crate::servers::served::{Address, Place};
 
 /// A file with a private key, or with a reference, and the file of its certificate.
 pub(super) struct Pair {
@@ -115,8 +115,10 @@ impl Survey {
             let name = name.unwrap_or_else(|| "localhost".into());
             let addresses = line.words.get(1).filter(|word| !word.has_variable);
             let addresses = addresses.into_iter().flat_map(|word| word.text.split(','));
-            let listeners: Vec<Listener> =
-                addresses.filter_map(address).map(|at| (at, name.clone())).collect();
+            let listeners: Vec<Listener> = addresses
+                .filter_map(|text| address(conf, text))
+                .map(|address| (Place { address, is_proxied: line.has("accept-proxy") }, name.clone()))
+                .collect();
             pair.listeners.extend(listeners.iter().cloned());
             self.listeners.extend(listeners);
         }
@@ -248,20 +250,27 @@ fn versions(conf: &Configuration, line: &Line, entry: Option<&Line>) -> Versions
     versions
 }
 
-/// An address of this host at which a listener answers: `[ADDRESS]:PORT`, of IPv4 or IPv6.
-fn address(text: &str) -> Option<SocketAddr> {
-    let text = text.strip_prefix("ipv4@").or_else(|| text.strip_prefix("ipv6@")).unwrap_or(text);
-    if text.contains('@') || text.starts_with('/') {
+/// An address of this host at which a listener answers: `[ADDRESS]:PORT`, of IPv4 or IPv6, or the
+/// path of a Unix socket.
+fn address(conf: &Configuration, text: &str) -> Option<Address> {
+    let text = ["ipv4@", "ipv6@", "unix@"].iter().find_map(|kind| text.strip_prefix(kind)).unwrap_or(text);
+    if text.starts_with('/') {
+        // Configuration Manual, unix-bind
+        let prefix = conf.global("unix-bind").find_map(|line| line.value("prefix")).unwrap_or_default();
+        return Some(Address::Unix(format!("{prefix}{text}").into()));
+    }
+    if text.contains('@') {
         return None;
     }
     let (host, port) = text.rsplit_once(':')?;
     // The first port of a range.
     let port = port.split('-').next().unwrap_or(port);
-    match host.trim_matches(['[', ']']) {
+    let at = match host.trim_matches(['[', ']']) {
         "" | "*" => tls::address(&format!("*:{port}"), 0),
         host if host.contains(':') => tls::address(&format!("[{host}]:{port}"), 0),
         host => tls::address(&format!("{host}:{port}"), 0),
-    }
+    };
+    at.map(Address::Tcp)
 }
 
 /// The default of OpenSSL (openssl-ciphers(1)).

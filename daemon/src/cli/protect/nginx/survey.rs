@@ -2,7 +2,6 @@
 //! they have to sign.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use keyward_proto::Use;
@@ -10,6 +9,7 @@ use keyward_proto::Use;
 use super::super::plan::Listener;
 use super::super::tls::{self, Extra, KeyExchanges, Versions, is_host};
 use crate::servers::nginx::{Configuration, Directive};
+use crate::servers::served::{Address, Place};
 
 /// A key that the configuration names, with its certificate.
 pub(super) struct Pair<'a> {
@@ -155,7 +155,11 @@ impl<'a> Survey<'a> {
         }
         let name =
             server.names.iter().find(|name| is_host(name)).cloned().unwrap_or_else(|| "localhost".into());
-        let reachable = server.sockets.iter().filter_map(|(socket, _)| address(socket));
+        // The PROXY protocol, too, is a fact of an address.
+        let is_proxied = |socket: &String| all.iter().any(|other| other.proxied.contains(socket));
+        let reachable = server.sockets.iter().filter_map(|(socket, _)| {
+            Some(Place { address: address(socket)?, is_proxied: is_proxied(socket) })
+        });
         let listeners: Vec<Listener> = reachable.map(|at| (at, name.clone())).collect();
         for key in keys {
             for pair in self.pairs.iter_mut().filter(|pair| pair.has(key)) {
@@ -207,6 +211,8 @@ struct Server {
     sockets: Vec<(String, bool)>,
     /// The addresses that the server itself says to have TLS.
     tls: BTreeSet<String>,
+    /// The addresses that the server itself says to have the PROXY protocol.
+    proxied: BTreeSet<String>,
     names: Vec<String>,
     versions: Versions,
     ciphers: String,
@@ -218,8 +224,12 @@ impl Server {
         let is_on = |words: &[String]| words.get(1).is_some_and(|word| word == "on");
         let all_tls = conf.conf.inherited(block, "ssl").last().is_some_and(|words| is_on(words));
         let listens = || own().filter(|one| one.is("listen"));
-        let with_tls = listens().filter(|one| all_tls || one.words.iter().skip(2).any(|word| word == "ssl"));
-        let tls = with_tls.filter_map(|one| one.words.get(1).cloned()).collect();
+        let has = |one: &Directive, option: &str| one.words.iter().skip(2).any(|word| word == option);
+        let addresses = |all: bool, option: &'static str| {
+            let with = listens().filter(move |one| all || has(one, option));
+            with.filter_map(|one| one.words.get(1).cloned()).collect()
+        };
+        let (tls, proxied) = (addresses(all_tls, "ssl"), addresses(false, "proxy_protocol"));
         let sockets: Vec<_> = listens()
             .filter_map(|one| {
                 let is_default = one.words.iter().any(|word| word == "default_server" || word == "default");
@@ -235,6 +245,7 @@ impl Server {
             block,
             sockets,
             tls,
+            proxied,
             names: names.collect(),
             versions: versions(conf, block, version),
             ciphers: ciphers.unwrap_or_else(|| DEFAULT_CIPHERS.into()),
@@ -289,9 +300,12 @@ fn not_a_file(value: &str) -> Option<&'static str> {
 }
 
 /// An address of this host at which a socket of nginx answers.
-fn address(socket: &str) -> Option<SocketAddr> {
-    // Without a port, nginx listens at port 80.
-    if socket.starts_with("unix:") { None } else { tls::address(socket, 80) }
+fn address(socket: &str) -> Option<Address> {
+    match socket.strip_prefix("unix:") {
+        Some(path) => Some(Address::Unix(path.into())),
+        // Without a port, nginx listens at port 80.
+        None => tls::address(socket, 80).map(Address::Tcp),
+    }
 }
 
 /// The default of ssl_ciphers.
@@ -322,6 +336,8 @@ http {
   server { listen 9443 ssl; ssl_protocols TLSv1 TLSv1.2; ssl_dhparam dh.pem; ssl_ciphers ECDHE; ssl_certificate d.crt; ssl_certificate_key d.key; }
   server { listen 443 ssl; server_name e.example; ssl_protocols TLSv1.3; ssl_certificate $ssl_server_name.crt; ssl_certificate_key $ssl_server_name.key; }
   server { listen 80; server_name plain.example; }
+  server { listen 127.0.0.2:443 ssl proxy_protocol; listen unix:/run/f.sock ssl; server_name f.example; ssl_certificate f.crt; ssl_certificate_key f.key; }
+  server { listen 127.0.0.2:443; server_name g.example; }
 }
 "#;
         fs::write(&main, text).unwrap();
@@ -345,6 +361,7 @@ http {
             ("c.key", "c.crt", "tls13-server", "c.example", 1),
             ("d.key", "d.crt", "tls12-server", "", 0),
             ("p.key", "p.crt", "tls-client", "", 0),
+            ("f.key", "f.crt", "tls-server", "f.example", 0),
         ];
         let expected: Vec<_> = expected
             .iter()
@@ -359,7 +376,9 @@ http {
             })
             .collect();
         assert_eq!(shown, expected);
-        let listeners: Vec<_> = survey.listeners.iter().map(|(at, name)| format!("{at} {name}")).collect();
+        let shown =
+            |(at, name): &Listener| format!("{at}{} {name}", if at.is_proxied { " proxied" } else { "" });
+        let listeners: Vec<_> = survey.listeners.iter().map(shown).collect();
         assert_eq!(
             listeners,
             [
@@ -367,7 +386,10 @@ http {
                 "127.0.0.1:443 a.example",
                 "127.0.0.1:443 e.example",
                 "127.0.0.1:9443 localhost",
-                "[::1]:8443 c.example"
+                "127.0.0.2:443 proxied f.example",
+                "127.0.0.2:443 proxied g.example",
+                "[::1]:8443 c.example",
+                "/run/f.sock f.example"
             ]
         );
         let notes = survey.notes.join("\n");
