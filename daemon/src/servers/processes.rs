@@ -1,5 +1,6 @@
 //! Processes of servers on this host, as /proc has them (proc(5)).
 
+use core::time::Duration;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
@@ -7,6 +8,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use crate::ground::ownership;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -118,9 +120,24 @@ pub struct Child {
 }
 
 fn parent(pid: i32) -> Option<i32> {
+    stat(pid, 4)?.parse().ok()
+}
+
+/// A field behind the name of the program, by its number in proc_pid_stat(5).
+fn stat(pid: i32, number: usize) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name of the program, in brackets, may have spaces.
-    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+    stat.rsplit_once(')')?.1.split_whitespace().nth(number.checked_sub(3)?).map(str::to_owned)
+}
+
+/// Time at which a process began, to a hundredth of a second.
+pub(crate) fn started(pid: i32) -> Option<SystemTime> {
+    // In ticks since the start of the system.
+    let ticks: u64 = stat(pid, 22)?.parse().ok()?;
+    let begun = Duration::from_millis(ticks.checked_mul(1000)? / TICKS_PER_SECOND);
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let now = Duration::new(now.tv_sec.try_into().ok()?, now.tv_nsec.try_into().ok()?);
+    SystemTime::now().checked_sub(now.checked_sub(begun)?)
 }
 
 impl Master {
@@ -210,6 +227,9 @@ pub(crate) fn loaded_provider(maps: &str) -> Option<&str> {
     })
 }
 
+/// USER_HZ of Linux on every architecture but Alpha (time(7)).
+const TICKS_PER_SECOND: u64 = 100;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -220,6 +240,8 @@ mod tests {
         // Other tests of this process may listen, too: in a process of its own there is none.
         let child = std::process::Command::new("sleep").arg("60").spawn();
         let mut child = child.unwrap();
+        let age = started(child.id().cast_signed()).unwrap().elapsed().unwrap();
+        assert!(age < Duration::from_secs(30), "{age:?}");
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         assert!(takes_connections(own));
         assert!(!takes_connections(child.id().cast_signed()));

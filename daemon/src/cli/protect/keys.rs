@@ -17,6 +17,7 @@ use crate::admin::request;
 use crate::cli::failure::Failure;
 use crate::ground::exit;
 use crate::ground::ownership;
+use crate::ground::text::quoted;
 use crate::keys::State;
 use crate::keys::certificates::Chain;
 
@@ -52,10 +53,12 @@ pub(super) struct Keys {
     pub(super) planned: Vec<PlannedKey>,
     /// Number of the planned key in each file.
     pub(super) of_file: BTreeMap<PathBuf, usize>,
+    /// Files of the certificates of these keys, and of the references.
+    pub(super) certificates: BTreeSet<PathBuf>,
     /// Facts about these files at the time of their reading.
     pub(super) facts: BTreeMap<PathBuf, Facts>,
-    /// Files that hold a reference already.
-    pub(super) references: BTreeSet<PathBuf>,
+    /// Files that hold a reference already, each with the file of its certificate.
+    pub(super) references: BTreeMap<PathBuf, Option<PathBuf>>,
 }
 
 impl Keys {
@@ -68,8 +71,12 @@ impl Keys {
         let mut names = Vec::new();
         for wanted in wanted {
             let (bytes, facts) = read(&wanted.file)?;
+            keys.certificates.extend(wanted.certificate.clone());
             if bytes.windows(BEGIN_REFERENCE.len()).any(|part| part == BEGIN_REFERENCE) {
-                keys.references.insert(wanted.file);
+                if let Some(certificate) = &wanted.certificate {
+                    check_reference(&wanted.file, certificate)?;
+                }
+                keys.references.insert(wanted.file, wanted.certificate);
                 continue;
             }
             let read = private_key(&wanted, &bytes).map_err(|reason| {
@@ -219,8 +226,8 @@ impl PlannedKey {
                 (view, number, true)
             }
         };
-        if let Some(chain) = self.chain.as_ref().filter(|_| is_new) {
-            admin.attach(label, Bytes::from(chain.to_pem()))?;
+        if let Some(chain) = &self.chain {
+            attach(admin, &view, number, chain)?;
         }
         let reference = view.reference(number).filter(|reference| reference.spki() == self.spki);
         let reference = reference.ok_or_else(|| {
@@ -245,6 +252,70 @@ impl PlannedKey {
         };
         admin.change(self.label.as_str(), &change)
     }
+}
+
+/// Attaches the certificates that a server reads to a version of a key, unless the version has these
+/// or newer ones. Returns true if they are attached now.
+fn attach(admin: &AdminClient, key: &KeyView, number: u32, chain: &Chain) -> Result<bool, Failure> {
+    let Some(leaf) = chain.certificates.first() else { return Ok(false) };
+    let version = key.versions.iter().find(|version| version.number == number);
+    let known = version.and_then(|version| version.certificate.as_ref());
+    let is_older = known
+        .is_some_and(|known| known.fingerprint == leaf.fingerprint() || leaf.not_before() < known.not_before);
+    if is_older {
+        return Ok(false);
+    }
+    admin.attach(&key.label, Bytes::from(chain.to_pem()))?;
+    Ok(true)
+}
+
+/// Attaches the certificates that a server reads beside a reference to the key. Returns the label if
+/// these are new.
+///
+/// # Errors
+/// [`Failure`] if the daemon does not answer.
+pub(super) fn attach_present(
+    admin: &AdminClient,
+    reference: &Path,
+    certificate: &Path,
+) -> Result<Option<Label>, Failure> {
+    let chain = contents(certificate).ok().and_then(|bytes| certificates(&bytes).ok());
+    // A chain that the daemon does not take is no reason for an error.
+    let chain = chain.filter(|chain| chain.check().is_ok());
+    let (Some(chain), Some(reference)) = (chain, self::reference(reference)) else { return Ok(None) };
+    let key = admin.show(reference.label().as_str())?;
+    let is_new = key.deletion.is_none() && attach(admin, &key, reference.version(), &chain)?;
+    Ok(is_new.then(|| reference.label().clone()))
+}
+
+/// Checks that a reference is for the key of a certificate. A renewal with a new key gives a server
+/// another certificate, and the reference stays.
+fn check_reference(file: &Path, certificate: &Path) -> Result<(), Failure> {
+    let chain = contents(certificate).ok().and_then(|bytes| certificates(&bytes).ok());
+    let leaf = chain.as_ref().and_then(|chain| chain.certificates.first());
+    let (Some(leaf), Some(reference)) = (leaf, reference(file)) else { return Ok(()) };
+    match leaf.spki() == reference.spki() {
+        true => Ok(()),
+        false => {
+            let reason = format_args!(
+                "the certificate in {} is for another key than the reference in {}; {}",
+                certificate.display(),
+                file.display(),
+                other_key(file)
+            );
+            Err(Failure::new(exit::CONFIG, reason))
+        }
+    }
+}
+
+/// The commands that give a file the reference to the key of a renewed certificate.
+pub(super) fn other_key(file: &Path) -> String {
+    let label = reference(file).map_or_else(|| "LABEL".to_owned(), |reference| reference.label().to_string());
+    let file = quoted(file);
+    let key_file = file.strip_suffix(".keyward.pem").unwrap_or("KEYFILE");
+    format!(
+        "if a renewal has made a new key: keyward key import {label} --new-version --in {key_file} && keyward key reference {label} > {file}; then reload the server; docs/certbot.md has a hook that does so at each renewal"
+    )
 }
 
 /// Refuses a key of the daemon that signs for nobody, before a server needs it.

@@ -194,7 +194,8 @@ impl Protect {
         self.check_provider()?;
         let plan = server.plan(self, admin)?;
         if plan.is_empty() {
-            return self.report_nothing(admin, &plan);
+            self.report_nothing(admin, &plan)?;
+            return self.attach_present(admin, &plan);
         }
         self.check_other_servers(server.pid(), &plan)?;
         match (self.dry_run, self.client.json) {
@@ -207,6 +208,7 @@ impl Protect {
             self.ask_for_restart()?;
         }
         change.make(&plan)?;
+        self.attach_present(admin, &plan)?;
         match self.client.json {
             true => print_json(&plan.json()),
             false => Ok(()),
@@ -329,7 +331,7 @@ impl Protect {
             let notes: String = plan.notes.iter().map(|note| format!("\nNote: {note}\n")).collect();
             print(&format!("{}\n{what}\n{notes}", plan.server))?;
         }
-        for path in &plan.keys.references {
+        for path in plan.keys.references.keys() {
             let Some(reference) = keys::reference(path) else { continue };
             let key = admin.show(reference.label().as_str())?;
             let has_key = key.public_key(reference.version()).is_some_and(|spki| spki == reference.spki());
@@ -340,6 +342,18 @@ impl Protect {
                     path.display()
                 );
                 return Err(Failure::new(exit::CONFIG, reason));
+            }
+        }
+        Ok(())
+    }
+
+    /// Attaches the certificates that the server reads to the keys that were in the daemon before: a
+    /// renewal with the same key has given the server other ones.
+    fn attach_present(&self, admin: &AdminClient, plan: &Plan) -> Result<(), Failure> {
+        for (path, certificate) in plan.keys.references.iter().filter(|_| !self.dry_run) {
+            let Some(certificate) = certificate else { continue };
+            if let Some(label) = keys::attach_present(admin, path, certificate)? {
+                self.done(&format!("key {label} has the certificate of {}", certificate.display()));
             }
         }
         Ok(())

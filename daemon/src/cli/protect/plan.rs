@@ -2,9 +2,11 @@
 
 use core::fmt::Write;
 use core::ops::Range;
+use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use keyward_proto::{Reference, Use};
 use serde_json::{Value, json};
@@ -158,6 +160,31 @@ impl Plan {
             Err(_) => drop(self.new_files.insert(path, NewFile::Text(lines))),
         }
         Ok(())
+    }
+
+    /// Notes files that were changed since the server has read them: the change takes effect with
+    /// this one. `files` are those of the configuration.
+    pub(super) fn note_unread(
+        &mut self,
+        options: &Protect,
+        read: Option<SystemTime>,
+        files: impl Iterator<Item = PathBuf>,
+    ) {
+        let Some(read) = read else { return };
+        let files = files.chain(self.keys.of_file.keys().chain(&self.keys.certificates).cloned());
+        let is_newer = |path: &PathBuf| {
+            let modified = path.metadata().and_then(|found| found.modified());
+            modified.is_ok_and(|at| at.duration_since(read).is_ok_and(|since| since > TICKS))
+        };
+        let newer: BTreeSet<_> = files.filter(is_newer).collect();
+        if !newer.is_empty() {
+            let newer: Vec<_> = newer.iter().map(|path| quoted(path)).collect();
+            self.notes.push(format!(
+                "files were changed since {} has read them, and take effect with this change: {}",
+                options.server.title(),
+                newer.join(", ")
+            ));
+        }
     }
 
     /// Files that hold a planned key, with the number of the key.
@@ -353,3 +380,6 @@ fn openssl_conf_of(service: &str) -> Option<String> {
 pub(super) fn uses(uses: &BTreeSet<Use>) -> String {
     uses.iter().map(|one| one.name()).collect::<Vec<_>>().join(", ")
 }
+
+/// Exactness of the time at which a server has read its files.
+const TICKS: Duration = Duration::from_millis(20);

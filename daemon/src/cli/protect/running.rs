@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use nix::unistd::{Uid, User};
 use rustix::process::Signal;
@@ -138,6 +138,8 @@ pub(super) struct Workers {
     pub(super) gid: u32,
     /// Service that they run in, if any.
     pub(super) service: Option<String>,
+    /// Time at which this one began: the server had read its files shortly before.
+    pub(super) read: Option<SystemTime>,
 }
 
 impl Workers {
@@ -146,7 +148,8 @@ impl Workers {
         let cgroup = fs::read_to_string(format!("/proc/{}/cgroup", worker.pid)).unwrap_or_default();
         let service =
             service::of_cgroup(&cgroup).filter(|_| service::obstacle().is_none()).map(str::to_owned);
-        Self { pid: worker.pid, uid: worker.uid, gid: worker.gid, service }
+        let read = processes::started(worker.pid);
+        Self { pid: worker.pid, uid: worker.uid, gid: worker.gid, service, read }
     }
 
     /// Name of the user, or its number in words.
@@ -211,7 +214,7 @@ pub(super) struct Stopped {
 impl Stopped {
     /// The server with the journal of this name.
     pub(super) fn new(server: Server, name: String) -> Self {
-        Self { server, name, nobody: Workers { pid: 0, uid: 0, gid: 0, service: None } }
+        Self { server, name, nobody: Workers { pid: 0, uid: 0, gid: 0, service: None, read: None } }
     }
 }
 

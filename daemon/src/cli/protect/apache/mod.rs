@@ -49,7 +49,10 @@ impl Apache {
         let has_children = || !processes::children(&master).is_empty();
         wait(|| has_children() || master.signal(None).is_err());
         let children = processes::children(&master);
-        let Some(worker) = children.iter().find(|child| child.uid != 0).or(children.first()) else {
+        // Apache starts and ends children as it needs them: the oldest one tells when it read its files.
+        let of_user = children.iter().filter(|child| child.uid != 0);
+        let oldest = of_user.min_by_key(|child| processes::started(child.pid));
+        let Some(worker) = oldest.or(children.first()) else {
             let reason = format_args!(
                 "Apache (process {}) has no child processes; in debug mode (-X) it cannot be changed",
                 master.pid
@@ -203,7 +206,12 @@ impl Apache {
         let wanted = format!("{VARIABLE}={value}");
         match (&self.workers.service, text) {
             _ if set.is_some() => {}
-            (Some(service), _) => plan.add_service_drop_in(options, service)?,
+            (Some(service), _) => {
+                plan.add_service_drop_in(options, service)?;
+                plan.notes.push(format!(
+                    "the variable is that of {service} alone; in a shell, write keyward env before a command that starts or restarts Apache: keyward env apachectl restart"
+                ));
+            }
             (None, Some(text)) => {
                 let path = real(&envvars);
                 safe(&path)?;
@@ -301,6 +309,8 @@ impl Running for Apache {
         let server = format!("Apache, process {}, {}", self.master.pid, self.workers.described());
         let mut plan = Plan::new(server, keys, tls::probes(of_keys, &survey.listeners), survey.notes.clone());
         self.change_hosts(&mut plan, &survey, &chosen)?;
+        let files = conf.directives.iter().filter_map(|one| one.file.clone());
+        plan.note_unread(options, self.workers.read, files);
         if !plan.is_empty() {
             if !self.has_provider() {
                 restart::check(&self.master, &self.workers, options)?;

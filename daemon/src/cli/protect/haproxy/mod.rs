@@ -165,6 +165,7 @@ impl Running for Haproxy {
         for (path, number) in plan.keys.of_file.clone() {
             plan.replace(&path, number)?;
         }
+        plan.note_unread(options, self.workers.read, conf.files.iter().map(|file| file.path.clone()));
         if !plan.is_empty() {
             self.load_provider(&mut plan, &conf, options)?;
             for edit in &plan.edits {

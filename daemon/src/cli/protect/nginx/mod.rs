@@ -22,9 +22,10 @@ use super::tls::{self, Extra};
 use super::{Protect, Server, grants};
 use crate::admin::client::AdminClient;
 use crate::cli::failure::Failure;
+use crate::cli::{program, service_files};
 use crate::ground::exit;
 use crate::servers::nginx::{self, Configuration};
-use crate::servers::processes::{self, Master};
+use crate::servers::processes::{self, Child, Master};
 use survey::{Survey, survey};
 
 /// A running nginx.
@@ -53,7 +54,8 @@ impl Nginx {
         let of_new = of_new.filter_map(|child| processes::master(child.pid, "nginx"));
         let of_new: Vec<_> = of_new.flat_map(|new| processes::children(&new)).collect();
         let mut all = children.iter().chain(&of_new);
-        let worker = all.find(|child| child.title.starts_with(WORKER)).ok_or_else(|| {
+        let is_worker = |child: &&Child| child.title.starts_with(WORKER) && !child.title.contains(ENDING);
+        let worker = all.find(is_worker).ok_or_else(|| {
             let reason = format_args!(
                 "nginx (process {}) has no worker processes; if it starts just now, run the command again; with master_process off; it cannot be changed while it runs",
                 master.pid
@@ -239,14 +241,26 @@ impl Nginx {
                 plan.edits.push(Edit { path, line, place: start..start, text, is_environment: true });
             }
         }
-        if let Some(service) = &self.workers.service {
+        let next = self.workers.service.clone().or_else(|| self.service_of_next_start());
+        if let Some(service) = &next {
             plan.add_service_drop_in(options, service)?;
-        } else {
+        }
+        if self.workers.service.is_none() {
             plan.notes.push(format!(
-                "nginx runs in no service of systemd: let its next start have {wanted} in its environment, or it refuses the references"
+                "nginx runs in no service of systemd{}: let its next start by hand have {wanted} in its environment (keyward env), or it refuses the references",
+                next.map(|service| format!(", and {service} would start it next")).unwrap_or_default()
             ));
         }
         Ok(())
+    }
+
+    /// The usual service, if it would start this nginx: the next start of the host does.
+    fn service_of_next_start(&self) -> Option<String> {
+        if !service_files::has_systemd() {
+            return None;
+        }
+        let shown = program::run_any("systemctl", &["show", "--property=ExecStart", SERVICE]).ok()?;
+        starts(&String::from_utf8_lossy(&shown), &self.master.program, &self.main).then(|| SERVICE.to_owned())
     }
 
     fn describe_steps(&self, plan: &mut Plan, options: &Protect) {
@@ -300,6 +314,7 @@ impl Running for Nginx {
         plan.socket = socket_of(&conf);
         plan.texts = conf.files.iter().map(|file| (real(&file.path), file.text.clone())).collect();
         self.change_sites(&mut plan, &conf, &survey, &chosen)?;
+        plan.note_unread(options, self.workers.read, conf.files.iter().map(|file| file.path.clone()));
         if !plan.is_empty() {
             self.change_environment(&mut plan, &conf, options)?;
             grants::add(&mut plan, options, self);
@@ -360,6 +375,17 @@ fn socket_of(conf: &Configuration) -> Option<String> {
     top.find_map(|one| one.words.get(1)?.strip_prefix("KEYWARD_SOCKET=").map(str::to_owned))
 }
 
+/// True if a service starts this program with this configuration. `shown` is its ExecStart as
+/// systemctl shows it: `{ path=PROGRAM ; argv[]=PROGRAM ARGUMENTS ; ignore_errors=no ; ... }`.
+fn starts(shown: &str, program: &Path, configuration: &Path) -> bool {
+    let between = |begin: &str, end: &str| Some(shown.split_once(begin)?.1.split_once(end)?.0);
+    let (path, arguments) = (between("path=", " ;"), between("argv[]=", " ; ignore_errors="));
+    let arguments: Vec<_> = arguments.unwrap_or_default().split_whitespace().map(str::to_owned).collect();
+    let named = processes::values(&arguments, "-c").last().unwrap_or(USUAL);
+    path.is_some_and(|path| real(Path::new(path)) == real(program))
+        && real(Path::new(named)) == real(configuration)
+}
+
 /// A word of the configuration of nginx, in quotes if it needs them.
 fn word(path: &Path) -> String {
     let text = path.display().to_string();
@@ -400,18 +426,26 @@ fn output(command: Command) -> Result<String, Failure> {
     }
     let lines = words.trim().lines();
     let telling = lines.clone().find(|line| line.contains("[emerg]")).or_else(|| lines.last());
+    let telling = telling.unwrap_or("no message");
+    // The words of OpenSSL for a certificate of another key.
+    let of_other_key = telling.contains("key values mismatch").then(|| telling.split('"').nth(1)).flatten();
+    let advice = of_other_key.map(|file| format!("; {}", keys::other_key(Path::new(file))));
     Err(Failure::new(
         exit::CONFIG,
-        format_args!("nginx refuses its configuration: {}", telling.unwrap_or("no message")),
+        format_args!("nginx refuses its configuration: {telling}{}", advice.unwrap_or_default()),
     ))
 }
 
 /// The configuration of the nginx of Debian.
 const USUAL: &str = "/etc/nginx/nginx.conf";
+/// The service of the nginx of Debian.
+const SERVICE: &str = "nginx.service";
 /// Title of a master (nginx: ngx_master_process_cycle).
 const MASTER: &str = "nginx: master process";
 /// Title of a worker, and of a worker that ends (nginx: ngx_worker_process_init).
 const WORKER: &str = "nginx: worker process";
+/// Part of the title of a worker that ends (nginx: ngx_worker_process_cycle).
+const ENDING: &str = "shutting down";
 
 #[cfg(test)]
 mod tests {
@@ -425,5 +459,14 @@ mod tests {
         assert_eq!(version("nginx version: openresty/1.21"), [0, 0, 0]);
         assert_eq!(first_word("# a\n\n  user x;\n"), 5);
         assert_eq!(first_word("# a\n"), 4);
+        let shown = "{ path=/usr/sbin/nginx ; argv[]=/usr/sbin/nginx -g daemon on; master_process on; ; ignore_errors=no ; pid=0 }";
+        let [program, other] = ["/usr/sbin/nginx", "/opt/nginx"].map(Path::new);
+        assert!(starts(shown, program, Path::new(USUAL)));
+        assert!(!starts(shown, other, Path::new(USUAL)) && !starts(shown, program, Path::new("/other.conf")));
+        let shown = shown.replace(" -g", " -c /other.conf -g");
+        assert!(
+            starts(&shown, program, Path::new("/other.conf")) && !starts(&shown, program, Path::new(USUAL))
+        );
+        assert!(!starts("", program, Path::new(USUAL)));
     }
 }

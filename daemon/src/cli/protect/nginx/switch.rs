@@ -8,7 +8,7 @@ use rustix::process::Signal;
 
 use super::super::Server;
 use super::super::running::{LIMIT, Running, signal as signal_to, wait};
-use super::{MASTER, Nginx, WORKER};
+use super::{ENDING, MASTER, Nginx, WORKER};
 use crate::cli::failure::Failure;
 use crate::ground::exit;
 use crate::servers::processes::{self, Master};
@@ -111,6 +111,3 @@ fn successor(old: &Master) -> Option<Master> {
 fn signal(master: &Master, signal: Signal) -> Result<(), Failure> {
     signal_to(Server::Nginx, master, signal)
 }
-
-/// Part of the title of a worker that ends (nginx: ngx_worker_process_cycle).
-const ENDING: &str = "shutting down";
