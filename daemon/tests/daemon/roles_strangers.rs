@@ -120,10 +120,10 @@ fn a_connection_without_a_role_is_short() {
     }
     assert!(sent < 400_000, "{sent} bytes were taken, more than the buffer of a socket has");
     // A request that comes slowly, or not at all. A viewer may take longer.
+    let begin = Instant::now();
     let [mut silent, mut slow, mut viewer] =
         [MALLORY, MALLORY, ALICE].map(|uid| as_user(uid, || connect(&daemon)));
     viewer.write_all(b"GET /v1/keys/shop HTTP/1.1\r\nconnection: close\r\nhost:").unwrap();
-    let begin = Instant::now();
     let hung_up = thread::scope(|scope| {
         let end = scope.spawn(|| {
             assert_eq!(answer(&mut silent), "");
