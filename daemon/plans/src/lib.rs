@@ -298,7 +298,7 @@ pub struct Revocable {
     pub version: u32,
     /// SHA-256, in hexadecimal digits.
     pub certificate: String,
-    /// Its names.
+    /// Names of the certificate.
     pub names: Vec<String>,
     /// Last time at which it is valid.
     pub not_after: u64,

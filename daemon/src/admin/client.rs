@@ -233,7 +233,8 @@ impl AdminClient {
         self.call(Method::POST, &format!("/v1/plans/{plan}/renew"), body.into())
     }
 
-    /// Has certificates of a plan revoked; without one, has a version of its key called compromised.
+    /// Has certificates of a plan revoked; without one, has a version of its key called
+    /// compromised.
     pub(crate) fn revoke(
         &self,
         plan: &str,

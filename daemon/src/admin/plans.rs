@@ -231,7 +231,7 @@ pub(super) async fn renew(
     Ok(Json(view(&admin.daemon, renewal::of(&admin.daemon, &name).await?).await?))
 }
 
-/// What is revoked.
+/// Revocations that a person asks for.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Revoke {

@@ -89,8 +89,8 @@ impl Failure {
     }
 }
 
-/// Time of the next attempt. `failures` is the number of failures in a row, at least 1. `present` is
-/// the validity of the certificate that the plan has.
+/// Time of the next attempt. `failures` is the number of failures in a row, at least 1. `present`
+/// is the validity of the certificate that the plan has.
 pub(crate) fn next_try(
     now: u64,
     failure: Failure,

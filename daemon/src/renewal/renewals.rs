@@ -1,6 +1,7 @@
 //! The file of the progress of all plans, beside the key store, so that a daemon or an agent that
 //! is killed goes on where it was. The file has no secret. Without the file, plans begin anew, and
-//! the key store knows whether there was one. And the facts that are known of agents and deployers since the start.
+//! the key store knows whether there was one. And the facts that are known of agents and deployers
+//! since the start.
 
 use core::ops::Deref;
 use core::sync::atomic::{self, AtomicBool, AtomicU64};
@@ -139,7 +140,8 @@ impl Renewals {
         self.changes.load(atomic::Ordering::Acquire)
     }
 
-    /// Notes by how many seconds this clock is ahead of the clock of the authority with a directory.
+    /// Notes by how many seconds this clock is ahead of the clock of the authority with a
+    /// directory.
     pub(crate) fn note_clock(&self, directory: &str, ahead: i64) {
         let mut clocks = self.clocks.lock().unwrap_or_else(PoisonError::into_inner);
         clocks.insert(directory.to_owned(), ahead.clamp(-MOST_AHEAD, MOST_AHEAD));

@@ -51,8 +51,9 @@ pub(super) struct Damage {
 impl Stored {
     /// Reads the file. A file that is missing counts as empty: the accounts and certificates are
     /// found again. If the file was written once, its absence is damage, and a note is kept in the
-    /// place of a copy. Of a damaged file, the parts that can be understood count, and a copy is kept
-    /// under another name. Returns the damage, too, also one of before whose copy is still there.
+    /// place of a copy. Of a damaged file, the parts that can be understood count, and a copy is
+    /// kept under another name. Returns the damage, too, also one of before whose copy is still
+    /// there.
     ///
     /// # Errors
     /// The file cannot be read, or its copy cannot be written: nothing may be written in its place.

@@ -116,8 +116,8 @@ fn problem(plan: &PlanView) -> Option<String> {
         .or(of_listener)
 }
 
-/// The fault of a certificate that is revoked or for a compromised key: first of the one that servers
-/// have, which may be for other names or another key than the plan has now.
+/// The fault of a certificate that is revoked or for a compromised key: first of the one that
+/// servers have, which may be for other names or another key than the plan has now.
 fn fault(plan: &PlanView) -> Option<String> {
     let words = |is_revoked, is_compromised| match (is_revoked, is_compromised) {
         (true, true) => Some("revoked, or may be, and is for a compromised key"),

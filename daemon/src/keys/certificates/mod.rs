@@ -83,8 +83,8 @@ impl Certificate {
         &self.names
     }
 
-    /// Kind and text of each name of the SubjectAltName, in lower case. The kinds are `dns` and `ip`
-    /// as in ACME (RFC 8555, 9.7.7), and `other` for names that are none of a TLS server.
+    /// Kind and text of each name of the SubjectAltName, in lower case. The kinds are `dns` and
+    /// `ip` as in ACME (RFC 8555, 9.7.7), and `other` for names that are none of a TLS server.
     pub(crate) fn identifiers(&self) -> &[(&'static str, String)] {
         &self.identifiers
     }

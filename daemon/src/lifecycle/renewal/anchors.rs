@@ -16,8 +16,8 @@ use crate::config::Plan;
 use crate::keys::certificates::{Certificate, Chain};
 
 /// Checks that clients take a certificate for each of its names, and that its chain leads to the
-/// roots of the plan: those of its file, or those of the system if the authority is public. Any root
-/// is right for a private authority without a file.
+/// roots of the plan: those of its file, or those of the system if the authority is public. Any
+/// root is right for a private authority without a file.
 ///
 /// # Errors
 /// [`RenewalError`] says what is wrong with the certificate, why the chain does not lead there, or

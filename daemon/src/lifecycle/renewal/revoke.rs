@@ -87,7 +87,8 @@ fn fingerprints(meant: &[Found]) -> Vec<String> {
 
 /// Notes that the keys of certificates are compromised; without a certificate, that a version of
 /// the key of the plan is. Then has the certificates of these versions revoked, whatever their
-/// names, if an authority can do that. The renewal with another key does not wait for the authority.
+/// names, if an authority can do that. The renewal with another key does not wait for the
+/// authority.
 ///
 /// # Errors
 /// There is no key, or the act cannot be recorded.

@@ -180,8 +180,8 @@ async fn of_plan(daemon: &Daemon, plan: Plan, duties: Duties) -> Result<PlanStat
             .or(is_unfinished.then_some(0)),
         spread: spread(plan.name.as_str()),
     };
-    // A failure of before the plan was due says nothing about the certificate that the plan has: the
-    // names have come back, or the certificate was attached.
+    // A failure of before the plan was due says nothing about the certificate that the plan has:
+    // the names have come back, or the certificate was attached.
     let at = due(&Facts { next_try: 0, ..facts });
     if present.is_some() && progress.last_error.as_ref().is_some_and(|failed| failed.at < at) {
         progress.forget_attempts();
@@ -257,9 +257,10 @@ impl<'c> Keepers<'c> {
         Self { config, by_key, by_name }
     }
 
-    /// The plan that has a certificate of a plan and a key revoked by an account at an authority. First comes the plan that has the key now, at this authority, then the one that
-    /// has the name now, then any other one at the authority. If there is none, the first plan says
-    /// that nobody does it.
+    /// The plan that has a certificate of a plan and a key revoked by an account at an authority.
+    /// First comes the plan that has the key now, at this authority, then the one that has the name
+    /// now, then any other one at the authority. If there is none, the first plan says that nobody
+    /// does it.
     fn keeper(&self, plan: &str, key: &str, at: &At) -> Option<&'c Plan> {
         let is_here =
             |plan: &&'c Plan| super::authority(self.config, plan).is_ok_and(|authority| is_at(at, authority));

@@ -67,8 +67,8 @@ impl ByHand {
         serde_json::from_str(&body).unwrap()
     }
 
-    /// SHA-256 of the certificate in the files that servers have, once the deployer has looked at the
-    /// files of the plan again.
+    /// SHA-256 of the certificate in the files that servers have, once the deployer has looked at
+    /// the files of the plan again.
     pub(super) fn in_use(&self) -> String {
         let config = self.scene.daemon.path("keyward.toml");
         let text = fs::read_to_string(&config).unwrap();
