@@ -303,8 +303,8 @@ impl Protect {
         format!("back{file}: {}", self.command(&format!("--undo={name}")))
     }
 
-    /// Checks that the server could load the provider. The check of a server itself may read no keys,
-    /// or name no cause.
+    /// Checks that the server could load the provider. The check of a server itself may read no
+    /// keys, or name no cause.
     fn check_provider(&self) -> Result<(), Failure> {
         match doctor::faults_of_openssl_conf(&self.openssl_conf).first() {
             None => Ok(()),
@@ -347,8 +347,8 @@ impl Protect {
         Ok(())
     }
 
-    /// Attaches the certificates that the server reads to the keys that were in the daemon before: a
-    /// renewal with the same key has given the server other ones.
+    /// Attaches the certificates that the server reads to the keys that were in the daemon before:
+    /// a renewal with the same key has given the server other ones.
     fn attach_present(&self, admin: &AdminClient, plan: &Plan) -> Result<(), Failure> {
         for (path, certificate) in plan.keys.references.iter().filter(|_| !self.dry_run) {
             let Some(certificate) = certificate else { continue };

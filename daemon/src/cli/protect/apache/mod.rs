@@ -14,7 +14,6 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::Signal;
 
-use super::journal::CERTBOT;
 use super::keys::{self, Keys, Wanted};
 use super::plan::{Edit, NewFile, Plan};
 use super::running::{self, LIMIT, Running, Workers, beside, real, safe, wait};
@@ -49,7 +48,8 @@ impl Apache {
         let has_children = || !processes::children(&master).is_empty();
         wait(|| has_children() || master.signal(None).is_err());
         let children = processes::children(&master);
-        // Apache starts and ends children as it needs them: the oldest one tells when it read its files.
+        // Apache starts and ends children as it needs them: the oldest one tells when it has read
+        // its files.
         let of_user = children.iter().filter(|child| child.uid != 0);
         let oldest = of_user.min_by_key(|child| processes::started(child.pid));
         let Some(worker) = oldest.or(children.first()) else {
@@ -243,8 +243,8 @@ impl Apache {
             }
         });
         plan.steps.push(plan.comparison(plan.probes.all.len()));
-        plan.notes.push(match plan.keys.of_file.keys().any(|file| real(file).starts_with(CERTBOT)) {
-            true => "certbot writes a new key at each renewal, and Apache ends when it reads the new certificate with the reference of before: install the hook of docs/certbot.md before the next renewal".into(),
+        plan.notes.push(match plan.keys.has_file_of_certbot() {
+            true => "certbot writes a new key at each renewal, and Apache ends when it reads the new certificate with the reference of before: install the hook before the next renewal: docs/certbot.md, After keyward protect".into(),
             false => "if a program renews one of these certificates with a new key, Apache ends when it reads that certificate with the reference of before: let the program keep the key, or let keyward renew (docs/certificates.md)".into(),
         });
         plan.notes.push(options.way_back());

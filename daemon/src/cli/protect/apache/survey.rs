@@ -286,6 +286,13 @@ mod tests {
             "SSLCertificateFile /d.crt",
             "SSLCertificateKeyFile /d.key",
             "</VirtualHost>",
+            "<VirtualHost 127.0.0.2:9443>",
+            "SSLEngine on",
+            "ServerName e.example",
+            "RemoteIPProxyProtocol On",
+            "SSLCertificateFile /d.crt",
+            "SSLCertificateKeyFile /d.key",
+            "</VirtualHost>",
             "MDCertificateKeyFile /md.key",
         ]);
         let conf = Configuration::parse(&dump, Path::new("/etc/apache2"));
@@ -309,7 +316,7 @@ mod tests {
                 "/etc/apache2/ssl/a.key 1 tls-server a.example www.a.example",
                 "/etc/apache2/ssl/a 2.key 1 tls-server a.example www.a.example",
                 "/b.pem 0 tls-server tls13-server b.example",
-                "/d.key 1 tls-server d.example",
+                "/d.key 2 tls-server d.example e.example",
             ]
         );
         let listeners: Vec<_> = survey.listeners.iter().map(|(at, name)| format!("{at} {name}")).collect();
@@ -319,9 +326,12 @@ mod tests {
                 "127.0.0.1:443 a.example",
                 "127.0.0.1:443 b.example",
                 "127.0.0.1:9443 d.example",
+                "127.0.0.2:9443 e.example",
                 "[::1]:8443 localhost"
             ]
         );
+        let proxied: Vec<_> = survey.listeners.iter().filter(|(at, _)| at.is_proxied).collect();
+        assert!(matches!(proxied.as_slice(), [(_, name)] if name == "e.example"));
         let notes = survey.notes.join("\n");
         for words in [
             "pkcs11:object=c stays",

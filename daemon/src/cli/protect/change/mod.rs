@@ -11,6 +11,7 @@ use std::path::PathBuf;
 
 use super::Protect;
 use super::journal::{Journal, Phase};
+use super::keys::reference;
 use super::plan::Plan;
 use super::running::Running;
 use crate::admin::client::AdminClient;
@@ -172,7 +173,7 @@ impl Change<'_> {
                 );
                 return Err(Failure::new(exit::NO_INPUT, reason));
             }
-            self.adopt_changes()?;
+            is_whole &= self.adopt_changes()?;
             self.server.back()?;
             is_whole &= self.undo_run()?;
         }
@@ -192,7 +193,8 @@ impl Change<'_> {
         let is_whole = self.journal.put_back();
         let is_whole = is_whole.map_err(|failure| failure.while_trying("not every file was put back yet"))?;
         reload_systemd()?;
-        if let Err(refusal) = self.server.check(self.options) {
+        let checked = self.server.check(self.options);
+        if let Err(refusal) = checked.and_then(|()| if was_done { self.check_references() } else { Ok(()) }) {
             // Another part of the configuration may name a file of the run, such as a new site.
             if was_done {
                 self.journal.write_again()?;
@@ -217,15 +219,38 @@ impl Change<'_> {
         Ok(is_whole)
     }
 
-    /// Leaves changes of others as they are, and says so.
-    fn adopt_changes(&mut self) -> Result<(), Failure> {
-        for path in self.journal.adopt_changes()? {
+    /// Checks that the server names no reference any more to a key that is about to go.
+    fn check_references(&self) -> Result<(), Failure> {
+        let labels = self.journal.labels_of_last();
+        // A configuration that nobody can read for this is no reason to stay.
+        let files = self.server.files_in_use(self.options).unwrap_or_default();
+        let label_of = |path: &PathBuf| {
+            let found = path.is_file().then(|| reference(path)).flatten()?;
+            labels.contains(found.label().as_str()).then(|| found.label().to_string())
+        };
+        match files.iter().find_map(|path| Some((path, label_of(path)?))) {
+            None => Ok(()),
+            Some((path, label)) => {
+                let reason = format_args!(
+                    "{} names {}, a reference to key {label}, which would go: name the key file there, and run the command again",
+                    self.options.server.title(),
+                    path.display()
+                );
+                Err(Failure::new(exit::CONFIG, reason))
+            }
+        }
+    }
+
+    /// Leaves changes of others as they are, and says so. Returns true if there are none.
+    fn adopt_changes(&mut self) -> Result<bool, Failure> {
+        let adopted = self.journal.adopt_changes()?;
+        for path in &adopted {
             output::note(format_args!(
                 "{} was changed since: that change stays, and only the texts of this command leave the file",
                 path.display()
             ));
         }
-        Ok(())
+        Ok(adopted.is_empty())
     }
 
     fn done(&self, step: &str) {

@@ -14,8 +14,7 @@ use keyward_client::Address;
 use keyward_proto::Use;
 use rustix::process::Signal;
 
-use super::journal::CERTBOT;
-use super::keys::{Keys, Wanted};
+use super::keys::{self, Keys, Wanted};
 use super::plan::{Edit, Plan};
 use super::running::{self, LIMIT, Running, Workers, real, safe, wait};
 use super::tls::{self, Extra};
@@ -127,10 +126,8 @@ impl Haproxy {
         plan.notes.push(
             "a program that renews these certificates with a key file puts that key into the place of the reference; run the command again then, or let keyward renew them (docs/certificates.md)".into(),
         );
-        if plan.keys.of_file.keys().any(|file| real(file).starts_with(CERTBOT)) {
-            plan.notes.push(
-                "certbot writes new key files at each renewal: docs/certbot.md has the hook that keeps the keys in the daemon".into(),
-            );
+        if plan.keys.has_file_of_certbot() {
+            plan.notes.push(keys::CERTBOT_RENEWS.into());
         }
         plan.notes.push(options.way_back());
     }

@@ -50,8 +50,9 @@ fn is_word(text: &str, start: usize, end: usize) -> bool {
     let goes_on = |c: char| c.is_alphanumeric() || "/._-".contains(c);
     let (before, place) = text.split_at(start);
     let (place, behind) = place.split_at(end - start);
-    !(before.ends_with(goes_on) && place.starts_with(goes_on))
-        && !(behind.starts_with(goes_on) && place.ends_with(goes_on))
+    let goes_before = before.ends_with(goes_on) && place.starts_with(goes_on);
+    let goes_behind = behind.starts_with(goes_on) && place.ends_with(goes_on);
+    !goes_before && !goes_behind
 }
 
 #[cfg(test)]

@@ -193,8 +193,8 @@ impl Journal {
         Ok(None)
     }
 
-    /// Key files that earlier changes have left under a hidden name, and that no run knows any more:
-    /// a renewal had put another file in their place, so the way back could not.
+    /// Key files that earlier changes have left under a hidden name, and that no run knows any
+    /// more: a renewal had put another file in their place, so the way back could not.
     pub(in crate::cli::protect) fn forgotten_key_files(&self) -> Vec<PathBuf> {
         let known = self.runs.iter().flat_map(|run| &run.entries.key_files);
         let known: BTreeSet<_> = known.map(|file| file.path.as_path()).collect();

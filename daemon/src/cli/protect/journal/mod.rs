@@ -100,6 +100,9 @@ struct Entry {
     after: Vec<String>,
     /// Name of the copy of the last of these contents in the directory of the run.
     copy_of_after: String,
+    /// True if the run, or another journal, has made the file.
+    #[serde(default)]
+    is_made: bool,
     /// Texts that the run puts into the file; empty in a journal of an earlier version.
     #[serde(default)]
     edits: Vec<Replaced>,
@@ -229,6 +232,7 @@ impl Journal {
                     };
                     let copy_of_after = format!("{}.after", run.entries.files.len());
                     run.entries.files.push(Entry {
+                        is_made: before.is_none() && moved.is_none(),
                         path: path.clone(),
                         before,
                         moved,
@@ -321,13 +325,20 @@ impl Journal {
         self.runs_of_others().into_iter().flat_map(|run| run.key_files).map(|file| file.label).collect()
     }
 
+    /// Labels of the keys that the last run has given to the server, and no run before.
+    pub(super) fn labels_of_last(&self) -> BTreeSet<String> {
+        let Some((last, earlier)) = self.runs.split_last() else { return BTreeSet::new() };
+        let labels = |run: &Run| -> Vec<String> {
+            run.entries.key_files.iter().map(|file| file.label.clone()).collect()
+        };
+        let known: BTreeSet<_> = earlier.iter().flat_map(labels).collect();
+        labels(last).into_iter().filter(|label| !known.contains(label)).collect()
+    }
+
     /// Files that runs in the other journals have made: other servers name them.
     fn made_by_others(&self) -> BTreeSet<PathBuf> {
         let files = self.runs_of_others().into_iter().flat_map(|run| run.files);
-        files
-            .filter(|entry| entry.before.is_none() && entry.moved.is_none())
-            .map(|entry| entry.path)
-            .collect()
+        files.filter(|entry| entry.is_made).map(|entry| entry.path).collect()
     }
 
     /// The runs in the other journals in the directory of this one.

@@ -347,6 +347,10 @@ fn changes_of_others_stay_and_texts_of_the_run_go() {
     drop(journal);
     let mut journal = Journal::open(&path("journal")).unwrap();
     assert!(journal.adopt_changes().unwrap().is_empty());
+    // The texts of the run alone, as before the edits.
+    files.iter().for_each(|(path, contents)| fs::write(path, contents).unwrap());
+    assert_eq!(journal.adopt_changes().unwrap().len(), 4);
     journal.put_back().unwrap();
-    assert_eq!(now(), back);
+    assert_eq!(now(), ["key a.key;\n", "", "", "reference"]);
+    assert!(!path("grants").exists() && !path("drop-in").exists());
 }

@@ -64,17 +64,21 @@ impl Journal {
                 Ok(text) => reversed(text, &entry.edits).into_bytes(),
                 Err(_) => now.clone(),
             };
-            // New names: after a stop, the journal still has the copies of before.
-            let next = entry.after.len();
-            entry.after.push(digest(&now));
-            entry.copy_of_after = format!("{at}.after-{next}");
+            // New names: after a stop, the journal still has the copies of before. A file that gets
+            // its former text again is changed once more.
+            let now_digest = digest(&now);
+            entry.copy_of_after = format!("{at}.after-{now_digest}");
             let copy = run.directory.join(&entry.copy_of_after);
             let written = written(&copy, &now, 0o600);
             written.map_err(|error| cannot_write(&copy, &error))?;
-            if entry.before.is_some() || !before.trim_ascii().is_empty() {
-                let kept = run.kept(format!("{at}.before-{next}"), &before, &file);
-                entry.before = Some(kept.map_err(|error| cannot_write(&run.directory, &error))?);
-            }
+            entry.before = match entry.is_made && before.trim_ascii().is_empty() {
+                true => None,
+                false => {
+                    let kept = run.kept(format!("{at}.before-{now_digest}"), &before, &file);
+                    Some(kept.map_err(|error| cannot_write(&run.directory, &error))?)
+                }
+            };
+            entry.after = vec![now_digest];
             adopted.push(entry.path.clone());
         }
         if !adopted.is_empty() {
@@ -100,7 +104,7 @@ impl Journal {
                 let is_renewed = fs::read(&entry.path).is_ok_and(|contents| holds_private_key(&contents));
                 if is_renewed && is_there(moved) && !is_one(&entry.path, moved) {
                     output::note(format_args!(
-                        "{} has a key of its own again, and stays; the key file of before is {}",
+                        "{} has a key of its own again, and stays; the key file of before is {1}; when you are sure: shred -u {1}",
                         entry.path.display(),
                         moved.display()
                     ));

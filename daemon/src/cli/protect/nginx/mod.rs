@@ -14,7 +14,6 @@ use std::process::Command;
 
 use keyward_proto::Use;
 
-use super::journal::CERTBOT;
 use super::keys::{self, Keys, Wanted};
 use super::plan::{Edit, NewFile, Plan};
 use super::running::{self, Running, Workers, beside, real, safe};
@@ -273,10 +272,8 @@ impl Nginx {
         });
         plan.steps.push(plan.comparison(plan.probes.all.len()));
         plan.notes.push("in a shell, write keyward env before commands that read this configuration: keyward env nginx -t".into());
-        if plan.keys.of_file.keys().any(|file| file.starts_with(CERTBOT)) {
-            plan.notes.push(
-                "certbot writes new key files at each renewal: docs/certbot.md has the hook that keeps the keys in the daemon".into(),
-            );
+        if plan.keys.has_file_of_certbot() {
+            plan.notes.push(keys::CERTBOT_RENEWS.into());
         }
         plan.notes.push(options.way_back());
     }

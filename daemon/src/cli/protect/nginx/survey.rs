@@ -355,13 +355,13 @@ http {
             })
             .collect();
         let expected = [
-            ("all.key", "all.crt", "tls-server", "*.b.example", 0),
+            ("all.key", "all.crt", "tls-server", "*.b.example g.example", 0),
             ("a.key", "a.crt", "tls-server", "a.example www.a.example", 0),
             ("a 2.key", "a2.crt", "tls-server", "a.example www.a.example", 0),
             ("c.key", "c.crt", "tls13-server", "c.example", 1),
             ("d.key", "d.crt", "tls12-server", "", 0),
-            ("p.key", "p.crt", "tls-client", "", 0),
             ("f.key", "f.crt", "tls-server", "f.example", 0),
+            ("p.key", "p.crt", "tls-client", "", 0),
         ];
         let expected: Vec<_> = expected
             .iter()
