@@ -173,10 +173,15 @@ fn sites_of_haproxy_move_under_load_and_back() {
     // HAProxy does not run: files are put back, and the next start reads them.
     scene.haproxy = None;
     // Among these processes is no HAProxy of another test.
-    let protect = scene.protect(&["--undo"]);
-    let mut alone = Command::new("unshare");
-    alone.args(["--pid", "--fork", "--mount-proc"]).arg(protect.get_program()).args(protect.get_args());
-    let undone = run(&mut alone);
+    let alone = |words: &[&str]| {
+        let protect = scene.protect(words);
+        let mut alone = Command::new("unshare");
+        alone.args(["--pid", "--fork", "--mount-proc"]).arg(protect.get_program()).args(protect.get_args());
+        run(&mut alone)
+    };
+    let words = stderr(&alone(&[]));
+    assert!(words.contains("no HAProxy that root has started runs on this host: start it"), "{words}");
+    let undone = alone(&["--undo"]);
     let words = stderr(&undone);
     assert!(undone.status.success() && words.contains("does not run"), "{words}");
     assert!(words.contains("shop.pem has a key of its own again, and stays"), "{words}");
@@ -229,7 +234,7 @@ fn a_key_that_another_server_uses_stays() {
     let words = stderr(&undone);
     assert!(undone.status.success(), "{words}");
     assert!(
-        words.contains("key shop.example-p256 stays in the daemon, because another server uses it"),
+        words.contains("key shop.example-p256 stays in the daemon, because another protected server uses it"),
         "{words}"
     );
     assert!(words.contains("key mail.example deleted"), "{words}");
@@ -279,6 +284,44 @@ fn key_files_of_haproxy_are_removed_for_good() {
         (!now.is_empty() && now.iter().all(|pid| !workers.contains(pid))).then_some(())
     });
     assert_eq!(scene.certificates(), shown);
+}
+
+/// A renewal has put a key file into the place of a reference, and the way back has left an older
+/// key file under its hidden name: the removal does not forget that one.
+#[test]
+fn a_key_file_of_an_earlier_change_is_not_forgotten() {
+    if !has_root() {
+        return;
+    }
+    let scene = Scene::start();
+    let shop = scene.path("certs/shop.pem");
+    let key = fs::read(&shop).unwrap();
+    // HAProxy takes one listener only with the header of a proxy.
+    let text = fs::read_to_string(scene.path("haproxy.cfg")).unwrap();
+    fs::write(scene.path("haproxy.cfg"), text.replace(" ssl crt-list", " accept-proxy ssl crt-list"))
+        .unwrap();
+    scene.haproxy.as_ref().unwrap().signal(Signal::USR2);
+    let handshakes = scene.handshakes();
+    wait_for("a listener that wants a header", || handshakes[2].make().is_err().then_some(()));
+    let done = run(&mut scene.protect(&[]));
+    let words = stderr(&done);
+    assert!(done.status.success() && !words.contains("no handshake shows"), "{words}");
+    fs::write(&shop, &key).unwrap();
+    succeed(&mut scene.protect(&[]));
+    let undone = run(&mut scene.protect(&["--undo"]));
+    let kept = scene.path("certs/.shop.pem.before-keyward.key");
+    let words = stderr(&undone);
+    assert!(undone.status.success() && words.contains(&format!("shred -u {}", kept.display())), "{words}");
+    assert!(kept.exists());
+    succeed(&mut scene.protect(&[]));
+    let removed = run(&mut scene.protect(&["--remove-key-files"]));
+    let words = stderr(&removed);
+    assert!(removed.status.success(), "{words}");
+    assert!(words.contains(&format!("{} still has a key", kept.display())), "{words}");
+    assert!(!words.contains("the keys are in the daemon alone"), "{words}");
+    fs::remove_file(&kept).unwrap();
+    let words = stderr(&run(&mut scene.protect(&["--remove-key-files"])));
+    assert!(words.contains("the keys are in the daemon alone"), "{words}");
 }
 
 /// The command is killed at many moments. Run again, it ends as if it had not been.

@@ -1,19 +1,21 @@
 //! `keyward protect nginx`: a running nginx with key files becomes one with references, under load,
 //! and the other way round.
 
-use std::collections::BTreeMap;
+mod plan;
+mod undo;
+
 use std::fs;
 use std::net::SocketAddr;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use keyward_tests::tool::{children, fail, run, stderr, succeed, wait_for};
 use keyward_tests::{Daemon, Load, has_root};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{Files, Scene as _, Stage, assert_all_shook_hands, contents_of, keys_in_memory, secrets};
+use super::{Scene as _, Stage, assert_all_shook_hands, contents_of, keys_in_memory, secrets};
 
 /// An nginx with three sites whose keys are in files: a pair of RSA and ECDSA, a wildcard, and a
 /// certificate and its encrypted key in one file.
@@ -75,6 +77,16 @@ impl Scene {
         let read = || fs::read_to_string(self.path("nginx.pid")).ok()?.trim().parse::<u32>().ok();
         let is_alive = |pid: &u32| Path::new(&format!("/proc/{pid}")).exists();
         wait_for("the master", || read().filter(is_alive))
+    }
+
+    /// Has nginx read its files again, with the provider, and waits for its new workers.
+    fn reload(&self) {
+        let workers = children(self.master());
+        succeed(self.nginx(&["-s", "reload"]).env("OPENSSL_CONF", self.daemon.openssl_conf()));
+        wait_for("new workers", || {
+            let now = children(self.master());
+            (!now.is_empty() && now.iter().all(|pid| !workers.contains(pid))).then_some(())
+        });
     }
 
     /// The drop-in with the grants.
@@ -345,203 +357,4 @@ fn a_full_disk_of_the_journal_changes_nothing() {
     for words in ["nothing was changed", "everything was put back"] {
         assert!(refusals.iter().any(|line| line.contains(words)), "{refusals:?}");
     }
-}
-
-/// A second run, for a site that was added since, has a way back of its own.
-#[test]
-fn a_second_run_does_not_touch_what_the_first_has_done() {
-    if !has_root() {
-        return;
-    }
-    let scene = Scene::start();
-    let (before, shown) = (scene.files(), scene.certificates());
-    succeed(scene.protect(&[]).stderr(Stdio::null()));
-    let reload = || {
-        let workers = children(scene.master());
-        succeed(scene.nginx(&["-s", "reload"]).env("OPENSSL_CONF", scene.daemon.openssl_conf()));
-        wait_for("new workers", || {
-            let now = children(scene.master());
-            (!now.is_empty() && now.iter().all(|pid| !workers.contains(pid))).then_some(())
-        });
-    };
-    // The administrator edits a site of the first run, and adds one.
-    let shop = scene.path("available/shop");
-    let edited = fs::read_to_string(&shop).unwrap().replace("served", "served here");
-    fs::write(&shop, &edited).unwrap();
-    fs::copy(scene.path("ssl/wild.key"), scene.path("ssl/more.key")).unwrap();
-    let key = ["genpkey", "-algorithm", "RSA", "-out", "more.key"];
-    succeed(Command::new("openssl").args(key).current_dir(scene.path("ssl")));
-    let public = ["pkey", "-in", "more.key", "-pubout", "-out", "public"];
-    succeed(Command::new("openssl").args(public).current_dir(scene.path("ssl")));
-    let certificate =
-        scene.pki.certify_with_extensions(&scene.path("ssl/public"), "subjectAltName=DNS:more.example\n", 2);
-    fs::rename(certificate, scene.path("ssl/more.crt")).unwrap();
-    let more = format!(
-        "server {{ listen {} ssl; server_name more.example; ssl_certificate ssl/more.crt; ssl_certificate_key ssl/more.key; location / {{ return 200 \"served\\n\"; }} }}\n",
-        scene.addresses[0]
-    );
-    fs::write(scene.path("sites/more"), &more).unwrap();
-    reload();
-    let between = scene.files();
-
-    // Killed, and run again: the first run is not touched, and no handshake fails.
-    let load = Load::start(&scene.handshakes()[0], 2);
-    for pause in [0, 30, 60, 90, 120, 200, 300, 400] {
-        let mut command = scene.protect(&[]);
-        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        std::thread::sleep(Duration::from_millis(pause));
-        let _ = child.kill();
-        child.wait().unwrap();
-        assert_eq!(scene.certificates(), shown);
-    }
-    let done = run(&mut scene.protect(&[]));
-    assert!(done.status.success(), "{}", stderr(&done));
-    assert_all_shook_hands(vec![load]);
-    let of_more = fs::read_to_string(scene.path("sites/more")).unwrap();
-    assert!(of_more.contains("more.key.keyward.pem"), "{of_more}");
-    assert_eq!(fs::read_to_string(&shop).unwrap(), edited);
-
-    // The way back meets the edit of the administrator: the second run is undone, the first is not.
-    let (_, words) = fail(&mut scene.protect(&["--undo"]));
-    assert!(
-        words.contains("available/shop (before: ") && words.contains("would lose that change"),
-        "{words}"
-    );
-    let contents = |all: &Files| {
-        all.iter().map(|(path, file)| (path.clone(), file.0.clone())).collect::<BTreeMap<_, _>>()
-    };
-    assert!(contents(&scene.files()) == contents(&between));
-    assert_eq!(scene.certificates(), shown);
-    fs::write(&shop, edited.replace("served here", "served")).unwrap();
-    // A site that uses a reference of the first run keeps that run.
-    let user = more.replace("more.example", "user.example").replace("more.crt", "wild.crt");
-    fs::write(scene.path("sites/user"), user.replace("more.key", "wild.key.keyward.pem")).unwrap();
-    reload();
-    let (_, words) = fail(&mut scene.protect(&["--undo"]));
-    assert!(words.contains("nothing was put back: nginx refuses its configuration"), "{words}");
-    assert_eq!(scene.certificates(), shown);
-    scene.handshakes().iter().for_each(|one| assert!(one.make().is_ok()));
-    fs::remove_file(scene.path("sites/user")).unwrap();
-    reload();
-    succeed(scene.protect(&["--undo"]).stderr(Stdio::null()));
-    let after = contents(&scene.files());
-    for (path, contents) in contents(&before) {
-        if !path.ends_with("ssl/public") {
-            assert!(after[&path] == contents, "{}", path.display());
-        }
-    }
-    assert_eq!(scene.certificates(), shown);
-}
-
-/// Keys that the daemon had before lose the uses again that only the sites need.
-#[test]
-fn uses_that_a_run_has_added_are_taken_back() {
-    if !has_root() {
-        return;
-    }
-    let scene = Scene::start();
-    let import = |label: &str, key: &str, usage: &str| {
-        let mut command = scene.daemon.keyward(&["key", "import", label, "--use", usage]);
-        succeed(command.arg("--in").arg(scene.path("ssl").join(key)));
-    };
-    import("own", "shop.key", "csr");
-    import("other", "wild.key", "tls-server");
-    import("gone", "shop rsa.key", "csr");
-    import("alone", "mail.key", "csr");
-    succeed(&mut scene.daemon.keyward(&["key", "delete", "gone", "--yes"]));
-    let uses = |label: &str| {
-        let key = succeed(&mut scene.daemon.keyward(&["key", "show", label, "--json"]));
-        let key: serde_json::Value = serde_json::from_str(&key).unwrap();
-        key["uses"].as_array().unwrap().iter().map(|one| one.as_str().unwrap().to_owned()).collect::<Vec<_>>()
-    };
-    let before = scene.contents();
-    succeed(&mut scene.protect(&["--site", "shop.example"]));
-    assert_eq!(uses("own"), ["tls-server", "csr"]);
-    // A second run for the same key, and one for another key.
-    let wild = scene.path("sites/wild");
-    let text = fs::read_to_string(&wild).unwrap();
-    fs::write(&wild, text.replace("wild.crt", "shop.crt").replace("wild.key", "shop.key")).unwrap();
-    succeed(scene.nginx(&["-s", "reload"]).env("OPENSSL_CONF", scene.daemon.openssl_conf()));
-    let handshakes = scene.handshakes();
-    wait_for("the other certificate", || handshakes[1].certificate().is_err().then_some(()));
-    succeed(&mut scene.protect(&["--site", "*.wild.example", "--site", "mail.example"]));
-    assert_eq!(uses("own"), ["tls-server", "csr"]);
-    // The administrator takes the only other use of a key meanwhile, and adds one to another key.
-    assert_eq!(uses("alone"), ["tls12-server", "csr"]);
-    let set_uses = ["key", "set-uses", "alone", "--use"];
-    succeed(&mut scene.daemon.keyward(&[&set_uses[..], &["tls12-server"]].concat()));
-    succeed(&mut scene.daemon.keyward(&[
-        "key",
-        "set-uses",
-        "own",
-        "--use",
-        "tls-server",
-        "--use",
-        "csr",
-        "--use",
-        "tls13-client",
-    ]));
-    let undone = run(&mut scene.protect(&["--undo"]));
-    let words = stderr(&undone);
-    assert!(undone.status.success(), "{words}");
-    assert_eq!(words.matches("key own has the uses ").count(), 1, "{words}");
-    assert_eq!(uses("own"), ["csr", "tls13-client"]);
-    assert_eq!(uses("other"), ["tls-server"]);
-    assert!(words.contains("key alone keeps the uses of this server"), "{words}");
-    assert!(words.contains("keyward key set-uses alone --use USE"), "{words}");
-    succeed(&mut scene.daemon.keyward(&[&set_uses[..], &["csr"]].concat()));
-    assert_eq!(uses("gone"), ["csr"]);
-    assert!(scene.grants().is_none());
-    fs::write(&wild, text).unwrap();
-    assert!(scene.contents() == before);
-}
-
-/// A plan says that it does not compare every one of many sites.
-#[test]
-fn a_plan_says_how_many_of_many_sites_are_compared() {
-    if !has_root() {
-        return;
-    }
-    let scene = Scene::start();
-    let site = |number: usize| {
-        format!(
-            "server {{ listen {} ssl; server_name {number:03}.example; ssl_certificate ssl/wild.crt; ssl_certificate_key ssl/wild.key; }}\n",
-            scene.addresses[0]
-        )
-    };
-    fs::write(scene.path("sites/many"), (0..600).map(site).collect::<String>()).unwrap();
-    succeed(&mut scene.nginx(&["-s", "reload"]));
-    let plan = succeed(&mut scene.protect(&["--dry-run"]));
-    let words = "2000 handshakes show the same certificates as before, at 500 of 603 listeners, with one for each key; the others are not compared\n";
-    let said = plan.lines().find(|line| line.contains("handshakes show")).unwrap_or_default();
-    assert!(plan.contains(words), "{said}");
-}
-
-/// One site of several that share a key keeps what the others need.
-#[test]
-fn a_shared_snippet_gets_the_uses_of_all_its_sites() {
-    if !has_root() {
-        return;
-    }
-    let scene = Scene::start();
-    let [first, second] = scene.addresses;
-    fs::write(scene.path("snippet"), "ssl_certificate ssl/shop.crt; ssl_certificate_key ssl/shop.key;\n")
-        .unwrap();
-    for (name, address, protocols) in
-        [("shop", first, "TLSv1.3"), ("wild", first, "TLSv1.3"), ("zmail", second, "TLSv1.2")]
-    {
-        let text = format!(
-            "server {{ listen {address} ssl; server_name {name}.example; ssl_protocols {protocols}; include snippet; }}\n"
-        );
-        fs::remove_file(scene.path("sites").join(name)).unwrap();
-        fs::write(scene.path("sites").join(name), text).unwrap();
-    }
-    succeed(&mut scene.nginx(&["-s", "reload"]));
-    let plan = succeed(&mut scene.protect(&["--dry-run", "--site", "shop.example"]));
-    assert!(
-        plan.contains("(p256, tls12-server, tls13-server)")
-            || plan.contains("(p256, tls13-server, tls12-server)"),
-        "{plan}"
-    );
-    assert_eq!(plan.matches("snippet, line 1").count(), 1, "{plan}");
 }
