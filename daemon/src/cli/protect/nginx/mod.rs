@@ -24,7 +24,7 @@ use crate::cli::failure::Failure;
 use crate::cli::{program, service_files};
 use crate::ground::exit;
 use crate::servers::nginx::{self, Configuration};
-use crate::servers::processes::{self, Child, Master};
+use crate::servers::processes::{self, Master};
 use survey::{Survey, survey};
 
 /// A running nginx.
@@ -52,9 +52,10 @@ impl Nginx {
         let of_new = children.iter().filter(|child| child.title.starts_with(MASTER));
         let of_new = of_new.filter_map(|child| processes::master(child.pid, "nginx"));
         let of_new: Vec<_> = of_new.flat_map(|new| processes::children(&new)).collect();
-        let mut all = children.iter().chain(&of_new);
-        let is_worker = |child: &&Child| child.title.starts_with(WORKER) && !child.title.contains(ENDING);
-        let worker = all.find(is_worker).ok_or_else(|| {
+        let all = children.iter().chain(&of_new).filter(|child| child.title.starts_with(WORKER));
+        // One that ends has read the files of before.
+        let worker = all.min_by_key(|child| child.title.contains(ENDING));
+        let worker = worker.ok_or_else(|| {
             let reason = format_args!(
                 "nginx (process {}) has no worker processes; if it starts just now, run the command again; with master_process off; it cannot be changed while it runs",
                 master.pid
