@@ -23,6 +23,13 @@ struct Scene {
 
 impl Scene {
     fn start() -> Self {
+        let scene = Self::start_with(|text| text);
+        scene.wait_until_all_answer();
+        scene
+    }
+
+    /// Starts HAProxy with an edited configuration, and waits for the first of its sites.
+    fn start_with(edit: impl Fn(String) -> String) -> Self {
         let mut daemon = Daemon::prepare("");
         let root = daemon.path("haproxy/root");
         daemon.configure_more(&format!("[socket]\nalso = [\"{}/keyward.sock\"]\n", root.display()));
@@ -30,11 +37,13 @@ impl Scene {
         daemon.resume();
         let mut scene = Self { stage: Stage::new(daemon, "haproxy", &["certs"]), haproxy: None };
         scene.configure();
+        let text = fs::read_to_string(scene.path("haproxy.cfg")).unwrap();
+        fs::write(scene.path("haproxy.cfg"), edit(text)).unwrap();
         let mut command = Command::new("/usr/sbin/haproxy");
         command.args(["-W", "-db", "-f"]).arg(scene.path("haproxy.cfg"));
         command.env_remove("OPENSSL_CONF").env_remove("KEYWARD_SOCKET");
         scene.haproxy = Some(Process::start(&mut command, &scene.path("output.log")));
-        scene.wait_until_all_answer();
+        wait_for("handshakes", || scene.handshakes()[0].make().ok().map(drop));
         scene
     }
 
@@ -293,16 +302,10 @@ fn a_key_file_of_an_earlier_change_is_not_forgotten() {
     if !has_root() {
         return;
     }
-    let scene = Scene::start();
+    // HAProxy takes connections of one listener only with the header of a proxy.
+    let scene = Scene::start_with(|text| text.replace(" ssl crt-list", " accept-proxy ssl crt-list"));
     let shop = scene.path("certs/shop.pem");
     let key = fs::read(&shop).unwrap();
-    // HAProxy takes one listener only with the header of a proxy.
-    let text = fs::read_to_string(scene.path("haproxy.cfg")).unwrap();
-    fs::write(scene.path("haproxy.cfg"), text.replace(" ssl crt-list", " accept-proxy ssl crt-list"))
-        .unwrap();
-    scene.haproxy.as_ref().unwrap().signal(Signal::USR2);
-    let handshakes = scene.handshakes();
-    wait_for("a listener that wants a header", || handshakes[2].make().is_err().then_some(()));
     let done = run(&mut scene.protect(&[]));
     let words = stderr(&done);
     assert!(done.status.success() && !words.contains("no handshake shows"), "{words}");
