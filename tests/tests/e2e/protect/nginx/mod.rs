@@ -125,7 +125,7 @@ impl super::Scene for Scene {
 
 impl Drop for Scene {
     fn drop(&mut self) {
-        for name in ["nginx.pid", "nginx.pid.oldbin"] {
+        for name in ["nginx.pid", "nginx.pid.oldbin", "other.pid"] {
             let pid = fs::read_to_string(self.path(name)).ok().and_then(|text| text.trim().parse().ok());
             if let Some(pid) = pid.and_then(Pid::from_raw) {
                 let _ = kill_process(pid, Signal::TERM);
