@@ -55,7 +55,7 @@ pub(super) fn certificates(bytes: &[u8]) -> Result<Chain, String> {
 }
 
 /// True if a file has a private key, or a reference to one. A file that cannot be used has neither;
-/// [`Keys::read`] says why.
+/// [`super::Keys::read`] says why.
 pub(in crate::cli::protect) fn holds_key_or_reference(path: &Path) -> bool {
     let has_reference =
         |bytes: &[u8]| bytes.windows(BEGIN_REFERENCE.len()).any(|part| part == BEGIN_REFERENCE);
