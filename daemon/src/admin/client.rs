@@ -49,7 +49,7 @@ impl AdminClient {
         Ok(Self { socket: runtime_dir.join(SOCKET), runtime, limit: TIME_LIMIT })
     }
 
-    /// The same client for a look at the daemon, which answers such questions at once. Behind a
+    /// Client with a short time limit, for questions that the daemon answers at once. Behind a
     /// socket of systemd there may be no daemon at all.
     pub(crate) fn for_a_look(self) -> Self {
         Self { limit: LOOK_LIMIT, ..self }
