@@ -25,9 +25,11 @@ use zeroize::Zeroizing;
 
 use crate::admin::api::{
     AccessView, Certified, Finished, KEYS_IN_BACKUP, KeyView, MAX_ANSWER, MAX_PAGE, Page, Refusal, Reloaded,
-    RepairedView, RequestSignature, Rewrapped, StatusView, UnitView, User,
+    RepairedView, RequestSignature, Rewrapped, UnitView, User,
 };
+
 use crate::admin::purge_view::{PurgesView, RecoveryNote, RecoveryView};
+use crate::admin::status_view::StatusView;
 use crate::admin::unit_view::{ClaimView, CommandsView, ImporterView, OwnedUnitView, SealedView, TakenView};
 use crate::admin::{SOCKET, request};
 use crate::audit::Filter;

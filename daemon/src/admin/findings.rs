@@ -4,7 +4,7 @@
 //! A fact that nobody has looked at is a finding, too: nothing is called well for want of a look.
 
 use super::plans::{LOOK_LIFE, key_problem, progress_problem, revocation_problem, served, words};
-use crate::admin::api::{CertificatesView, FindingView, Severity, StatusView};
+use crate::admin::status_view::{CertificatesView, FindingView, Severity, StatusView};
 use crate::config;
 use crate::daemon::Daemon;
 use crate::keys::expiry::is_soon;

@@ -29,6 +29,7 @@ pub(crate) mod request;
 mod rewrap;
 mod rights;
 mod status;
+pub(crate) mod status_view;
 pub(crate) mod trail_view;
 mod unit;
 pub(crate) mod unit_view;

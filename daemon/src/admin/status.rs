@@ -10,8 +10,9 @@ use super::findings::{Known, findings};
 use super::overview::Overview;
 use super::trail_view::AuditView;
 use super::{Admin, AdminError, Answer, units};
-use crate::admin::api::{MeasureView, REFUSED_RELOAD, Severity, StatusView};
+use crate::admin::api::REFUSED_RELOAD;
 use crate::admin::purge_view::{PurgesView, RecoveryView};
+use crate::admin::status_view::{MeasureView, Severity, StatusView};
 use crate::ground::{confinement, names};
 
 pub(super) async fn show(State(admin): State<Admin>) -> Answer<StatusView> {

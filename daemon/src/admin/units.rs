@@ -6,7 +6,8 @@ use axum::http::StatusCode;
 use keyward_unit::Wkid;
 
 use super::{Admin, Answer};
-use crate::admin::api::{BackendView, UnitView};
+use crate::admin::api::UnitView;
+use crate::admin::status_view::BackendView;
 use crate::backend::{Backend, UnitHealth};
 use crate::daemon::Daemon;
 use crate::ground::opening::described;

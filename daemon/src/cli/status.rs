@@ -10,8 +10,10 @@ use super::client::Client;
 use super::failure::Failure;
 use super::output::{ago, from_now, print, print_json, time};
 use super::protected::{self, Fault};
-use crate::admin::api::{CertificatesView, ExpiringView, FindingView, MeasureView, Severity, StatusView};
 use crate::admin::client::AdminClient;
+use crate::admin::status_view::{
+    CertificatesView, ExpiringView, FindingView, MeasureView, Severity, StatusView,
+};
 use crate::ground::opening::{Opening, described};
 
 #[derive(Args, Debug)]

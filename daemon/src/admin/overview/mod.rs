@@ -16,7 +16,7 @@ use tokio::sync::Mutex;
 
 use super::AdminError;
 use super::plans::words;
-use crate::admin::api::{CertificatesView, ExpiringView};
+use crate::admin::status_view::{CertificatesView, ExpiringView};
 use crate::daemon::Daemon;
 use crate::keys::{Listed, Standing, StoreError, now};
 use crate::lifecycle::renewal;

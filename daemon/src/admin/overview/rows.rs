@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use keyward_proto::{Label, Use};
 use keyward_unit::{Header, Wkid};
 
-use crate::admin::api::ExpiringView;
+use crate::admin::status_view::ExpiringView;
 use crate::backend::Backend;
 use crate::config::EMBEDDED;
 use crate::daemon::Daemon;

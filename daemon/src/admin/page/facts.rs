@@ -6,8 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use crate::admin::api::{StatusView, UnitView};
+use crate::admin::api::UnitView;
+
 use crate::admin::overview::Overview;
+use crate::admin::status_view::StatusView;
 use crate::admin::{Admin, AdminError, status, units};
 use crate::ground::names;
 use crate::keys::{PeerUsage, now};

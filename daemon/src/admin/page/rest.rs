@@ -3,7 +3,8 @@
 use super::facts::Facts;
 use super::html::Html;
 use super::keys::program;
-use crate::admin::api::{BackendView, UnitView};
+use crate::admin::api::UnitView;
+use crate::admin::status_view::BackendView;
 use crate::ground::opening::described;
 
 /// Begins a section. The id is also that of its title.

@@ -5,8 +5,9 @@ use keyward_proto::Outcome;
 
 use super::facts::Facts;
 use super::frame::{self, STYLE};
-use crate::admin::api::{BackendView, FindingView, MeasureView, Severity, StatusView, UnitView};
+use crate::admin::api::UnitView;
 use crate::admin::overview::{Cannot, CertificateRow, KeyRow, Overview, PlanRow};
+use crate::admin::status_view::{BackendView, FindingView, MeasureView, Severity, StatusView};
 use crate::admin::trail_view::AuditView;
 use crate::keys::{Altered, PeerUsage};
 use crate::peers::refusals::Refusal;

@@ -8,8 +8,8 @@ use std::path::Path;
 use nix::unistd::geteuid;
 
 use super::finding::Finding;
-use crate::admin::api::StatusView;
 use crate::admin::client::AdminClient;
+use crate::admin::status_view::StatusView;
 use crate::cli::check_config;
 use crate::cli::client::STATE_DIR;
 use crate::cli::key::for_daemon;

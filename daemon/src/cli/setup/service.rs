@@ -2,8 +2,8 @@
 
 use super::choice::Way;
 use super::place::Place;
-use crate::admin::api::{BackendView, StatusView};
 use crate::admin::client::AdminClient;
+use crate::admin::status_view::{BackendView, StatusView};
 use crate::cli::failure::Failure;
 use crate::cli::program;
 use crate::config::EMBEDDED;

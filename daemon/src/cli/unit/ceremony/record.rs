@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::super::issue::write_new;
 use super::Session;
 use super::notes::{Noted, Notes};
-use crate::admin::api::StatusView;
+use crate::admin::status_view::StatusView;
 use crate::admin::trail_view::AuditView;
 use crate::admin::unit_view::OwnedUnitView;
 use crate::cli::failure::Failure;
