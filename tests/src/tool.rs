@@ -1,7 +1,7 @@
 //! Programs that run to their end, and processes that end when their value is dropped.
 
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -39,6 +39,29 @@ pub fn as_user(user: &str, command: &Command) -> Command {
         };
     }
     other
+}
+
+/// Library of the Debian package faketime. The command of the package is of no use here: its name
+/// for shared memory has the process id alone, a killed program leaves the memory behind, and the
+/// command fails when an id comes again.
+const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
+
+/// Variables of a program whose clock is as far from the right time as a file says.
+pub fn of_clock(file: &Path) -> [(&'static str, PathBuf); 4] {
+    assert!(Path::new(FAKETIME).exists(), "the package faketime is missing");
+    [
+        ("LD_PRELOAD", FAKETIME.into()),
+        ("FAKETIME_TIMESTAMP_FILE", file.to_owned()),
+        ("FAKETIME_NO_CACHE", "1".into()),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1".into()),
+    ]
+}
+
+/// Sets the clock of a command this far from the right time: seconds, or a number with a unit, as
+/// in `-60` and `+30d`.
+pub fn set_clock(command: &mut Command, distance: &str) {
+    assert!(Path::new(FAKETIME).exists(), "the package faketime is missing");
+    command.env("LD_PRELOAD", FAKETIME).env("FAKETIME", distance);
 }
 
 /// The error output as text.

@@ -287,6 +287,11 @@ pub(crate) fn children(parent: Pid) -> Vec<Pid> {
 
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_keyward");
 
+/// Library of the Debian package faketime. The command of the package is of no use here: its name
+/// for shared memory has the process id alone, a killed program leaves the memory behind, and the
+/// command fails when an id comes again.
+pub(crate) const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
+
 /// Status and error line of a program that failed.
 pub(crate) fn failure_of(output: &Output) -> (i32, String) {
     assert!(!output.status.success());

@@ -12,7 +12,7 @@ use keyward_proto::Outcome;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::fixture::{Daemon, PROGRAM, certificate_verify, failure_of, has_root, label_of};
+use crate::fixture::{Daemon, FAKETIME, PROGRAM, certificate_verify, failure_of, has_root, label_of};
 use crate::users::ALICE;
 
 #[test]
@@ -416,9 +416,9 @@ impl Clock {
     }
 
     fn serve(&self) -> Command {
-        assert!(Path::new(LIBRARY).exists(), "the package faketime is missing");
+        assert!(Path::new(FAKETIME).exists(), "the package faketime is missing");
         let mut serve = self.daemon.serve(&["--dev"]);
-        serve.env("LD_PRELOAD", LIBRARY).env("FAKETIME_TIMESTAMP_FILE", &self.file);
+        serve.env("LD_PRELOAD", FAKETIME).env("FAKETIME_TIMESTAMP_FILE", &self.file);
         serve.env("FAKETIME_NO_CACHE", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("TZ", "UTC");
         serve
     }
@@ -488,6 +488,3 @@ fn wait_for(mut ask: impl FnMut() -> bool) {
         std::thread::sleep(Duration::from_millis(10));
     }
 }
-
-/// Library of the Debian package libfaketime.
-const LIBRARY: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";

@@ -11,7 +11,7 @@ use keyward_proto::Outcome;
 use rustix::process::Signal;
 
 use crate::audit::await_some;
-use crate::fixture::{Daemon, certificate_verify};
+use crate::fixture::{Daemon, FAKETIME, certificate_verify};
 
 /// Exit status and output.
 fn status(daemon: &Daemon) -> (i32, String) {
@@ -23,16 +23,10 @@ fn status(daemon: &Daemon) -> (i32, String) {
 /// for this many days since then.
 fn certify(daemon: &Daemon, label: &str, age: u32, days: u32) {
     let (key, chain) = (daemon.path("plain.key"), daemon.path("chain.pem"));
-    let mut openssl = Command::new("faketime");
-    openssl.args([&format!("{age} days ago"), "openssl"]).args([
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:P-256",
-        "-nodes",
-    ]);
+    assert!(std::path::Path::new(FAKETIME).exists(), "the package faketime is missing");
+    let mut openssl = Command::new("openssl");
+    openssl.env("LD_PRELOAD", FAKETIME).env("FAKETIME", format!("-{age}d"));
+    openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]);
     openssl.args(["-days", &days.to_string(), "-subj", "/CN=shop", "-keyout"]).arg(&key);
     openssl.args(["-addext", &format!("subjectAltName=DNS:{label}.example"), "-out"]).arg(&chain);
     let made = openssl.output().unwrap();

@@ -8,7 +8,7 @@ use std::process::Command;
 use keyward_tests::attacker::uid_of;
 use keyward_tests::client::{WISHES, curl, curl_command};
 use keyward_tests::server::Site;
-use keyward_tests::tool::{as_user, fail, run, succeed, wait_for};
+use keyward_tests::tool::{as_user, fail, of_clock, run, succeed, wait_for};
 use keyward_tests::{Daemon, Nginx, Pki, built, has_root};
 use serde_json::Value;
 
@@ -16,9 +16,6 @@ use serde_json::Value;
 const MANAGERS: [&str; 2] = ["man", "lp"];
 const AUDITOR: &str = "mail";
 const PURGER: &str = "news";
-
-/// Library of the Debian package faketime.
-const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
 
 /// A month in the life of two keys.
 struct Month {
@@ -33,12 +30,8 @@ impl Month {
         let roles: String = MANAGERS.map(|user| role("manager", user)).concat();
         let roles = roles + &role("auditor", AUDITOR) + &role("purger", PURGER);
         let mut daemon = Daemon::prepare(&roles);
-        assert!(Path::new(FAKETIME).exists(), "the package faketime is missing");
-        let clock = daemon.path("clock");
-        daemon.set_variable("LD_PRELOAD", FAKETIME.into());
-        daemon.set_variable("FAKETIME_TIMESTAMP_FILE", clock);
-        for name in ["FAKETIME_NO_CACHE", "FAKETIME_DONT_FAKE_MONOTONIC"] {
-            daemon.set_variable(name, "1".into());
+        for (name, value) in of_clock(&daemon.path("clock")) {
+            daemon.set_variable(name, value);
         }
         let month = Self { daemon, acts: BTreeSet::new() };
         month.set_day(0);

@@ -1,6 +1,6 @@
 //! Keys that a person has called compromised, in plans and files that change.
 
-use keyward_tests::tool::fail;
+use keyward_tests::tool::{fail, of_clock};
 
 use super::by_hand::{ByHand, NEVER_SERVED, status_of};
 use super::*;
@@ -203,7 +203,7 @@ fn nothing_is_lost_to_a_wrong_clock_or_an_unreadable_file() {
     let clock = agent.scene.daemon.path("clock");
     fs::write(&clock, "+200d\n").unwrap();
     agent.scene.daemon.stop();
-    for (name, value) in interrupted::of_clock(&clock) {
+    for (name, value) in of_clock(&clock) {
         agent.scene.daemon.set_variable(name, value);
     }
     agent.scene.daemon.resume();

@@ -1,13 +1,10 @@
 //! Orders and deployments that are interrupted: they go on.
 
-use keyward_tests::tool::fail;
+use keyward_tests::tool::{fail, of_clock};
 use keyward_tests::{People, UnitServer, Units, has_root};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::*;
-
-/// Library of the Debian package faketime.
-const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
 
 /// Each of the three programs is killed over and over: the order goes on.
 #[test]
@@ -69,17 +66,6 @@ fn two_agents_make_one_order() {
         before = scene.renewed(&before);
         assert_eq!((scene.orders(), &before["failures"]), (orders, &json!(0)), "{before}");
     }
-}
-
-/// Variables of a program whose clock is as far from the right time as a file says.
-pub(super) fn of_clock(file: &Path) -> [(&'static str, PathBuf); 4] {
-    assert!(Path::new(FAKETIME).exists(), "the package faketime is missing");
-    [
-        ("LD_PRELOAD", FAKETIME.into()),
-        ("FAKETIME_TIMESTAMP_FILE", file.to_owned()),
-        ("FAKETIME_NO_CACHE", "1".into()),
-        ("FAKETIME_DONT_FAKE_MONOTONIC", "1".into()),
-    ]
 }
 
 /// The clock of the host is a year ahead, or a year behind. Later it is right.
