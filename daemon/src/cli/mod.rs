@@ -25,7 +25,6 @@ mod passphrase;
 mod private_network;
 mod program;
 mod protect;
-mod protected;
 mod reload;
 mod remarks;
 mod service_files;

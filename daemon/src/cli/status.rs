@@ -9,7 +9,7 @@ use clap::Args;
 use super::client::Client;
 use super::failure::Failure;
 use super::output::{ago, from_now, print, print_json, time};
-use super::protected::{self, Fault};
+use super::protect::health::{self, Fault};
 use crate::admin::client::AdminClient;
 use crate::admin::status_view::{
     CertificatesView, ExpiringView, FindingView, MeasureView, Severity, StatusView,
@@ -28,7 +28,7 @@ impl Status {
             .and_then(|admin| admin.for_a_look().status())
             .map_err(|error| Failure::from(error).while_trying("cannot ask the daemon for its state"))?;
         // The daemon sees no other processes than its own, and may not read the journals.
-        let faults = protected::faults(status.config_file.as_deref()).into_iter();
+        let faults = health::faults(status.config_file.as_deref()).into_iter();
         let faults = faults.map(|Fault { detail, fix }| FindingView {
             severity: Severity::Warning,
             text: format!("{detail}; {fix}"),

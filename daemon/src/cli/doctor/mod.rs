@@ -28,7 +28,7 @@ use clap::Args;
 use super::client::Client;
 use super::failure::Failure;
 use super::output::{print, print_json};
-use super::protected::{self, Fault};
+use super::protect::health::{self, Fault};
 use crate::admin::client::{AdminClient, AdminClientError};
 use crate::ground::exit;
 use crate::peers;
@@ -120,7 +120,7 @@ impl Doctor {
         }
         if !self.names_server() {
             findings.extend(servers::check(&runtime_dir, is_silent));
-            let faults = protected::faults(options.config_file()).into_iter();
+            let faults = health::faults(options.config_file()).into_iter();
             findings.extend(faults.map(|Fault { detail, fix }| Finding::fail(servers::CHECK, detail, fix)));
         }
         self.report(&findings)

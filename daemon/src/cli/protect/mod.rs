@@ -10,6 +10,7 @@ mod apache;
 mod change;
 mod grants;
 mod haproxy;
+pub(super) mod health;
 mod journal;
 mod keys;
 mod nginx;
@@ -146,6 +147,12 @@ impl Server {
             Self::Apache => Box::new(Apache::find(pid)?),
         })
     }
+
+    /// The servers of this kind that run.
+    fn running(self) -> Vec<Box<dyn Running>> {
+        let masters = processes::masters(self.program()).into_iter();
+        masters.filter_map(|master| self.find(Some(master.pid)).ok()).collect()
+    }
 }
 
 impl Protect {
@@ -259,7 +266,7 @@ impl Protect {
 
     /// The server with the journal of this name.
     fn find_by_name(&self, name: &str) -> Result<Box<dyn Running>, Failure> {
-        let running = self.running();
+        let running = self.server.running();
         if let Some(server) = running.into_iter().find(|server| server.name() == name) {
             return Ok(server);
         }
@@ -273,16 +280,10 @@ impl Protect {
         }
     }
 
-    /// The servers of this kind that run.
-    fn running(&self) -> Vec<Box<dyn Running>> {
-        let masters = processes::masters(self.server.program()).into_iter();
-        masters.filter_map(|master| self.server.find(Some(master.pid)).ok()).collect()
-    }
-
     /// Names of the servers of this kind that were changed, and do not run, each with a file that
     /// was changed.
     fn stopped(&self) -> Vec<(String, Option<PathBuf>)> {
-        let running: BTreeSet<_> = self.running().iter().map(|server| server.name()).collect();
+        let running: BTreeSet<_> = self.server.running().iter().map(|server| server.name()).collect();
         journal::all(&self.journal, self.server.name()).filter(|(name, _)| !running.contains(name)).collect()
     }
 

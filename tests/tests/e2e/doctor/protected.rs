@@ -143,17 +143,28 @@ fn a_protected_server_that_does_not_run_is_a_problem() {
     assert!(faults().is_empty(), "{:?}", faults());
     assert_eq!(status(&mut alone(&daemon, &["status"])).0, 0);
 
-    let journal = daemon.path("protected/nginx/1");
-    fs::create_dir_all(&journal).unwrap();
-    fs::write(journal.join("journal.json"), "{}").unwrap();
+    daemon.generate("shop", "p256");
+    let site = Site::with_key(&daemon, &Pki::new(daemon.directory()), "shop");
+    let main = configuration(&daemon, &site);
+    let digest = succeed(Command::new("sh").args(["-c", "printf %s \"$1\" | sha256sum", "sh"]).arg(main));
+    let own = format!("nginx-{:.12}", digest);
+    let protected = |name: &str| {
+        let journal = daemon.path("protected").join(name).join("1");
+        fs::create_dir_all(&journal).unwrap();
+        fs::write(journal.join("journal.json"), "{}").unwrap();
+    };
+    protected("nginx");
     let down = "nginx does not run, and keyward protect has moved its keys into the daemon";
     assert_eq!(faults(), [down]);
     let (code, text) = status(&mut alone(&daemon, &["status"]));
     assert!(code == 1 && text.contains(&format!("problem     {down}")), "{code} {text}");
 
-    daemon.generate("shop", "p256");
-    let site = Site::with_key(&daemon, &Pki::new(daemon.directory()), "shop");
+    // Another nginx runs: the one with the usual configuration is down as before.
     let _nginx = Nginx::start(&daemon, std::slice::from_ref(&site));
+    protected(&own);
+    let (code, text) = status(&mut daemon.keyward(&["status"]));
+    assert!(code == 1 && text.contains(down) && !text.contains(&own), "{code} {text}");
+    fs::remove_dir_all(daemon.path("protected/nginx")).unwrap();
     let (code, text) = status(&mut daemon.keyward(&["status"]));
     assert!(code == 0 && !text.contains("nginx"), "{code} {text}");
 

@@ -413,7 +413,8 @@ impl Run {
     }
 }
 
-/// Names of the journals of a kind of server that have a run, each with a file that is changed.
+/// Names of the journals of a kind of server that have a run, each with a file that is changed, if
+/// the run can be read.
 pub(super) fn all(directory: &Path, kind: &str) -> impl Iterator<Item = (String, Option<PathBuf>)> {
     let children = fs::read_dir(directory).into_iter().flatten().flatten();
     let names = children.filter_map(|entry| entry.file_name().into_string().ok());
@@ -421,9 +422,13 @@ pub(super) fn all(directory: &Path, kind: &str) -> impl Iterator<Item = (String,
         name.strip_prefix(kind).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
     };
     names.filter(move |name| is_of_kind(name)).filter_map(move |name| {
-        let run = runs(&directory.join(&name)).into_iter().next()?;
-        let changed = run.files.iter().find(|entry| entry.before.is_some() || entry.moved.is_some());
-        Some((name, changed.map(|entry| entry.path.clone())))
+        let journal = directory.join(&name);
+        let mut entries = fs::read_dir(&journal).into_iter().flatten().flatten();
+        entries.any(|run| run.path().join(ENTRIES).exists()).then(|| {
+            let mut files = runs(&journal).into_iter().flat_map(|run| run.files);
+            let changed = files.find(|entry| entry.before.is_some() || entry.moved.is_some());
+            (name, changed.map(|entry| entry.path))
+        })
     })
 }
 
