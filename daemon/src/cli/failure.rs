@@ -72,6 +72,11 @@ impl Failure {
         }
     }
 
+    /// Puts another way behind the reason.
+    pub(crate) fn or_else(self, way: &str) -> Self {
+        Self { reason: self.reason.map(|reason| format!("{reason}; {way}")), ..self }
+    }
+
     /// Puts the attempt that failed before the reason.
     pub(crate) fn while_trying(self, attempt: impl Display) -> Self {
         Self { reason: self.reason.map(|reason| format!("{attempt}: {reason}")), ..self }

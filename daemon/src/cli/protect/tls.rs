@@ -75,7 +75,11 @@ pub(super) fn other_key_exchanges(
 /// True if a list of ciphers offers a key exchange, such as `Kx=RSA`, or may do so. OpenSSL decides
 /// about its own words (openssl-ciphers(1), -v).
 pub(super) fn offers(ciphers: &str, key_exchange: &str) -> bool {
-    let listed = Command::new("openssl").args(["ciphers", "-v", ciphers]).output();
+    // The list may come from somebody whose code must not run here: it is no option, which could
+    // load a provider from a file.
+    let mut openssl = Command::new("openssl");
+    openssl.args(["ciphers", "-v", "--", ciphers]).env("OPENSSL_CONF", "/dev/null");
+    let listed = openssl.output();
     listed.map_or(true, |listed| String::from_utf8_lossy(&listed.stdout).contains(key_exchange))
 }
 
@@ -155,6 +159,13 @@ mod tests {
 
     use super::*;
     use crate::servers::served::{Address, Place};
+
+    /// As an option, the word would list the ciphers with PSK beside the usual ones.
+    #[test]
+    fn a_list_of_ciphers_is_no_option() {
+        assert!(offers("AES128-SHA", "Kx=RSA") && !offers("ECDHE+AESGCM", "Kx=RSA "));
+        assert!(!offers("-psk", "Kx=RSA"));
+    }
 
     #[test]
     fn of_many_listeners_each_key_has_one_that_is_compared() {

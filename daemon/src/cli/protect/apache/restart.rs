@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use super::super::running::{LIMIT, Workers, wait};
+use super::super::running::{LIMIT, Workers, wait, wait_for};
 use super::super::{Protect, Server};
 use crate::cli::failure::Failure;
 use crate::cli::program;
@@ -72,9 +72,20 @@ pub(super) fn restart(
             .stdout(Stdio::null())
             .spawn()
             .map_err(|error| Failure::new(exit::OS, format_args!("cannot start Apache: {error}")))?;
-        let status = child.wait().map_err(|error| Failure::new(exit::OS, error))?;
-        if !status.success() {
-            let reason = format_args!("Apache did not start ({status}); its error log says why");
+        let mut ended = Ok(None);
+        wait_for(LONGEST_RESTART, || {
+            ended = child.try_wait();
+            !matches!(ended, Ok(None))
+        });
+        let reason = match ended.map_err(|error| Failure::new(exit::OS, error))? {
+            Some(status) if status.success() => None,
+            Some(status) => Some(format!("Apache did not start ({status}); its error log says why")),
+            None => {
+                let seconds = LONGEST_RESTART.as_secs();
+                Some(format!("Apache did not start within {seconds} seconds (process {})", child.id()))
+            }
+        };
+        if let Some(reason) = reason {
             return Err(Failure::new(exit::UNAVAILABLE, reason));
         }
     }
@@ -120,16 +131,45 @@ pub(super) fn successor(old: &Master) -> Option<Master> {
     masters.find(|new| new.pid != old.pid && is_like(new))
 }
 
-/// Ends a process, if one is named, and then runs the program behind it with its arguments.
+/// Longest time of a restart: half of it to end, and the rest to start.
+const LONGEST_RESTART: Duration = Duration::from_secs(60);
+
+/// Ends a process, if one is named, and then runs the program behind it with its arguments. A
+/// process that has ended stays as a zombie (Z in proc(5)) while nobody reaps it, as in many
+/// containers. After 30 seconds the program runs in any case.
 const RESTART: &str = r#"
 umask "$1"
-ulimit -H -c "$3" && ulimit -S -c "$2"
-ulimit -H -n "$5" && ulimit -S -n "$4"
+{ ulimit -H -c "$3" && ulimit -S -c "$2"; } 2>/dev/null ||
+    echo "note: this command may not set the former limit of core dumps (ulimit -c) for Apache" >&2
+{ ulimit -H -n "$5" && ulimit -S -n "$4"; } 2>/dev/null ||
+    echo "note: this command may not set the former limit of open files (ulimit -n) for Apache" >&2
 shift 5
 if [ -n "$1" ]; then
     kill -TERM "$1"
-    while kill -0 "$1" 2>/dev/null; do sleep 0.02; done
+    rounds=0
+    while grep -q '^State:[[:space:]]*[^ZX[:space:]]' "/proc/$1/status" 2>/dev/null && [ $rounds -lt 1500 ]; do
+        sleep 0.02
+        rounds=$((rounds + 1))
+    done
 fi
 shift
 exec "$@"
 "#;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Many a first process of a container reaps no other process.
+    #[test]
+    fn a_process_that_nobody_reaps_has_ended() {
+        let mut old = Command::new("sleep").arg("600").spawn().unwrap();
+        let begin = Instant::now();
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", RESTART, "sh"]).args(limits(old.id().cast_signed())).arg(old.id().to_string());
+        let restarted = shell.args(["/bin/echo", "started"]).output().unwrap();
+        assert_eq!(String::from_utf8(restarted.stdout).unwrap(), "started\n");
+        assert!(restarted.stderr.is_empty() && begin.elapsed() < Duration::from_secs(15));
+        assert_eq!(old.wait().unwrap().code(), None, "ended by a signal");
+    }
+}

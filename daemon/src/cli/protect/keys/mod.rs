@@ -76,7 +76,7 @@ impl Keys {
         let mut keys = Self::default();
         let mut names = Vec::new();
         for wanted in wanted {
-            let (bytes, facts) = read(&wanted.file)?;
+            let (bytes, facts) = read(&wanted.file).map_err(|failure| failure.or_else(OTHER_SITES))?;
             keys.certificates.extend(wanted.certificate.clone());
             if bytes.windows(BEGIN_REFERENCE.len()).any(|part| part == BEGIN_REFERENCE) {
                 if let Some(certificate) = &wanted.certificate {
@@ -90,6 +90,7 @@ impl Keys {
                     exit::DATA,
                     format_args!("cannot use the key in {}: {reason}", wanted.file.display()),
                 )
+                .or_else(OTHER_SITES)
             })?;
             let at = match keys.planned.iter().position(|known| known.spki == read.spki) {
                 Some(at) => at,
@@ -418,6 +419,9 @@ fn stem(key: &PlannedKey, names: &[String]) -> String {
 const FALLBACK: &str = "server";
 /// A note for a server with key files of certbot.
 pub(super) const CERTBOT_RENEWS: &str = "certbot writes a new key at each renewal, which the reference does not fit: before the next renewal, install the hook that takes the key in, with the label of the key above: docs/certbot.md, After keyward protect";
+
+/// The way to leave a site with an unusable key as it is.
+const OTHER_SITES: &str = "--site NAME chooses the other sites";
 
 #[cfg(test)]
 mod tests {
