@@ -75,6 +75,19 @@ impl Daemon {
         Self { is_dev: false, ..Self::prepare(configuration) }
     }
 
+    /// Starts a daemon whose unit has its master key from the file `master.key`; see
+    /// [`Daemon::start`].
+    pub fn start_with_master_key() -> Self {
+        let mut daemon = Self { is_dev: false, ..Self::prepare("") };
+        let file = daemon.path("master.key");
+        let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&file);
+        let key = tool::succeed(Command::new("openssl").args(["rand", "-hex", "32"]));
+        made.and_then(|mut made| made.write_all(key.as_bytes())).expect("the master key");
+        daemon.configure_more(&format!("[embedded]\nmaster-key = {file:?}\n"));
+        daemon.resume();
+        daemon
+    }
+
     /// Prepares a daemon on a backend whose remote unit already runs; see [`Daemon::prepare`].
     pub fn prepare_on(backend: Backend, configuration: &str) -> Self {
         let directory = scratch();

@@ -90,7 +90,8 @@ fn text(file: &Path) -> Option<String> {
     Some(text)
 }
 
-const SERVICE: &str = "keyward.service";
+/// Name of the service of the daemon.
+pub(super) const SERVICE: &str = "keyward.service";
 /// Directories in which systemd looks for unit files, by precedence.
 const DIRECTORIES: [&str; 4] =
     ["etc/systemd/system", "run/systemd/system", "usr/lib/systemd/system", "lib/systemd/system"];

@@ -10,6 +10,7 @@ use super::client::Client;
 use super::failure::Failure;
 use super::output::{ago, from_now, print, print_json, time};
 use super::protect::health::{self, Fault};
+use super::setup;
 use crate::admin::client::AdminClient;
 use crate::admin::status_view::{
     CertificatesView, ExpiringView, FindingView, MeasureView, Severity, StatusView,
@@ -29,11 +30,12 @@ impl Status {
             .map_err(|error| Failure::from(error).while_trying("cannot ask the daemon for its state"))?;
         // The daemon sees no other processes than its own, and may not read the journals.
         let faults = health::faults(status.config_file.as_deref()).into_iter();
-        let faults = faults.map(|Fault { detail, fix }| FindingView {
-            severity: Severity::Warning,
-            text: format!("{detail}; {fix}"),
-        });
-        let mut all: Vec<_> = findings(&status).into_iter().chain(faults).collect();
+        let faults = faults.map(|Fault { detail, fix }| format!("{detail}; {fix}"));
+        // Its unit is open, so it does not miss the secret.
+        let secret = setup::fault_of_secret(&status);
+        let found = secret.into_iter().chain(faults);
+        let found = found.map(|text| FindingView { severity: Severity::Warning, text });
+        let mut all: Vec<_> = findings(&status).into_iter().chain(found).collect();
         all.sort_by_key(|finding| Reverse(finding.severity));
         status.findings = Some(all);
         if self.client.json {

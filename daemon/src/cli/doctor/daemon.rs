@@ -17,6 +17,7 @@ use crate::admin::status_view::{BackendView, MeasureView, StatusView};
 use crate::cli::failure::is_to_be_set_up;
 use crate::cli::key::for_daemon;
 use crate::cli::output::{from_now, time};
+use crate::cli::setup;
 use crate::ground::opening::described;
 
 /// Checks the status of the daemon, its units and certificates, and its recent refusals.
@@ -135,7 +136,10 @@ pub(super) fn check(
             "start it without --dev on a new state directory before servers use it",
         ));
     }
-    findings.extend(status.backends.iter().filter_map(opening));
+    match setup::fault_of_secret(&status) {
+        Some(fault) => findings.push(Finding::fail(MASTER_KEY, fault, "do so before the daemon restarts")),
+        None => findings.extend(status.backends.iter().filter_map(opening)),
+    }
     findings.extend(confinement(&status));
     findings.extend(refusals(&status));
     findings
@@ -161,7 +165,7 @@ fn confinement(status: &StatusView) -> Vec<Finding> {
 fn opening(backend: &BackendView) -> Option<Finding> {
     // The status of the daemon has the reason why the unit is not open.
     let opening = backend.opening.as_deref().filter(|_| backend.ready && !backend.next_start_fails)?;
-    Some(Finding::ok("master key", format!("the embedded unit is opened {}", described(opening))))
+    Some(Finding::ok(MASTER_KEY, format!("the embedded unit is opened {}", described(opening))))
 }
 
 /// Time when the key store was created, if known. The daemon creates a store again if it was
@@ -289,6 +293,7 @@ fn now() -> u64 {
 }
 
 const KEY_STORE: &str = "key store";
+const MASTER_KEY: &str = "master key";
 /// Seconds for which a refusal is reported.
 const RECENT: u64 = 3600;
 

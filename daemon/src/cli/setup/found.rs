@@ -12,6 +12,7 @@ use super::drop_in::{self, Configured};
 use super::opens::{self, InForce};
 use super::place::Place;
 use crate::cli::failure::Failure;
+use crate::cli::output;
 use crate::config::Config;
 use crate::ground::exit;
 use crate::keys::{self, Look, Witness};
@@ -100,13 +101,29 @@ impl Found {
     /// # Errors
     /// [`Failure`] if a start of the service would leave the unit sealed.
     pub(super) fn check(&self, place: &Place, way: Way, file: &Path) -> Result<bool, Failure> {
+        let checked = self.try_secret(place, way, file);
+        let (is_there, note) = checked.map_err(|failure| failure.while_trying("cannot set up the unit"))?;
+        note.iter().for_each(output::note);
+        Ok(is_there)
+    }
+
+    /// Reason why a start of the service would leave the unit sealed, although a secret is
+    /// configured.
+    pub(super) fn fault(&self, place: &Place) -> Option<Failure> {
+        let configured = self.configured.as_ref()?;
+        self.try_secret(place, configured.way, configured.secret.as_deref()?).err()
+    }
+
+    /// Does the check of [`Self::check`]. Returns false if there is no secret yet, and a note for a
+    /// person, if there is one.
+    fn try_secret(&self, place: &Place, way: Way, file: &Path) -> Result<(bool, Option<String>), Failure> {
         let configured = self.configured.as_ref();
         let is_missing = file.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
         match (is_missing, configured) {
             (true, Some(configured)) if self.needs_master_key => {
                 return Err(gone(place, file, &configured.by));
             }
-            (true, _) => return Ok(false),
+            (true, _) => return Ok((false, None)),
             (false, _) => {}
         }
         let is_of_daemon = match configured {
@@ -115,7 +132,7 @@ impl Found {
         };
         let is_master_key = configured.map_or(way == Way::MasterKey, |configured| configured.is_master_key);
         let secret = InForce { way, file, is_master_key, is_of_daemon };
-        opens::check(&secret, &place.state_dir, self.needed, place.daemon()).map(|()| true)
+        opens::check(&secret, &place.state_dir, self.needed, place.daemon()).map(|note| (true, note))
     }
 
     /// The user who gets a new secret, if that is another one than the user who runs this: the user
@@ -197,7 +214,7 @@ fn gone(place: &Place, file: &Path, by: &Path) -> Failure {
     Failure::new(
         exit::CONFIG,
         format_args!(
-            "cannot set up the unit: {file}, which {} names, is not there, and the key store in {} was made with a master key, which a new secret would not open; restore {file} from its copy, and run keyward setup again{advice}",
+            "{file}, which {} names, is not there, and the key store in {} was made with a master key, which a new secret would not open; restore {file} from its copy, and run keyward setup again{advice}",
             by.display(),
             place.state_dir.display(),
             file = file.display(),

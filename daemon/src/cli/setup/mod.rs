@@ -12,6 +12,7 @@ mod credential;
 mod drop_in;
 mod files;
 mod found;
+mod next_start;
 mod opens;
 mod place;
 mod report;
@@ -35,6 +36,7 @@ use crate::keys::KeyStore;
 use crate::peers;
 use choice::{Choice, Way};
 use found::Found;
+pub(super) use next_start::fault_of_secret;
 use place::Place;
 use report::Report;
 

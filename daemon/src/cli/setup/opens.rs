@@ -15,7 +15,6 @@ use super::choice::Way;
 use super::credential;
 use super::secret;
 use crate::cli::failure::Failure;
-use crate::cli::output;
 use crate::ground::exit;
 use crate::ground::ownership;
 use crate::ground::text::quoted;
@@ -34,7 +33,7 @@ pub(super) struct InForce<'a> {
 
 /// Checks a secret that is there against the state of the unit. `reader` is the user of the
 /// daemon, if that is another one than the user who runs this. `needed` is the master key that the
-/// key store was made with, if it is known.
+/// key store was made with, if it is known. Returns a note for a person, if there is one.
 ///
 /// # Errors
 /// [`Failure`] if the daemon cannot read the secret, or if the secret does not open the unit.
@@ -43,20 +42,19 @@ pub(super) fn check(
     state_dir: &Path,
     needed: Option<Wkid>,
     reader: Option<u32>,
-) -> Result<(), Failure> {
+) -> Result<Option<String>, Failure> {
     if secret.is_of_daemon {
         secret::check(secret.way, secret.file, reader)?;
     }
     let custodian = match custodian(state_dir) {
         Ok(custodian) => custodian,
         Err(reason) => {
-            output::note(format_args!("it was not checked whether the secret opens the unit: {reason}"));
-            return Ok(());
+            return Ok(Some(format!("it was not checked whether the secret opens the unit: {reason}")));
         }
     };
     let has_key = custodian.as_ref().is_some_and(has_master_key);
     if !has_key && needed.is_none() {
-        return Ok(());
+        return Ok(None);
     }
     let text = text_of(secret)?;
     let opens = match &custodian {
@@ -67,13 +65,11 @@ pub(super) fn check(
     };
     let has_owners = custodian.as_ref().is_some_and(has_owners);
     match opens {
-        Ok(true) => Ok(()),
-        Ok(false) if has_owners => {
-            output::note(
-                "the secret keeps no master key yet: restart the daemon, and have the owners bring their parts once more",
-            );
-            Ok(())
-        }
+        Ok(true) => Ok(None),
+        Ok(false) if has_owners => Ok(Some(
+            "the secret keeps no master key yet: restart the daemon, and have the owners bring their parts once more"
+                .into(),
+        )),
         Ok(false) | Err(CustodyError::OtherKeeper) => Err(other(secret.file, has_owners)),
         Err(error) => Err(Failure::new(exit::CONFIG, error)),
     }
@@ -161,7 +157,7 @@ fn other(file: &Path, has_owners: bool) -> Failure {
     Failure::new(
         exit::CONFIG,
         format_args!(
-            "cannot set up the unit: the secret in {} does not open the master key of the unit, which another secret keeps; {advice}",
+            "the secret in {} does not open the master key of the unit, which another secret keeps; {advice}",
             file.display()
         ),
     )
@@ -172,7 +168,7 @@ fn without_state(state_dir: &Path) -> Failure {
     Failure::new(
         exit::CONFIG,
         format_args!(
-            "cannot set up the unit: the key store in {} was made with a master key, and {} does not have that key, so no secret can open it; restore that directory from a backup, and run keyward setup again",
+            "the key store in {} was made with a master key, and {} does not have that key, so no secret can open it; restore that directory from a backup, and run keyward setup again",
             state_dir.display(),
             quoted(&directory)
         ),

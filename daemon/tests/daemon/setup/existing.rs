@@ -127,9 +127,19 @@ fn a_secret_that_does_not_open_the_unit_is_refused() {
             false => machine.daemon.start_as(&mut machine.serve()),
         }
         machine.daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
+        // While the daemon runs, its unit is open.
+        let away = machine.path("away/secret");
+        let (code, text) = machine.look("status");
+        assert!(code == 0 && text.starts_with("state       well\n"), "{code} {text}");
+        fs::rename(&file, &away).unwrap();
+        let lost = "the next start of the daemon would leave its unit sealed: ";
+        let (code, text) = machine.look("status");
+        assert!(code == 1 && text.contains(&format!("problem     {lost}{file}, which ")), "{code} {text}");
+        let (code, text) = machine.look("doctor");
+        assert!(code == 78 && text.contains(&format!("FAIL  master key: {lost}")), "{code} {text}");
+        fs::rename(&away, &file).unwrap();
         machine.daemon.end(Signal::TERM);
         assert_eq!(machine.set_up(&[])["made"], json!([]));
-        let away = machine.path("away/secret");
         fs::rename(&file, &away).unwrap();
         let (status, line) = machine.refused(&["--yes"]);
         let gone = format!("{file}, which ");
@@ -145,8 +155,20 @@ fn a_secret_that_does_not_open_the_unit_is_refused() {
         let (status, line) = machine.refused(&["--yes"]);
         let does_not = format!("the secret in {file} does not open the master key of the unit");
         assert!(status == 78 && line.contains(&does_not), "{line}");
+        let other_secret = machine.path("away/other");
+        fs::rename(&file, &other_secret).unwrap();
         fs::rename(&away, &file).unwrap();
         assert_eq!(machine.set_up(&[])["made"], json!([]));
+        match has_systemd {
+            true => machine.boot(),
+            false => machine.daemon.start_as(&mut machine.serve()),
+        }
+        fs::rename(&file, &away).unwrap();
+        fs::rename(&other_secret, &file).unwrap();
+        let (code, text) = machine.look("status");
+        assert!(code == 1 && text.contains(&format!("problem     {lost}{does_not}")), "{code} {text}");
+        fs::rename(&away, &file).unwrap();
+        machine.daemon.end(Signal::TERM);
         if has_systemd {
             // Without the state of the unit, no secret has anything to open.
             let unit = machine.path("state/unit");

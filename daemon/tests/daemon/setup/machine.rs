@@ -152,9 +152,10 @@ impl Machine {
     /// The command that starts the daemon as the drop-in says. `None` if a credential cannot be
     /// decrypted.
     pub(super) fn service(&self) -> Option<Command> {
-        let credentials = self.daemon.path("credentials");
+        // As in /run/credentials.
+        let credentials = self.daemon.path("credentials/keyward.service");
         let _ = fs::remove_dir_all(&credentials);
-        fs::create_dir(&credentials).unwrap();
+        fs::create_dir_all(&credentials).unwrap();
         let mut serve = self.serve();
         for line in self.drop_in().lines() {
             if let Some((name, value)) = line.strip_prefix("Environment=").and_then(|set| set.split_once('='))
@@ -227,6 +228,13 @@ impl Machine {
 
     pub(super) fn outcome(&self) -> Outcome {
         self.daemon.outcome("shop", &certificate_verify())
+    }
+
+    /// Exit status and output of a command that looks at the daemon.
+    pub(super) fn look(&self, command: &str) -> (i32, String) {
+        let mut look = self.inside(&[PROGRAM, command]);
+        let output = look.arg("--runtime-dir").arg(self.daemon.path("run")).output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
     }
 
     /// The word of the daemon for the way in which its unit is opened.

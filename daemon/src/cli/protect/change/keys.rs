@@ -13,7 +13,7 @@ use super::super::running::real;
 use super::Change;
 use crate::admin::request;
 use crate::cli::failure::Failure;
-use crate::cli::output;
+use crate::cli::{output, setup};
 use crate::ground::exit;
 use crate::keys::now;
 
@@ -55,12 +55,15 @@ impl Change<'_> {
     ///
     /// # Errors
     /// [`Failure`] if the server still names one of the files, or a file is not the one that was
-    /// imported, or its key does not sign.
+    /// imported, or its key does not sign, or would not after the next start of the daemon.
     pub(in crate::cli::protect) fn remove_key_files(&mut self) -> Result<(), Failure> {
         let (title, name) = (self.options.server.title(), self.options.server.name());
         if self.journal.phase() != Some(Phase::Done) {
             let reason = format_args!("there is nothing to remove: first run keyward protect {name}");
             return Err(Failure::new(exit::NO_INPUT, reason));
+        }
+        if let Some(fault) = setup::fault_of_secret(&self.admin.status()?) {
+            return Err(Failure::new(exit::CONFIG, format_args!("the key files stay: {fault}")));
         }
         let mut in_use = vec![(title.to_owned(), self.server.files_in_use(self.options)?)];
         in_use.extend(self.options.other_servers(self.server.pid()));

@@ -25,7 +25,11 @@ struct Scene {
 
 impl Scene {
     fn start() -> Self {
-        let scene = Self { stage: Stage::new(Daemon::start(), "nginx", &["sites", "temp"]) };
+        Self::start_with(Daemon::start())
+    }
+
+    fn start_with(daemon: Daemon) -> Self {
+        let scene = Self { stage: Stage::new(daemon, "nginx", &["sites", "temp"]) };
         scene.configure();
         succeed(&mut scene.nginx(&[]));
         scene
@@ -139,7 +143,7 @@ fn three_sites_move_under_load_and_back() {
     if !has_root() {
         return;
     }
-    let scene = Scene::start();
+    let scene = Scene::start_with(Daemon::start_with_master_key());
     let (before, shown) = (scene.files(), scene.certificates());
     assert!(scene.keys_in_memory() > 0, "the scan finds keys");
     // A plan, and nothing else.
@@ -208,6 +212,12 @@ fn three_sites_move_under_load_and_back() {
     let (_, words) = fail(&mut scene.protect(&["--remove-key-files"]));
     assert!(words.contains("first run keyward protect nginx"), "{words}");
     succeed(&mut scene.protect(&[]));
+    // Without its secret, the daemon could not open the keys at its next start.
+    let [secret, away] = ["master.key", "away.key"].map(|name| scene.daemon.path(name));
+    fs::rename(&secret, &away).unwrap();
+    let (_, words) = fail(&mut scene.protect(&["--remove-key-files"]));
+    assert!(words.contains("the key files stay: the next start of the daemon would leave its unit"), "{words}");
+    fs::rename(&away, &secret).unwrap();
     succeed(&mut scene.protect(&["--remove-key-files"]));
     for name in ["shop.key", "wild.key", "shop rsa.key", "mail.pem"] {
         assert!(!scene.path("ssl").join(name).exists(), "{name}");
