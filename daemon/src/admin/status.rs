@@ -12,7 +12,7 @@ use super::trail_view::AuditView;
 use super::{Admin, AdminError, Answer, units};
 use crate::admin::api::REFUSED_RELOAD;
 use crate::admin::purge_view::{PurgesView, RecoveryView};
-use crate::admin::status_view::{MeasureView, Severity, StatusView};
+use crate::admin::status_view::{MeasureView, RefusalView, Severity, StatusView};
 use crate::ground::{confinement, names};
 
 pub(super) async fn show(State(admin): State<Admin>) -> Answer<StatusView> {
@@ -70,6 +70,7 @@ pub(super) async fn view(admin: &Admin) -> Result<StatusView, AdminError> {
         outcomes: daemon.metrics.outcomes(),
         decryption_outcomes: daemon.metrics.decryption_outcomes(),
         last_refusals: Some(daemon.metrics.last_refusals()),
+        refusals: Some(peers.refusals.newest().into_iter().map(RefusalView::of).collect()),
         purposes: daemon.metrics.purposes(),
         closed_for_malformed,
         requests: daemon.metrics.requests(),

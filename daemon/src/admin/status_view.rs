@@ -9,6 +9,7 @@ use crate::admin::purge_view::{PurgesView, RecoveryView};
 use crate::admin::trail_view::AuditView;
 use crate::ground::confinement::Measure;
 use crate::keys::Altered;
+use crate::peers::refusals::Refusal;
 
 /// The daemon as it is at the moment.
 #[derive(Debug, Deserialize, Serialize)]
@@ -92,6 +93,9 @@ pub(crate) struct StatusView {
     /// seconds since 1970; none from an older version.
     #[serde(default)]
     pub(crate) last_refusals: Option<BTreeMap<String, u64>>,
+    /// The newest refusals of requests for private keys; none from an older version.
+    #[serde(default)]
+    pub(crate) refusals: Option<Vec<RefusalView>>,
     /// Requests for signatures by the purpose of the message, since the start.
     pub(crate) purposes: BTreeMap<String, u64>,
     /// Connections closed for a malformed frame, a frame that was not complete in time, a hang-up
@@ -99,6 +103,35 @@ pub(crate) struct StatusView {
     pub(crate) closed_for_malformed: u64,
     /// Connections closed because a limit was reached, since the start.
     pub(crate) closed_for_limit: u64,
+}
+
+/// Requests of one user for one key that ended with the same outcome.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct RefusalView {
+    /// Label in the request. There need be no such key.
+    pub(crate) key: String,
+    /// Name of the outcome.
+    pub(crate) outcome: String,
+    pub(crate) uid: u32,
+    /// The systemd service, if it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) service: Option<String>,
+    /// Time of the last request, in seconds since 1970.
+    pub(crate) last: u64,
+    pub(crate) count: u64,
+}
+
+impl RefusalView {
+    pub(super) fn of(refusal: Refusal) -> Self {
+        Self {
+            key: refusal.key,
+            outcome: refusal.outcome.name().into(),
+            uid: refusal.uid,
+            service: refusal.service.map(|service| service.to_string()),
+            last: refusal.last,
+            count: refusal.count,
+        }
+    }
 }
 
 /// A finding of the status.

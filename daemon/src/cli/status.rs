@@ -9,8 +9,8 @@ use clap::Args;
 use super::client::Client;
 use super::failure::Failure;
 use super::output::{ago, from_now, print, print_json, time};
-use super::protect::health::{self, Fault};
-use super::setup;
+use super::protect::health::{Fault, ProtectedServers};
+use super::{doctor, setup};
 use crate::admin::client::AdminClient;
 use crate::admin::status_view::{
     CertificatesView, ExpiringView, FindingView, MeasureView, Severity, StatusView,
@@ -25,11 +25,18 @@ pub(super) struct Status {
 
 impl Status {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let mut status = AdminClient::new(&self.client.runtime_dir)
-            .and_then(|admin| admin.for_a_look().status())
+        let asked = AdminClient::new(&self.client.runtime_dir).and_then(|admin| {
+            let admin = admin.for_a_look();
+            Ok((admin.status()?, admin))
+        });
+        let (mut status, admin) = asked
             .map_err(|error| Failure::from(error).while_trying("cannot ask the daemon for its state"))?;
         // The daemon sees no other processes than its own, and may not read the journals.
-        let faults = health::faults(status.config_file.as_deref()).into_iter();
+        let ProtectedServers { faults, running } = ProtectedServers::look(status.config_file.as_deref());
+        let runtime_dir = std::path::absolute(&self.client.runtime_dir);
+        let runtime_dir = runtime_dir.unwrap_or_else(|_| self.client.runtime_dir.clone());
+        let of_running = doctor::faults_of_protected(&running, &status, &admin, &runtime_dir);
+        let faults = faults.into_iter().chain(of_running);
         let faults = faults.map(|Fault { detail, fix }| format!("{detail}; {fix}"));
         // Its unit is open, so it does not miss the secret.
         let secret = setup::fault_of_secret(&status);

@@ -47,6 +47,7 @@ fn status() -> StatusView {
         outcomes: BTreeMap::new(),
         decryption_outcomes: BTreeMap::new(),
         last_refusals: None,
+        refusals: None,
         purposes: BTreeMap::new(),
         closed_for_malformed: 0,
         closed_for_limit: 0,

@@ -1,15 +1,13 @@
-//! Status of the daemon, its units, and the requests that it refused.
+//! Status of the daemon and its units.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use hyper::StatusCode;
-use keyward_proto::Outcome;
 
 use super::expiry;
 use super::finding::Finding;
-use super::renewals;
+use super::{refusals, renewals};
 use crate::admin::SOCKET;
 use crate::admin::api::{REFUSED_RELOAD, UnitView};
 use crate::admin::client::{AdminClient, AdminClientError};
@@ -141,7 +139,7 @@ pub(super) fn check(
         None => findings.extend(status.backends.iter().filter_map(opening)),
     }
     findings.extend(confinement(&status));
-    findings.extend(refusals(&status));
+    findings.extend(refusals::check(&status, admin));
     findings
 }
 
@@ -211,117 +209,5 @@ fn units(admin: &AdminClient) -> Vec<Finding> {
     units.into_iter().filter(|unit| unit.breaker.is_some()).map(finding).collect()
 }
 
-/// Warns of recent refusals that hint at a misconfiguration. Older ones may be fixed by now.
-fn refusals(status: &StatusView) -> Vec<Finding> {
-    // There are fewer than 32 outcomes in keyward.proto.
-    let outcomes = (0..32).filter_map(|number| Outcome::try_from(number).ok());
-    let finding = |outcome: Outcome| {
-        let of = |counts: &BTreeMap<String, u64>| counts.get(outcome.name()).copied().unwrap_or_default();
-        let count = of(&status.outcomes) + of(&status.decryption_outcomes);
-        let fix = fix(outcome).filter(|_| count > 0)?;
-        let mut detail = format!("{count} requests since the start ended with {}", outcome.name());
-        if let Some(times) = &status.last_refusals {
-            let last = times.get(outcome.name()).copied().unwrap_or_default();
-            if now().saturating_sub(last) >= RECENT {
-                return None;
-            }
-            detail += &format!(", the last one {}", from_now(last));
-        }
-        // The cause may be fixed by now, so this is no failure.
-        Some(Finding::warn("signatures", detail, fix))
-    };
-    outcomes.filter_map(finding).collect()
-}
-
-/// Advice for an outcome of requests; `None` if there is nothing to fix.
-fn fix(outcome: Outcome) -> Option<&'static str> {
-    Some(match outcome {
-        Outcome::Unspecified | Outcome::Done => return None,
-        Outcome::Malformed => "install the provider with the version of the daemon, and restart the servers",
-        Outcome::NotSupported => {
-            "compare the signature algorithms of the server with the type of its key: keyward key show LABEL"
-        }
-        Outcome::NoGrant => "add a [[grant]] for the user of the server to keyward.toml and reload",
-        Outcome::UnknownKey => "compare the labels in the references with: keyward key list",
-        Outcome::UnknownVersion => "make the reference again: keyward key reference LABEL > FILE",
-        Outcome::KeyDisabled => {
-            "find the key whose state is not enabled: keyward key list; if it is disabled, ask who disabled it, and why; then: keyward key enable LABEL"
-        }
-        Outcome::UseRefused => {
-            "look at the uses of the key: keyward key show LABEL; needs= in the log of the daemon names the missing use; then name \
-             that use and each use to keep: keyward key set-uses LABEL --use USE --use USE"
-        }
-        Outcome::UseNotGranted => {
-            "look at the uses of the grant in keyward.toml; needs= in the log of the daemon names the missing use"
-        }
-        Outcome::UnitSealed => "have the owners of the unit bring their parts: keyward unit unseal FILE",
-        Outcome::OtherMasterKey => "give the unit the master key that the log of the daemon names",
-        Outcome::BlobDamaged => "restore the key store from a backup",
-        Outcome::DeadlineExceeded => {
-            "look at the units: keyward unit list; a unit is slow, or has more handshakes than it can take"
-        }
-        Outcome::Overloaded => {
-            "look at the units: keyward unit list; add units, or reduce the number of handshakes"
-        }
-        Outcome::UnitUnavailable => "look at the units: keyward unit list; see also the log of the daemon",
-        Outcome::Internal => "see the log of the daemon",
-        Outcome::NotRecorded => {
-            "free space on the file system of the audit trail; see also the log of the daemon, and keyward status"
-        }
-        Outcome::NoDowngradeSentinel => {
-            "let the server offer TLS 1.3 as well; or, for a server with only TLS 1.2, add tls12-server to the uses of its grant \
-             and of its key, with each use to keep: keyward key set-uses LABEL --use tls-server --use tls12-server"
-        }
-        Outcome::DheRefused => {
-            "drop the DHE ciphers of the server; or add tls12-dhe-server to the uses of its grant and of its key, with each use \
-             to keep: keyward key set-uses LABEL --use tls-server --use tls12-dhe-server"
-        }
-        Outcome::OtherDhGroup => {
-            "give the server a group of RFC 7919 (openssl genpkey -genparam -algorithm DH -pkeyopt group:ffdhe2048), or drop its \
-             DHE ciphers"
-        }
-        Outcome::OtherPublicKey => {
-            "a server has a reference to a former key of that label: the key was deleted and generated again, or an older key \
-             store was restored; see the log of the server; get a certificate for the present key (keyward csr LABEL \
-             --subject DN --san NAME), and make a new reference: keyward key reference LABEL > FILE"
-        }
-    })
-}
-
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
-}
-
 const KEY_STORE: &str = "key store";
 const MASTER_KEY: &str = "master key";
-/// Seconds for which a refusal is reported.
-const RECENT: u64 = 3600;
-
-#[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-
-    use super::*;
-
-    #[test]
-    fn a_refusal_is_reported_for_an_hour() {
-        let details = |last: Value| {
-            let mut status = json!({
-                "version": "", "pid": 1, "uptime_seconds": 1, "dev": false, "backends": [], "keys": 1,
-                "connections": 0, "requests": 2, "outcomes": {"no-grant": 2}, "decryption_outcomes": {},
-                "purposes": {}, "closed_for_malformed": 0, "closed_for_limit": 0,
-            });
-            status["last_refusals"] = last;
-            let findings = refusals(&serde_json::from_value(status).unwrap());
-            findings.into_iter().map(|finding| finding.detail).collect::<Vec<_>>()
-        };
-        let ago = |seconds: u64| json!({"no-grant": now() - seconds});
-        assert_eq!(
-            details(ago(600)),
-            ["2 requests since the start ended with no-grant, the last one 10 minutes ago"]
-        );
-        assert!(details(ago(RECENT + 1)).is_empty());
-        // A daemon of an earlier version does not report the time.
-        assert_eq!(details(Value::Null), ["2 requests since the start ended with no-grant"]);
-    }
-}

@@ -51,7 +51,15 @@ pub(super) fn check(
         (Err(error), _) => format!("look at its uses: {error}"),
         (_, Err(error)) => error.to_string(),
     };
-    let (why, fix) = if refusal == Outcome::NoGrant.name() {
+    let of_service = || service_with_grant(admin, label.as_str(), &user, wanted);
+    let (why, fix) = if refusal == Outcome::NoGrant.name()
+        && let Some(service) = of_service()
+    {
+        (
+            format!("its grant is for {service}, and the process runs outside of that service"),
+            format!("stop the server, and start it as a service: systemctl start {service}"),
+        )
+    } else if refusal == Outcome::NoGrant.name() {
         (
             match &access.obstacle {
                 Some(obstacle) => {
@@ -60,8 +68,9 @@ pub(super) fn check(
                 None => format!("no grant covers {name} and this key"),
             },
             format!(
-                "add to keyward.toml and reload: [[grant]] with {user} and keys = [\"{label}\"] and uses = [\"{wanted}\"]",
-                user = account.grant_line()
+                "add to keyward.toml and reload: [[grant]] with {who} and keys = [\"{label}\"] and uses = [\"{wanted}\"]{unit}",
+                who = account.grant_line(),
+                unit = unit_line(&user)
             ),
         )
     } else if refusal == Outcome::UseNotGranted.name() {
@@ -85,6 +94,21 @@ pub(super) fn check(
         (refusal, "see the log of the daemon".into())
     };
     Some(Finding::fail(CHECK, format!("{name} may not use key {label} for {refused}: {why}"), fix))
+}
+
+/// The service in which a user would have a grant for a use of a key, outside of which a process
+/// of that user runs.
+fn service_with_grant(admin: &AdminClient, label: &str, user: &User, wanted: &str) -> Option<String> {
+    user.service.as_ref()?;
+    let anywhere = User { service: None, ..user.clone() };
+    let access = admin.access(label, &anywhere).ok()?;
+    access.uses.into_iter().find(|one| one.r#use == wanted && one.refusal.is_none())?.service
+}
+
+/// The end of a grant for the service of a process, as `keyward protect` limits its grants.
+fn unit_line(user: &User) -> String {
+    let service = user.service.as_ref().filter(|service| !service.is_empty());
+    service.map(|service| format!(" and unit = {service:?}")).unwrap_or_default()
 }
 
 /// True if a user may use a key for a kind of handshake. False also if the daemon does not say so.

@@ -14,6 +14,7 @@ mod openssl_program;
 mod proc;
 mod processes;
 mod reference;
+mod refusals;
 mod renewals;
 mod server_conf;
 mod server_keys;
@@ -28,8 +29,9 @@ use clap::Args;
 use super::client::Client;
 use super::failure::Failure;
 use super::output::{print, print_json};
-use super::protect::health::{self, Fault};
+use super::protect::health::{Fault, Protected, ProtectedServers};
 use crate::admin::client::{AdminClient, AdminClientError};
+use crate::admin::status_view::StatusView;
 use crate::ground::exit;
 use crate::peers;
 use crate::servers::processes::has_provider;
@@ -119,8 +121,9 @@ impl Doctor {
             (None, None) => {}
         }
         if !self.names_server() {
-            findings.extend(servers::check(&runtime_dir, is_silent));
-            let faults = health::faults(options.config_file()).into_iter();
+            let ProtectedServers { faults, running } = ProtectedServers::look(options.config_file());
+            findings.extend(servers::check(&runtime_dir, is_silent, &running));
+            let faults = faults.into_iter();
             findings.extend(faults.map(|Fault { detail, fix }| Finding::fail(servers::CHECK, detail, fix)));
         }
         self.report(&findings)
@@ -216,6 +219,18 @@ pub(super) fn faults_of_openssl_conf(path: &Path) -> Vec<String> {
     let faults = openssl_conf::faults(path, None).into_iter();
     let faults = faults.filter(|finding| finding.verdict == Verdict::Fail);
     faults.map(|fault| [fault.detail, fault.fix.unwrap_or_default()].join("; ")).collect()
+}
+
+/// Faults of the keys of protected servers that run, and refusals to their workers.
+pub(super) fn faults_of_protected(
+    running: &[Protected],
+    status: &StatusView,
+    admin: &AdminClient,
+    runtime_dir: &Path,
+) -> Vec<Fault> {
+    let of_keys = running.iter().flat_map(|server| servers::faults_of_keys(server, runtime_dir));
+    let all = of_keys.chain(refusals::of_protected(status, running, admin));
+    all.map(|Finding { detail, fix, .. }| Fault { detail, fix: fix.unwrap_or_default() }).collect()
 }
 
 /// Reason why a user cannot read an existing file or list a directory, and the command that lets

@@ -16,7 +16,7 @@ use nix::unistd::geteuid;
 use super::environment::{OPENSSL_CONF, SOCKET};
 use super::proc::{self, Credentials};
 use crate::ground::text::printable;
-use crate::servers::processes::loaded_provider;
+use crate::servers::processes::{children, loaded_provider, master};
 
 /// A process that has loaded the provider, or may be meant to.
 #[derive(Clone, Debug)]
@@ -69,6 +69,14 @@ impl Process {
     /// A variable of the environment, if the environment is known.
     pub(super) fn variable(&self, name: &str) -> Option<&str> {
         self.environment.as_ref()?.get(name).map(String::as_str)
+    }
+
+    /// A process that is relevant.
+    fn of_pid(pid: i32) -> Option<Self> {
+        match Self::examine(pid.try_into().ok()?) {
+            Examined::Relevant(process) => Some(process),
+            Examined::Other | Examined::Closed => None,
+        }
     }
 
     /// Reads the files of a process in /proc.
@@ -150,6 +158,16 @@ pub(super) fn find() -> Found {
     found.more += rest.len();
     found.servers = servers(&seen);
     found
+}
+
+/// The server with this first process, if its program is known here and nobody but this user
+/// controls it.
+pub(super) fn server(pid: i32) -> Option<Server> {
+    let main = Process::of_pid(pid)?;
+    let of_main = children(&master(pid, &main.name)?);
+    let workers = of_main.into_iter().filter_map(|child| Process::of_pid(child.pid));
+    let seen = workers.chain([main]).map(|process| (process.pid, process)).collect();
+    servers(&seen).into_iter().find(|server| server.main.pid == pid.cast_unsigned())
 }
 
 /// Groups processes into servers.

@@ -34,8 +34,8 @@ pub(super) struct ServerKeys {
     pub(super) unread: Vec<String>,
     /// Files in which a certificate stands before the reference.
     pub(super) certificate_first: Vec<PathBuf>,
-    /// For each file that holds a private key, the public key of its certificate, if known.
-    pub(super) private_keys: Vec<Option<Vec<u8>>>,
+    /// Files that hold a private key, each with the public key of its certificate, if known.
+    pub(super) private_keys: Vec<(PathBuf, Option<Vec<u8>>)>,
 }
 
 /// A reference in a file, and the certificate that the server uses with it.
@@ -85,7 +85,8 @@ impl ServerKeys {
         };
         if reference::holds_private_key(&text) {
             let certificate = certificate_path.and_then(first_certificate);
-            self.private_keys.push(certificate.map(|certificate| certificate.spki().to_vec()));
+            let spki = certificate.map(|certificate| certificate.spki().to_vec());
+            self.private_keys.push((path.to_owned(), spki));
         }
         let Some(start) = text.find(reference::BEGIN) else { return };
         let reference = match reference::parse(&text[start..]) {

@@ -3,6 +3,7 @@
 //!
 //! Only root can read the journals. Another user learns nothing here.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
@@ -19,39 +20,81 @@ pub(in crate::cli) struct Fault {
     pub(in crate::cli) fix: String,
 }
 
-/// Faults of the servers that have journals beside the configuration of the daemon.
-pub(in crate::cli) fn faults(config: Option<&Path>) -> Vec<Fault> {
-    let config = config.unwrap_or(Path::new(DEFAULT_CONFIG));
-    let directory = config.parent().unwrap_or(Path::new("/"));
-    let journals = directory.join(DIRECTORY);
-    let mut faults: Vec<_> =
-        Server::value_variants().iter().flat_map(|server| down(*server, &journals)).collect();
-    let is_any = |server: &Server| journal::all(&journals, server.name()).next().is_some();
-    if Server::value_variants().iter().any(is_any) {
-        let missing = doctor::missing_module(&directory.join(OPENSSL_CONF));
-        faults.extend(missing.map(|module| without_module(&module)));
-    }
-    faults
+/// A protected server that runs with the provider.
+#[derive(Clone, Debug)]
+pub(in crate::cli) struct Protected {
+    /// The first process.
+    pub(in crate::cli) pid: i32,
+    /// User of its workers.
+    pub(in crate::cli) uid: u32,
+    /// Files that `keyward protect` has given a reference, or has taken a key from.
+    pub(in crate::cli) files: BTreeSet<PathBuf>,
+    /// Labels of the keys that it has given the server.
+    pub(in crate::cli) labels: BTreeSet<String>,
+    /// The command that protects the server again.
+    pub(in crate::cli) command: String,
 }
 
-/// The faults of servers of a kind that have journals, and do not run with the provider.
-fn down(server: Server, journals: &Path) -> Vec<Fault> {
-    let changed: Vec<_> = journal::all(journals, server.name()).collect();
-    if changed.is_empty() {
-        return Vec::new();
-    }
-    let running = server.running();
-    changed.iter().filter_map(|one| fault(server, one, &running)).collect()
+/// The servers that have journals beside the configuration of the daemon.
+#[derive(Debug, Default)]
+pub(in crate::cli) struct ProtectedServers {
+    /// Servers that do not run with the provider, and a provider that is missing.
+    pub(in crate::cli) faults: Vec<Fault>,
+    pub(in crate::cli) running: Vec<Protected>,
 }
 
-fn fault(
+impl ProtectedServers {
+    /// Looks at the journals and the processes.
+    pub(in crate::cli) fn look(config: Option<&Path>) -> Self {
+        let config = config.unwrap_or(Path::new(DEFAULT_CONFIG));
+        let directory = config.parent().unwrap_or(Path::new("/"));
+        let journals = directory.join(DIRECTORY);
+        let mut found = Self::default();
+        let mut is_any = false;
+        for server in Server::value_variants() {
+            let changed: Vec<_> = journal::all(&journals, server.name()).collect();
+            // The processes are looked at only for a reason.
+            let running = if changed.is_empty() { Vec::new() } else { server.running() };
+            is_any |= !changed.is_empty();
+            for one in &changed {
+                match protected(*server, &journals.join(&one.0), one, &running) {
+                    Ok(protected) => found.running.push(protected),
+                    Err(fault) => found.faults.push(fault),
+                }
+            }
+        }
+        if is_any {
+            let missing = doctor::missing_module(&directory.join(OPENSSL_CONF));
+            found.faults.extend(missing.map(|module| without_module(&module)));
+        }
+        found
+    }
+}
+
+/// The server of a journal.
+///
+/// # Errors
+/// A fault, if the server does not run with the provider.
+fn protected(
     server: Server,
+    journal: &Path,
     (name, file): &(String, Option<PathBuf>),
     running: &[Box<dyn Running>],
-) -> Option<Fault> {
+) -> Result<Protected, Fault> {
     let (title, kind, program) = (server.title(), server.name(), server.program());
     let state = match running.iter().find(|one| one.name() == *name) {
-        Some(one) if one.has_provider() => return None,
+        Some(one) if one.has_provider() => {
+            let pid = one.pid();
+            let (files, labels) = journal::changed(journal);
+            let choice = if running.len() > 1 { format!(" --pid {pid}") } else { String::new() };
+            return Ok(Protected {
+                pid,
+                uid: one.workers().uid,
+                files,
+                labels,
+                command: format!("keyward protect {kind}{choice}"),
+            });
+        }
         Some(_) => "runs without the provider keyward",
         None => "does not run",
     };
@@ -59,11 +102,14 @@ fn fault(
     let file = file.as_ref().filter(|_| !is_usual);
     let with = file.map(|file| format!(" with {}", file.display())).unwrap_or_default();
     let which = if is_usual { String::new() } else { format!("={name}") };
-    Some(Fault {
+    // The service of another one is not known.
+    let see = match is_usual {
+        true => format!("see its state: systemctl status {program}"),
+        false => "start it again".to_owned(),
+    };
+    Err(Fault {
         detail: format!("{title}{with} {state}, and keyward protect has moved its keys into the daemon"),
-        fix: format!(
-            "see its state: systemctl status {program}; if it is to use key files again: keyward protect {kind} --undo{which}"
-        ),
+        fix: format!("{see}; if it is to use key files again: keyward protect {kind} --undo{which}"),
     })
 }
 

@@ -7,7 +7,7 @@ use std::process::Command;
 use keyward_tests::server::Site;
 use keyward_tests::tool::{run, succeed};
 use keyward_tests::{Daemon, Nginx, Pki, has_root};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::found::{of_process, one_with};
 
@@ -155,9 +155,18 @@ fn a_protected_server_that_does_not_run_is_a_problem() {
     };
     protected("nginx");
     let down = "nginx does not run, and keyward protect has moved its keys into the daemon";
+    let fix = "see its state: systemctl status nginx; if it is to use key files again: keyward protect nginx --undo";
     assert_eq!(faults(), [down]);
     let (code, text) = status(&mut alone(&daemon, &["status"]));
-    assert!(code == 1 && text.contains(&format!("problem     {down}")), "{code} {text}");
+    assert!(code == 1 && text.contains(&format!("problem     {down}; {fix}\n")), "{code} {text}");
+    // Its service is not the one of another nginx.
+    fs::rename(daemon.path("protected/nginx"), daemon.path("protected").join(&own)).unwrap();
+    let (code, text) = status(&mut alone(&daemon, &["status"]));
+    let back =
+        format!("start it again; if it is to use key files again: keyward protect nginx --undo={own}\n");
+    assert!(code == 1 && text.contains(&back), "{code} {text}");
+    fs::remove_dir_all(daemon.path("protected")).unwrap();
+    protected("nginx");
 
     // Another nginx runs: the one with the usual configuration is down as before.
     let _nginx = Nginx::start(&daemon, std::slice::from_ref(&site));
@@ -181,4 +190,123 @@ fn a_protected_server_that_does_not_run_is_a_problem() {
         code == 1 && text.contains(gone) && text.contains("install the package keyward-openssl"),
         "{text}"
     );
+}
+
+/// A protected nginx that runs, with its journal.
+struct Protected {
+    daemon: Daemon,
+    pki: Pki,
+    site: Site,
+    nginx: Nginx,
+}
+
+impl Protected {
+    fn start() -> Self {
+        let daemon = Daemon::start();
+        daemon.generate("shop", "p256");
+        let pki = Pki::new(daemon.directory());
+        let site = Site::with_key(&daemon, &pki, "shop");
+        let nginx = Nginx::start(&daemon, std::slice::from_ref(&site));
+        let main = configuration(&daemon, &site);
+        let digest = succeed(Command::new("sh").args(["-c", "printf %s \"$1\" | sha256sum", "sh"]).arg(main));
+        let run = daemon.path("protected").join(format!("nginx-{digest:.12}")).join("1");
+        fs::create_dir_all(&run).unwrap();
+        let file = json!({"path": site.key, "after": [], "copy_of_after": "", "is_made": true});
+        let path = daemon.path("shop.key");
+        let key_file = json!({
+            "path": path, "real": path, "label": "shop", "device": 0, "inode": 0, "length": 0, "modified": 0,
+        });
+        let journal = json!({
+            "phase": "done", "files": [file], "imported": [], "key_files": [key_file], "made": [],
+        });
+        fs::write(run.join("journal.json"), journal.to_string()).unwrap();
+        Self { daemon, pki, site, nginx }
+    }
+
+    /// Exit status and problems of `keyward status`.
+    fn status(&self) -> (i32, Vec<String>) {
+        let output = run(&mut self.daemon.keyward(&["status"]));
+        let text = String::from_utf8(output.stdout).unwrap();
+        let problems = text.lines().filter_map(|line| line.strip_prefix("problem     ")).map(str::to_owned);
+        (output.status.code().unwrap(), problems.collect())
+    }
+
+    /// The only problem that `keyward status` has about nginx.
+    fn problem(&self) -> String {
+        let (code, problems) = self.status();
+        assert!(code == 1 && problems.len() == 1, "{code} {problems:#?}");
+        let title = format!("nginx (process {} as www-data", self.nginx.id());
+        assert!(problems[0].starts_with(&title), "{problems:#?}");
+        problems[0].clone()
+    }
+
+    fn assert_well(&self) {
+        assert_eq!(self.status(), (0, Vec::new()));
+    }
+}
+
+#[test]
+fn a_protected_server_without_its_grant_is_a_problem() {
+    if !has_root() {
+        return;
+    }
+    let scene = Protected::start();
+    let daemon = &scene.daemon;
+    scene.assert_well();
+    let text = fs::read_to_string(daemon.path("keyward.toml")).unwrap();
+    let configure = |text: &str| {
+        daemon.configure(text);
+        daemon.reload();
+    };
+    configure("log = \"debug\"\n");
+    let told = scene.problem();
+    assert!(told.contains("may not use key shop for tls-server: no grant covers www-data"), "{told}");
+    assert!(told.contains("[[grant]] with user = \"www-data\" and keys = [\"shop\"]"), "{told}");
+    // Clients meet failures, which the daemon counts.
+    let client = keyward_tests::Handshake::new(&scene.pki, scene.site.address);
+    assert!(client.make().is_err());
+    let (code, problems) = scene.status();
+    let refused = "handshakes fail, because no grant covers www-data for key shop, refused ";
+    assert!(code == 1 && problems.iter().any(|one| one.starts_with(refused)), "{problems:#?}");
+    let all = super::found::all(daemon);
+    one_with(
+        &all,
+        "signatures",
+        "warn",
+        "ended with no-grant, the last one 0 minutes ago: www-data for key shop",
+    );
+    // The grant of another service does not help this process. A kernel without services says so.
+    configure(
+        "log = \"debug\"\n[[grant]]\nuser = \"www-data\"\nunit = \"nginx.service\"\nkeys = [\"shop\"]\n",
+    );
+    let (code, problems) = scene.status();
+    let told = |words: &str| problems.iter().any(|one| one.contains(words));
+    let is_told = told(
+        "its grant is for nginx.service, and the process runs outside of that service; stop the server, \
+                        and start it as a service: systemctl start nginx.service",
+    );
+    assert!(code == 1 && (is_told || told("grants with unit do not work")), "{problems:#?}");
+    // Repaired: no warning is left of the refusals.
+    configure(&text);
+    assert!(client.make().is_ok());
+    scene.assert_well();
+    assert!(super::found::all(daemon).iter().all(|one| one[0] != "signatures"));
+}
+
+#[test]
+fn a_private_key_that_is_back_is_a_problem() {
+    if !has_root() {
+        return;
+    }
+    let scene = Protected::start();
+    // As a renewal that knows nothing of the daemon leaves it.
+    let good = fs::read(&scene.site.key).unwrap();
+    let (_, key) = scene.pki.leaf("renewed");
+    fs::copy(&key, &scene.site.key).unwrap();
+    let back = format!("{} holds a private key again", scene.site.key.display());
+    let told = scene.problem();
+    assert!(told.contains(&back) && told.contains("; move the key, too: keyward protect nginx"), "{told}");
+    one_with(&of_process(&scene.daemon, scene.nginx.id()), "key file", "fail", &back);
+    fs::write(&scene.site.key, good).unwrap();
+    scene.assert_well();
 }

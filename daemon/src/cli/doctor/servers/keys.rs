@@ -1,7 +1,7 @@
 //! The keys of a server: references and certificates, and grants for the users of its workers.
 
 use std::collections::{BTreeSet, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use keyward_proto::Use;
 
@@ -14,6 +14,7 @@ use crate::cli::doctor::processes::Process;
 use crate::cli::doctor::server_conf::ServerConf;
 use crate::cli::doctor::server_keys::{ServerKeys, ServerReference};
 use crate::cli::doctor::{grants, reference, uses};
+use crate::cli::protect::health::Protected;
 use crate::keys::certificates::Certificate;
 
 /// Checks the keys that a server is configured with, for the users that it runs as. An account
@@ -82,13 +83,35 @@ pub(super) fn check(
             ),
         ));
     }
-    report.findings.extend(private_keys(admin, server_keys));
     report.unchecked.extend(server_keys.unread.iter().cloned());
 }
 
-/// Notes about the private keys in files of a server, by the public keys of their certificates.
-fn private_keys(admin: &AdminClient, server_keys: &ServerKeys) -> Vec<Finding> {
-    let count = server_keys.private_keys.len();
+/// Findings about the private keys in files of a server: failures for files whose keys were moved
+/// into the daemon, and notes for the others, by the public keys of their certificates. `protected`
+/// is the server if `keyward protect` has changed it.
+pub(super) fn private_keys(
+    admin: &AdminClient,
+    server_keys: &ServerKeys,
+    protected: Option<&Protected>,
+) -> Vec<Finding> {
+    let is_changed = |path: &Path| protected.is_some_and(|protected| protected.files.contains(path));
+    let is_back = |path: &Path| is_changed(path) || path.canonicalize().is_ok_and(|real| is_changed(&real));
+    let (back, others): (Vec<_>, Vec<_>) =
+        server_keys.private_keys.iter().partition(|(path, _)| is_back(path));
+    let back = back.into_iter().zip(protected).map(|((path, _), protected)| {
+        let detail = format!(
+            "{} holds a private key again, which the server uses: keyward protect had moved its key into the daemon",
+            path.display()
+        );
+        let fix = format!("move the key, too: {}; docs/certbot.md has a hook for renewals", protected.command);
+        Finding::fail(KEY_FILE, detail, fix)
+    });
+    back.chain(notes(admin, &others)).collect()
+}
+
+/// Notes about private keys in files of a server.
+fn notes(admin: &AdminClient, private_keys: &[&(PathBuf, Option<Vec<u8>>)]) -> Vec<Finding> {
+    let count = private_keys.len();
     if count == 0 {
         return Vec::new();
     }
@@ -101,12 +124,12 @@ fn private_keys(admin: &AdminClient, server_keys: &ServerKeys) -> Vec<Finding> {
     });
     let note = |what: &str, count: usize| {
         let detail = format!("private keys in files of the server, {what}: {count}");
-        (count > 0).then(|| Finding::note("key file", detail))
+        (count > 0).then(|| Finding::note(KEY_FILE, detail))
     };
     let Some(known) = known else {
         return note("which were not compared with the daemon", count).into_iter().collect();
     };
-    let certified: Vec<_> = server_keys.private_keys.iter().flatten().collect();
+    let certified: Vec<_> = private_keys.iter().filter_map(|(_, spki)| spki.as_ref()).collect();
     let in_daemon = certified.iter().filter(|spki| known.contains(**spki)).count();
     let notes = [
         note("which the daemon has, too, so that the server could use references", in_daemon),
@@ -183,5 +206,6 @@ impl KeyChecks<'_> {
     }
 }
 
+const KEY_FILE: &str = "key file";
 /// Maximum number of faults that are reported of the references of one server.
 const MOST_FAULTS: usize = 20;

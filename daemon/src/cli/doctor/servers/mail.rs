@@ -78,6 +78,7 @@ pub(super) fn check(
     report.findings.extend(socket::check_for_server(&own, &setting, None, &account));
     if let Ok(admin) = AdminClient::new(runtime_dir) {
         keys::check(&admin, runtime_dir, main, Some(conf), server_keys, &[(None, account)], report);
+        report.findings.extend(keys::private_keys(&admin, server_keys, None));
     }
 }
 

@@ -15,13 +15,16 @@ use std::time::Instant;
 
 use nix::unistd::geteuid;
 
-use super::finding::Finding;
+use super::finding::{Finding, Verdict};
 use super::processes::{self, Found};
+use super::{openssl_program, reference};
+use crate::cli::protect::health::Protected;
 pub(super) use report::CHECK;
 
 /// Finds the running servers and checks each one. The last findings name everything that was not
-/// checked. A daemon that is silent is not asked about their keys.
-pub(super) fn check(runtime_dir: &Path, is_silent: bool) -> Vec<Finding> {
+/// checked. A daemon that is silent is not asked about their keys. `protected` are the servers that
+/// `keyward protect` has changed.
+pub(super) fn check(runtime_dir: &Path, is_silent: bool, protected: &[Protected]) -> Vec<Finding> {
     let found = processes::find();
     let mut findings = Vec::new();
     let mut unchecked = Unchecked::default();
@@ -30,8 +33,9 @@ pub(super) fn check(runtime_dir: &Path, is_silent: bool) -> Vec<Finding> {
         let (send, receive) = mpsc::channel();
         let (server, runtime_dir) = (server.clone(), runtime_dir.to_owned());
         let title = names::title(&server);
+        let protected = protected.iter().find(|one| one.pid.cast_unsigned() == server.main.pid).cloned();
         // Opening a file of a server may block, so a thread does it.
-        thread::spawn(move || send.send(server::check(&server, &runtime_dir, is_silent)));
+        thread::spawn(move || send.send(server::check(&server, &runtime_dir, is_silent, protected.as_ref())));
         match receive.recv_timeout(ONE_LIMIT.min(end.saturating_duration_since(Instant::now()))) {
             Ok(Some(report)) => {
                 findings.extend(report.findings.into_iter().map(|finding| finding.about(&title)));
@@ -49,6 +53,29 @@ pub(super) fn check(runtime_dir: &Path, is_silent: bool) -> Vec<Finding> {
     }
     findings.extend(unchecked.findings(&found));
     findings
+}
+
+/// Faults of the keys of a protected server: its references, their certificates and grants, and the
+/// private keys in its files.
+pub(super) fn faults_of_keys(protected: &Protected, runtime_dir: &Path) -> Vec<Finding> {
+    let Some(server) = processes::server(protected.pid) else { return Vec::new() };
+    let title = names::title(&server);
+    let (send, receive) = mpsc::channel();
+    let (protected, runtime_dir) = (protected.clone(), runtime_dir.to_owned());
+    // Opening a file of a server may block, so a thread does it.
+    thread::spawn(move || send.send(server::check_keys(&server, &runtime_dir, &protected)));
+    let Ok(report) = receive.recv_timeout(ONE_LIMIT) else {
+        let detail = format!("{title}: its keys could not be checked in time");
+        return vec![Finding::warn(CHECK, detail, "see: keyward doctor")];
+    };
+    let is_fault = |finding: &Finding| match finding.verdict {
+        Verdict::Fail => true,
+        // Uses that open more than needed are no fault of a server that needs them.
+        Verdict::Warn => [openssl_program::CERTIFICATE, reference::CHECK].contains(&finding.check),
+        Verdict::Ok | Verdict::Note => false,
+    };
+    let faults = report.findings.into_iter().filter(is_fault);
+    faults.map(|finding| finding.about(&title)).collect()
 }
 
 /// Servers and files that were not checked.

@@ -12,11 +12,17 @@ use crate::cli::doctor::finding::Finding;
 use crate::cli::doctor::processes::{Process, Server};
 use crate::cli::doctor::server_keys::ServerKeys;
 use crate::cli::doctor::{openssl_conf, server_conf, uses};
+use crate::cli::protect::health::Protected;
 use crate::ground::ownership;
 
 /// Checks a server; `None` if the server uses no key of the daemon. A daemon that is silent is not
-/// asked about the keys.
-pub(super) fn check(server: &Server, runtime_dir: &Path, is_silent: bool) -> Option<Report> {
+/// asked about the keys. `protected` is the server if `keyward protect` has changed it.
+pub(super) fn check(
+    server: &Server,
+    runtime_dir: &Path,
+    is_silent: bool,
+    protected: Option<&Protected>,
+) -> Option<Report> {
     let main = &server.main;
     let loaded = server.workers.iter().chain([main]).find(|process| process.provider.is_some());
     let root = environment::chroot(main.pid);
@@ -65,9 +71,9 @@ pub(super) fn check(server: &Server, runtime_dir: &Path, is_silent: bool) -> Opt
             main.pid
         ));
     }
-    let worker = |worker: &Process| Some((Some(worker.pid), Account::of_process(worker.pid)?));
-    let accounts: Vec<_> = server.workers.iter().filter_map(worker).collect();
+    let accounts = accounts(server);
     keys::check(&admin, runtime_dir, main, conf.as_ref(), &server_keys, &accounts, &mut report);
+    report.findings.extend(keys::private_keys(&admin, &server_keys, protected));
     if let Some(conf) = conf.filter(|conf| !conf.dump.is_empty() && !server_keys.is_empty()) {
         report.findings.push(environment::check_nginx_text(
             &conf.file,
@@ -79,6 +85,25 @@ pub(super) fn check(server: &Server, runtime_dir: &Path, is_silent: bool) -> Opt
         report.findings.extend(uses::check_nginx_text(&conf.file, &conf.dump, &may));
     }
     Some(report)
+}
+
+/// Checks the keys of a protected server alone, which are quick to check.
+pub(super) fn check_keys(server: &Server, runtime_dir: &Path, protected: &Protected) -> Report {
+    let mut report = Report::default();
+    let Some(conf) = server_conf::read(&server.main) else { return report };
+    let server_keys = ServerKeys::read(&conf.keys);
+    if let Ok(admin) = AdminClient::new(runtime_dir) {
+        let (admin, accounts) = (admin.for_a_look(), accounts(server));
+        keys::check(&admin, runtime_dir, &server.main, Some(&conf), &server_keys, &accounts, &mut report);
+        report.findings.extend(keys::private_keys(&admin, &server_keys, Some(protected)));
+    }
+    report
+}
+
+/// The users of the workers of a server, each with the process of one of them.
+fn accounts(server: &Server) -> Vec<(Option<u32>, Account)> {
+    let worker = |worker: &Process| Some((Some(worker.pid), Account::of_process(worker.pid)?));
+    server.workers.iter().filter_map(worker).collect()
 }
 
 /// Checks that the server has loaded the provider, and that its file still exists.

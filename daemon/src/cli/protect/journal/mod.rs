@@ -432,6 +432,20 @@ pub(super) fn all(directory: &Path, kind: &str) -> impl Iterator<Item = (String,
     })
 }
 
+/// Files that the runs of a journal have given a reference, or have taken a key from, and the
+/// labels of these keys.
+pub(super) fn changed(journal: &Path) -> (BTreeSet<PathBuf>, BTreeSet<String>) {
+    let (mut files, mut labels) = (BTreeSet::new(), BTreeSet::new());
+    for run in runs(journal) {
+        files.extend(run.files.into_iter().map(|entry| entry.path));
+        for file in run.key_files {
+            files.insert(file.path);
+            labels.insert(file.label);
+        }
+    }
+    (files, labels)
+}
+
 /// The runs in the directory of a journal.
 fn runs(journal: &Path) -> Vec<Entries> {
     let runs = fs::read_dir(journal).into_iter().flatten().flatten();

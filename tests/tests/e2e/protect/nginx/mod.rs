@@ -216,7 +216,10 @@ fn three_sites_move_under_load_and_back() {
     let [secret, away] = ["master.key", "away.key"].map(|name| scene.daemon.path(name));
     fs::rename(&secret, &away).unwrap();
     let (_, words) = fail(&mut scene.protect(&["--remove-key-files"]));
-    assert!(words.contains("the key files stay: the next start of the daemon would leave its unit"), "{words}");
+    assert!(
+        words.contains("the key files stay: the next start of the daemon would leave its unit"),
+        "{words}"
+    );
     fs::rename(&away, &secret).unwrap();
     succeed(&mut scene.protect(&["--remove-key-files"]));
     for name in ["shop.key", "wild.key", "shop rsa.key", "mail.pem"] {
