@@ -64,6 +64,11 @@ impl ServerKeys {
         self.references.is_empty() && self.labels.is_empty() && self.damaged.is_empty()
     }
 
+    /// True if the configuration names no key of the daemon, and every file that it names was read.
+    pub(super) fn names_nothing(&self) -> bool {
+        self.is_empty() && self.missing.is_empty() && self.unread.is_empty()
+    }
+
     /// File or URI of the first key of the daemon.
     pub(super) fn first(&self) -> String {
         let references = self.references.iter().map(|one| &one.path);

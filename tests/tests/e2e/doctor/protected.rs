@@ -4,8 +4,8 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use keyward_tests::server::Site;
-use keyward_tests::tool::{run, succeed};
+use keyward_tests::server::{Site, nginx};
+use keyward_tests::tool::{Process, run, succeed, wait_for};
 use keyward_tests::{Daemon, Nginx, Pki, has_root};
 use serde_json::{Value, json};
 
@@ -309,4 +309,18 @@ fn a_private_key_that_is_back_is_a_problem() {
     one_with(&of_process(&scene.daemon, scene.nginx.id()), "key file", "fail", &back);
     fs::write(&scene.site.key, good).unwrap();
     scene.assert_well();
+}
+
+/// A HAProxy that went back to key files has the variables of before.
+#[test]
+fn a_server_without_a_reference_has_no_fault() {
+    let daemon = Daemon::start();
+    let (certificate, key) = Pki::new(daemon.directory()).leaf("plain");
+    let site = Site::new(certificate, key);
+    let directory = nginx::configure(&daemon, std::slice::from_ref(&site), 1);
+    let mut command = nginx::command(&daemon, &directory);
+    command.env_remove("OPENSSL_CONF").env("KEYWARD_SOCKET", daemon.socket());
+    let nginx = Process::start(&mut command, &directory.join("output.log"));
+    wait_for("nginx", || std::net::TcpStream::connect(site.address).ok());
+    assert!(of_process(&daemon, nginx.id()).is_empty(), "{:#?}", of_process(&daemon, nginx.id()));
 }

@@ -8,7 +8,7 @@ use super::{keys, mail, sockets};
 use crate::admin::client::AdminClient;
 use crate::cli::doctor::account::Account;
 use crate::cli::doctor::environment::{self, OPENSSL_CONF};
-use crate::cli::doctor::finding::Finding;
+use crate::cli::doctor::finding::{Finding, Verdict};
 use crate::cli::doctor::processes::{Process, Server};
 use crate::cli::doctor::server_keys::ServerKeys;
 use crate::cli::doctor::{openssl_conf, server_conf, uses};
@@ -32,7 +32,9 @@ pub(super) fn check(
     };
     let server_keys = conf.as_ref().map(|conf| ServerKeys::read(&conf.keys)).unwrap_or_default();
     let is_mail = conf.as_ref().is_some_and(|conf| conf.mail.is_some());
-    if loaded.is_none() && server_keys.is_empty() && (is_mail || !main.names_keyward()) {
+    // A server that went back to key files may still have the variables of before.
+    let has_none = conf.as_ref().is_some_and(|conf| conf.unread.is_empty() && server_keys.names_nothing());
+    if loaded.is_none() && server_keys.is_empty() && (is_mail || has_none || !main.names_keyward()) {
         return None;
     }
     let mut report = Report::default();
@@ -55,7 +57,9 @@ pub(super) fn check(
         return Some(report);
     }
     report.findings.push(check_provider(main, loaded, &server_keys));
-    let openssl_conf = check_openssl_conf(main, loaded.is_some(), &mut report);
+    // Without a reference, nothing needs the provider as far as is known here.
+    let most = if server_keys.is_empty() { Verdict::Warn } else { Verdict::Fail };
+    let openssl_conf = check_openssl_conf(main, loaded.is_some(), most, &mut report);
     if is_silent {
         report.unchecked.push(silent.into());
         return Some(report);
@@ -144,8 +148,13 @@ fn check_provider(main: &Process, loaded: Option<&Process>, server_keys: &Server
 }
 
 /// Checks the openssl.cnf that the environment of the server names. Returns its path, if it is
-/// known and can be read.
-fn check_openssl_conf(main: &Process, is_loaded: bool, report: &mut Report) -> Option<PathBuf> {
+/// known and can be read. `most` is the severity of a server without such a file.
+fn check_openssl_conf(
+    main: &Process,
+    is_loaded: bool,
+    most: Verdict,
+    report: &mut Report,
+) -> Option<PathBuf> {
     let Some(environment) = &main.environment else {
         let unchecked = "its environment, which it has overwritten, or which the kernel does not show";
         report.unchecked.push(unchecked.into());
@@ -154,7 +163,8 @@ fn check_openssl_conf(main: &Process, is_loaded: bool, report: &mut Report) -> O
     let Some(path) = environment.get(OPENSSL_CONF).map(PathBuf::from) else {
         if !is_loaded {
             let detail = format!("it has no {OPENSSL_CONF} in its environment");
-            report.findings.push(Finding::fail(CHECK, detail, how_to_set_openssl_conf(main)));
+            let missing = Finding::fail(CHECK, detail, how_to_set_openssl_conf(main));
+            report.findings.push(missing.at_most(most));
         }
         return None;
     };
