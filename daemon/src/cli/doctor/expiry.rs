@@ -3,10 +3,12 @@
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use keyward_proto::Use;
+
 use super::finding::Finding;
 use crate::admin::api::KeyView;
 use crate::admin::client::AdminClient;
-use crate::cli::key::for_daemon;
+use crate::cli::key::{for_daemon, how_to_allow};
 use crate::cli::output::{from_now, time};
 use crate::keys::expiry::is_soon;
 
@@ -44,13 +46,29 @@ pub(super) fn check(admin: &AdminClient, runtime_dir: &Path) -> Vec<Finding> {
     findings
 }
 
+/// The command that makes a certificate request for a key. A key without the use `csr`, such as one
+/// from the files of a server, first needs that use.
+pub(super) fn how_to_request(key: Option<&KeyView>, label: &str, runtime_dir: &Path) -> String {
+    let request = for_daemon(format!("keyward csr {label} --subject DN --san NAME"), runtime_dir);
+    let is_allowed = |key: &&KeyView| {
+        key.uses.iter().any(|one| [Use::Csr, Use::Any].map(Use::name).contains(&one.as_str()))
+    };
+    match key.filter(|key| !is_allowed(key)) {
+        None => request,
+        Some(key) => format!(
+            "as it was made, for example by certbot; or, for a request by this key, first {}, then {request}",
+            how_to_allow(runtime_dir, key, Use::Csr)
+        ),
+    }
+}
+
 fn finding(key: &KeyView, now: u64, runtime_dir: &Path) -> Option<Finding> {
     let label = &key.label;
     let command = |command: String| for_daemon(command, runtime_dir);
     let (number, certificate) = key.certified()?;
     let of_key = format!("of key {label} version {number} for {}", certificate.names_or_subject());
     let version = if number == key.current { String::new() } else { format!(" --version {number}") };
-    let request = command(format!("keyward csr {label} --subject DN --san NAME"));
+    let request = how_to_request(Some(key), label, runtime_dir);
     let attach = format!(
         "{}; if no server takes it from the daemon: {}",
         command(format!("keyward cert attach {label} --in CHAIN")),

@@ -6,6 +6,7 @@ use hyper::StatusCode;
 use keyward_proto::Reference;
 
 use super::account::Account;
+use super::expiry;
 use super::files::read_text;
 use super::finding::Finding;
 use crate::admin::api::KeyView;
@@ -113,9 +114,8 @@ pub(super) fn check_key(
         return Finding::ok(CHECK, present);
     }
     let first = format!(
-        "first get a certificate for version {newer} ({} > FILE), then install it together with its \
-         reference: {make}",
-        command(format!("keyward csr {label} --subject DN --san NAME"))
+        "first get a certificate for version {newer} ({}), then install it together with its reference: {make}",
+        expiry::how_to_request(Some(key), label.as_str(), runtime_dir)
     );
     match certified {
         // With a reference to another version than its certificate, the server does not start.

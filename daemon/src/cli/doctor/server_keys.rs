@@ -12,10 +12,11 @@ use keyward_proto::Reference;
 use super::files::read_start;
 use super::finding::Finding;
 use super::server_conf::{ConfiguredKey, KeySource};
-use super::{openssl_program, reference};
+use super::{expiry, openssl_program, reference};
 use crate::admin::api::KeyView;
 use crate::cli::key::for_daemon;
 use crate::cli::output::{from_now, time};
+use crate::cli::protect::health;
 use crate::ground::text::quoted;
 use crate::keys::certificates::{Certificate, Chain};
 use crate::keys::expiry::is_soon;
@@ -123,7 +124,7 @@ impl ServerReference {
         const CHECK: &str = openssl_program::CERTIFICATE;
         let path = self.certificate_path.as_ref()?.display();
         let label = self.reference.label();
-        let request = for_daemon(format!("keyward csr {label} --subject DN --san NAME"), runtime_dir);
+        let request = expiry::how_to_request(key, label.as_str(), runtime_dir);
         let Some(certificate) = &self.certificate else {
             let detail = format!("{path} holds no certificate that can be read");
             return Some(Finding::fail(CHECK, detail, "put the chain there in PEM"));
@@ -135,7 +136,8 @@ impl ServerReference {
                     "the first certificate in {path} has another public key than the reference to key {label}"
                 ),
                 format!(
-                    "put the certificate of the server itself first, or request one for this key: {request}"
+                    "put the certificate of the server itself first; {}; for a certificate of the old key: {request}",
+                    health::commands_for_new_key(&self.path)
                 ),
             ));
         }
@@ -147,13 +149,25 @@ impl ServerReference {
             return Some(Finding::fail(CHECK, detail, renew));
         }
         // The daemon watches its copy.
+        let used = self.reference.version();
         let copy = key.and_then(|key| {
-            let version = key.versions.iter().find(|one| one.number == self.reference.version())?;
+            let version = key.versions.iter().find(|one| one.number == used)?;
             version.certificate.as_ref()
         });
+        let file = self.certificate_path.as_deref().map(quoted).unwrap_or_default();
+        let attach = for_daemon(format!("keyward cert attach {label} --in {file}"), runtime_dir);
+        let older = key.and_then(KeyView::certified).filter(|(number, _)| copy.is_none() && *number < used);
+        if let Some((number, _)) = older {
+            return Some(Finding::warn(
+                CHECK,
+                format!(
+                    "the daemon has no copy of the certificate in {path} for version {used} of key {label}: keyward status and \
+                     the metrics show the date of version {number}"
+                ),
+                format!("give it the copy: {attach}"),
+            ));
+        }
         if let Some(copy) = copy.filter(|copy| copy.fingerprint != certificate.fingerprint()) {
-            let file = self.certificate_path.as_deref().map(quoted).unwrap_or_default();
-            let attach = for_daemon(format!("keyward cert attach {label} --in {file}"), runtime_dir);
             return Some(Finding::warn(
                 CHECK,
                 format!(

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 
-use super::journal;
 use super::running::Running;
 use super::{Server, doctor};
+use super::{journal, keys};
 use crate::serve::DEFAULT_CONFIG;
 
 /// A fault of a protected server, and its fix.
@@ -69,6 +69,11 @@ impl ProtectedServers {
         }
         found
     }
+}
+
+/// The commands for a renewal that has made a new key, which the reference in a file does not fit.
+pub(in crate::cli) fn commands_for_new_key(reference: &Path) -> String {
+    keys::other_key(reference)
 }
 
 /// The server of a journal.

@@ -1,7 +1,7 @@
 //! Findings about servers that `keyward protect` has changed, or could change.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use keyward_tests::server::{Site, nginx};
@@ -308,6 +308,52 @@ fn a_private_key_that_is_back_is_a_problem() {
     assert!(told.contains(&back) && told.contains("; move the key, too: keyward protect nginx"), "{told}");
     one_with(&of_process(&scene.daemon, scene.nginx.id()), "key file", "fail", &back);
     fs::write(&scene.site.key, good).unwrap();
+    scene.assert_well();
+}
+
+#[test]
+fn a_protected_server_with_another_certificate_is_a_problem() {
+    if !has_root() {
+        return;
+    }
+    let scene = Protected::start();
+    let Protected { daemon, pki, site, .. } = &scene;
+    let attach = |file: &Path| {
+        succeed(&mut daemon.keyward(&["cert", "attach", "shop", "--in", file.to_str().unwrap()]));
+    };
+    attach(&site.certificate);
+    scene.assert_well();
+    // The daemon has a newer one.
+    let old = fs::read(&site.certificate).unwrap();
+    assert_eq!(pki.certify_as(daemon, &site.key, "localhost", 90), site.certificate);
+    attach(&site.certificate);
+    fs::write(&site.certificate, old).unwrap();
+    assert!(scene.problem().contains("has another certificate for key shop than the daemon"));
+    pki.certify_as(daemon, &site.key, "localhost", -1);
+    // Keys from the files of a server have no use for requests.
+    let told = scene.problem();
+    assert!(told.contains("has expired on ") && told.contains("; renew it: as it was made"), "{told}");
+    assert!(told.contains("keyward key set-uses shop --use tls-server --use csr"), "{told}");
+
+    // A renewal with a new key, as a new version without a copy of its certificate.
+    let (certificate, key) = pki.leaf("localhost");
+    fs::copy(&certificate, &site.certificate).unwrap();
+    let told = scene.problem();
+    assert!(told.contains("has another public key than the reference to key shop"), "{told}");
+    let (_, advice) = told.split_once("if a renewal has made a new key: ").unwrap();
+    let advice = advice.split(';').next().unwrap();
+    assert!(
+        advice.starts_with("keyward key import shop --new-version --in ") && advice.contains(" && "),
+        "{advice}"
+    );
+    succeed(&mut daemon.keyward(&["key", "import", "shop", "--new-version", "--in", key.to_str().unwrap()]));
+    fs::write(&site.key, succeed(&mut daemon.keyward(&["key", "reference", "shop"]))).unwrap();
+    let told = scene.problem();
+    assert!(
+        told.contains("has no copy of the certificate in ") && told.contains("version 2 of key shop"),
+        "{told}"
+    );
+    attach(&site.certificate);
     scene.assert_well();
 }
 
