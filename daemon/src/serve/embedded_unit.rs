@@ -85,7 +85,7 @@ pub(super) fn backend(
 /// Advice for a unit that has never had a master key.
 fn next_step(options: &Options) -> String {
     match options.unit {
-        None => "its owners make one with: keyward unit ceremony; for a unit without owners, run keyward setup, which asks how the unit gets a master key".into(),
+        None => "its owners make one with: keyward unit ceremony (docs/ceremony.md); for a unit without owners, run keyward setup; if owners were chosen before, first remove /etc/systemd/system/keyward.service.d/unseal.conf".into(),
         Some(_) => format!(
             "its owners make one with: keyward unit ceremony --runtime-dir {}; for a unit without owners, name a file with --master-key FILE: docs/grep11.md",
             quoted(&options.runtime_dir)

@@ -194,7 +194,10 @@ fn without_a_master_key_the_daemon_says_how_to_make_one() {
     daemon.start_as(serve.env_remove("CREDENTIALS_DIRECTORY"));
     let (status, ready) = daemon.http("GET", "/ready", "").unwrap();
     assert_eq!(status, 503);
-    for part in ["no master key yet: its owners make one with: keyward unit ceremony", "run keyward setup"] {
+    for part in [
+        "no master key yet: its owners make one with: keyward unit ceremony",
+        "run keyward setup; if owners were chosen before, first remove /etc/systemd/",
+    ] {
         assert!(daemon.log().contains(part) && ready.contains(part), "{ready}");
     }
     assert!(daemon.end(Signal::TERM).success());

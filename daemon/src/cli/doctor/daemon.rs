@@ -90,7 +90,10 @@ pub(super) fn check(
             false => Finding::fail(
                 "keys",
                 problem,
-                "docs/key-store.md, docs/remote-units.md and docs/ceremony.md describe how to recover",
+                match problem.contains(NO_MASTER_KEY) {
+                    true => "choose one of these ways: docs/setup.md describes them, and docs/ceremony.md how owners begin",
+                    false => "docs/key-store.md, docs/remote-units.md and docs/ceremony.md describe how to recover",
+                },
             ),
         });
     }
@@ -210,4 +213,6 @@ fn units(admin: &AdminClient) -> Vec<Finding> {
 }
 
 const KEY_STORE: &str = "key store";
+/// Words of the daemon about a unit that has never had a master key.
+const NO_MASTER_KEY: &str = "no master key yet";
 const MASTER_KEY: &str = "master key";

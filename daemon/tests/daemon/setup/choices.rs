@@ -84,6 +84,8 @@ fn owners_get_a_unit_without_a_secret_of_the_host() {
     fs::write(machine.path("etc/keyward.toml"), config).unwrap();
     machine.boot();
     assert_eq!(machine.opening(), "owners");
+    let (_, text) = machine.look("doctor");
+    assert!(text.contains("docs/ceremony.md how owners begin") && !text.contains("how to recover"), "{text}");
     // The ceremony takes the claim secret itself, and does not show it.
     let ceremony = format!("keyward unit ceremony --runtime-dir {}", machine.path("run"));
     assert_eq!(report["next"].as_array().unwrap()[1..], [json!(ceremony)]);
