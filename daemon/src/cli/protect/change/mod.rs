@@ -192,17 +192,17 @@ impl Change<'_> {
         begun.map_err(|failure| failure.while_trying("no further file was put back"))?;
         let is_whole = self.journal.put_back();
         let is_whole = is_whole.map_err(|failure| failure.while_trying("not every file was put back yet"))?;
-        reload_systemd()?;
         let checked = self.server.check(self.options);
-        if let Err(refusal) = checked.and_then(|()| if was_done { self.check_references() } else { Ok(()) }) {
-            // Another part of the configuration may name a file of the run, such as a new site.
-            if was_done {
-                self.journal.write_again()?;
-                self.journal.enter(Phase::Done)?;
-                return Err(refusal.while_trying("nothing was put back"));
-            }
-            return Err(refusal);
+        let mut checked = checked.and_then(|()| if was_done { self.check_references() } else { Ok(()) });
+        // Another part of the configuration may name a file of the run, such as a new site.
+        if was_done && checked.is_err() {
+            self.journal.write_again()?;
+            self.journal.enter(Phase::Done)?;
+            checked = checked.map_err(|refusal| refusal.while_trying("nothing was put back"));
         }
+        // After a refusal, the drop-in of the service is there again.
+        let reloaded = reload_systemd();
+        checked.and(reloaded)?;
         self.server.reload(self.options)?;
         // Handshakes that have begun with references still need the keys.
         self.server.settle();

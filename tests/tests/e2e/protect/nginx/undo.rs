@@ -1,9 +1,10 @@
 //! The way back of `keyward protect nginx`.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, Permissions};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -243,7 +244,8 @@ fn a_stopped_nginx_goes_back_and_leaves_the_other_one_alone() {
     assert_eq!(scene.files(), before);
 }
 
-/// An administrator has put the reference elsewhere: the way back must not take its key away.
+/// An administrator has put the reference elsewhere: the way back must not take its key away, nor
+/// the environment of the next start.
 #[test]
 fn a_reference_that_is_named_elsewhere_keeps_its_key() {
     if !has_root() {
@@ -251,7 +253,9 @@ fn a_reference_that_is_named_elsewhere_keeps_its_key() {
     }
     let scene = Scene::start();
     let before = scene.contents();
-    succeed(&mut scene.protect(&["--site", "*.wild.example"]));
+    let systemd = Systemd::new(&scene);
+    succeed(&mut systemd.run(&scene.protect(&["--site", "*.wild.example"])));
+    assert!(systemd.environment().contains("OPENSSL_CONF="), "{}", systemd.environment());
     let (reference, copy) = (scene.path("ssl/wild.key.keyward.pem"), scene.path("copy.pem"));
     fs::copy(&reference, &copy).unwrap();
     let site = scene.path("sites/wild");
@@ -260,16 +264,57 @@ fn a_reference_that_is_named_elsewhere_keeps_its_key() {
     fs::write(&site, text.replace(&named(&reference), &named(&copy))).unwrap();
     scene.reload();
     let edited = scene.contents();
-    let (_, words) = fail(&mut scene.protect(&["--undo"]));
+    let (_, words) = fail(&mut systemd.run(&scene.protect(&["--undo"])));
     assert!(
         words.contains("nothing was put back: nginx names ")
             && words.contains("copy.pem, a reference to key wildcard.wild.example, which would go"),
         "{words}"
     );
     assert!(scene.contents() == edited);
+    assert!(systemd.environment().contains("OPENSSL_CONF="), "{}", systemd.environment());
     scene.handshakes().iter().for_each(|one| assert!(one.make().is_ok()));
     fs::write(&site, text).unwrap();
     fs::remove_file(&copy).unwrap();
-    succeed(&mut scene.protect(&["--undo"]));
+    succeed(&mut systemd.run(&scene.protect(&["--undo"])));
     assert!(scene.contents() == before);
+    assert_eq!(systemd.environment(), "");
+}
+
+/// A systemd that would start the nginx of a scene, as far as its `systemctl` shows.
+struct Systemd {
+    directory: PathBuf,
+}
+
+impl Systemd {
+    fn new(scene: &Scene) -> Self {
+        let directory = scene.daemon.path("systemctl");
+        fs::create_dir(&directory).unwrap();
+        let program = directory.join("systemctl");
+        let script = format!(
+            "#!/bin/sh\ncase \"$*\" in\n\
+             daemon-reload) cat '{}'/nginx.service.d/*.conf > '{}/environment' 2> /dev/null || true ;;\n\
+             *ExecStart*) echo 'ExecStart={{ path=/usr/sbin/nginx ; argv[]=/usr/sbin/nginx -c {} ; ignore_errors=no ; }}' ;;\n\
+             esac\n",
+            scene.path("systemd").display(),
+            directory.display(),
+            scene.path("nginx.conf").display()
+        );
+        fs::write(&program, script).unwrap();
+        fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+        Self { directory }
+    }
+
+    /// A command on a host with this systemd.
+    fn run(&self, command: &Command) -> Command {
+        let mut alone = Command::new("unshare");
+        let mount = r#"mount -t tmpfs none /run && mkdir -p /run/systemd/system && PATH="$1:$PATH" && shift && exec "$@""#;
+        alone.args(["--mount", "sh", "-c", mount, "sh"]).arg(&self.directory);
+        alone.arg(command.get_program()).args(command.get_args());
+        alone
+    }
+
+    /// The drop-ins of the service, as systemd has read them.
+    fn environment(&self) -> String {
+        fs::read_to_string(self.directory.join("environment")).unwrap()
+    }
 }
