@@ -163,13 +163,13 @@ impl Change<'_> {
         Ok(())
     }
 
-    /// Takes the grants and uses out of force, and deletes the keys that the run has imported.
-    /// Their key files are there.
+    /// Takes the grants and uses out of force, and deletes the keys that the run has imported and
+    /// that are in their key files again.
     pub(super) fn forget_keys(&self) -> Result<(), Failure> {
         self.reload_daemon()?;
         self.take_back_uses()?;
         let (known, _) = self.admin.list()?;
-        let of_others = self.journal.labels_of_others();
+        let (of_others, with_file) = (self.journal.labels_of_others(), self.journal.labels_with_file());
         let own = self.server.workers();
         for imported in self.journal.imported() {
             let Some(key) = known.iter().find(|key| key.label == imported.label && key.deletion.is_none())
@@ -186,6 +186,10 @@ impl Change<'_> {
             };
             if of_others.contains(&imported.label) {
                 stays("another protected server uses it");
+                continue;
+            }
+            if !with_file.contains(&imported.label) {
+                stays("its key file is not there as before, so the key may be nowhere else");
                 continue;
             }
             // The provider of another server would lose the key at once.

@@ -185,18 +185,19 @@ impl Change<'_> {
         Ok(())
     }
 
-    /// Undoes the last run. Returns false if a file stays, which has a new key.
+    /// Undoes the last run. Returns false if a file is not as it was: it has a new key, or somebody
+    /// has removed it.
     fn undo_run(&mut self) -> Result<bool, Failure> {
         let was_done = self.journal.phase() == Some(Phase::Done);
         let begun = self.journal.begin_undo();
         begun.map_err(|failure| failure.while_trying("no further file was put back"))?;
-        let is_whole = self.journal.put_back();
-        let is_whole = is_whole.map_err(|failure| failure.while_trying("not every file was put back yet"))?;
+        let back = self.journal.put_back();
+        let back = back.map_err(|failure| failure.while_trying("not every file was put back yet"))?;
         let checked = self.server.check(self.options);
         let mut checked = checked.and_then(|()| if was_done { self.check_references() } else { Ok(()) });
         // Another part of the configuration may name a file of the run, such as a new site.
         if was_done && checked.is_err() {
-            self.journal.write_again()?;
+            self.journal.write_again(&back)?;
             self.journal.enter(Phase::Done)?;
             checked = checked.map_err(|refusal| refusal.while_trying("nothing was put back"));
         }
@@ -216,7 +217,7 @@ impl Change<'_> {
             ))
         })?;
         self.journal.forget_run()?;
-        Ok(is_whole)
+        Ok(back.is_whole())
     }
 
     /// Checks that the server names no reference any more to a key that is about to go.

@@ -152,6 +152,17 @@ impl Journal {
         all.filter(|file| file.removal != Removal::Done && file.exists()).collect()
     }
 
+    /// Labels of the keys of the last run that are in a key file, which may have its path again.
+    pub(in crate::cli::protect) fn labels_with_file(&self) -> BTreeSet<String> {
+        let Some(run) = self.runs.last() else { return BTreeSet::new() };
+        let is_back = |file: &KeyFile| {
+            let mut moved = run.entries.files.iter();
+            moved.any(|entry| entry.moved.as_ref() == Some(&file.path) && file.facts.hold_for(&entry.path))
+        };
+        let there = run.entries.key_files.iter().filter(|file| file.is_same() || is_back(file));
+        there.map(|file| file.label.clone()).collect()
+    }
+
     /// True if a key file of the last run was removed or overwritten, so that there is no way back.
     pub(in crate::cli::protect) fn is_final(&self) -> bool {
         let is_gone = |file: &KeyFile| match file.removal {

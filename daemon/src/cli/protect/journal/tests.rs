@@ -86,9 +86,8 @@ fn attributes_and_access_control_stay_and_come_back() {
     journal.write(&path("plain"), b"second").unwrap();
     journal.replace(&path("key"), b"second").unwrap();
     assert_eq!(state(), before);
-    // The attributes come back also if somebody has removed them, or the file, meanwhile.
+    // The attributes come back also if somebody has removed them meanwhile.
     attributes::give(&File::open(path("a")).unwrap(), &path("a"), &none).unwrap();
-    fs::remove_file(path("plain")).unwrap();
     drop(journal);
     let mut journal = Journal::open(&path("journal")).unwrap();
     journal.put_back().unwrap();
@@ -303,6 +302,46 @@ fn a_file_that_two_servers_have_got_stays_until_both_go_back() {
     assert_eq!(fs::read(path("key.pem")).unwrap(), b"reference");
 }
 
+/// An administrator retires sites after the change: their files do not come back, whether the
+/// server takes the way back or refuses it.
+#[test]
+fn files_that_somebody_has_removed_stay_away() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let names = ["site", "retired", "shop.pem", "gone.pem", "reference", "unused"];
+    let originals = [("site", "key"), ("retired", "key"), ("shop.pem", "shop"), ("gone.pem", "gone")];
+    originals.iter().for_each(|(name, text)| fs::write(path(name), text).unwrap());
+    let files: BTreeMap<_, _> = names.into_iter().map(|name| (path(name), b"new".to_vec())).collect();
+    let hidden = |name: &str| path(&format!(".{name}.before"));
+    let replaced: BTreeMap<_, _> =
+        ["shop.pem", "gone.pem"].into_iter().map(|name| (path(name), hidden(name))).collect();
+    let mut journal = Journal::open(&path("journal")).unwrap();
+    journal.begin_run().unwrap();
+    journal.keep(&files, &BTreeMap::new(), &BTreeMap::new(), &replaced).unwrap();
+    for (path, contents) in &files {
+        match replaced.contains_key(path) {
+            true => journal.replace(path, contents).unwrap(),
+            false => journal.write(path, contents).unwrap(),
+        }
+    }
+    journal.enter(Phase::Done).unwrap();
+    ["retired", "gone.pem", "unused"].iter().for_each(|name| fs::remove_file(path(name)).unwrap());
+    let now = || names.map(|name| fs::read_to_string(path(name)).ok());
+    let retired = now();
+    assert!(journal.adopt_changes().unwrap().is_empty());
+    let done = journal.put_back().unwrap();
+    let back = ["key", "", "shop", "", "", ""].map(|text| (!text.is_empty()).then(|| text.to_owned()));
+    assert_eq!(now(), back);
+    assert!(!done.is_whole());
+    journal.write_again(&done).unwrap();
+    assert_eq!(now(), retired);
+    assert_eq!(fs::read(hidden("gone.pem")).unwrap(), b"gone");
+    // Once more, with a stop between.
+    journal.put_back().unwrap();
+    assert!(!journal.put_back().unwrap().is_whole());
+    assert_eq!(now(), back);
+}
+
 /// An administrator edits files after the change: the way back takes its own texts out of them.
 #[test]
 fn changes_of_others_stay_and_texts_of_the_run_go() {
@@ -335,13 +374,13 @@ fn changes_of_others_stay_and_texts_of_the_run_go() {
     fs::set_permissions(path("site"), Permissions::from_mode(0o600)).unwrap();
     assert_eq!(journal.adopt_changes().unwrap().len(), 4);
     assert!(journal.adopt_changes().unwrap().is_empty());
-    journal.put_back().unwrap();
+    let done = journal.put_back().unwrap();
     let back = ["# mine\nkey a.key;\n", "mine\n", "", "rotated"];
     assert_eq!(now(), back);
     assert!(!path("drop-in").exists());
     assert_eq!(path("site").metadata().unwrap().mode() & 0o7777, 0o600);
     // The server refuses that: the files are again as the administrator has left them.
-    journal.write_again().unwrap();
+    journal.write_again(&done).unwrap();
     assert_eq!(now(), changed.map(|(_, text)| text));
     // After a stop, too.
     drop(journal);

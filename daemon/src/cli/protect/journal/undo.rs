@@ -14,6 +14,23 @@ use crate::cli::output;
 use crate::cli::protect::keys::holds_private_key;
 use crate::ground::exit;
 
+/// The files of a run that is put back.
+#[derive(Debug, Default)]
+pub(in crate::cli::protect) struct PutBack {
+    /// Files that were changed or removed just now.
+    changed: BTreeSet<PathBuf>,
+    /// Files that are not as they were before the run: somebody has removed them, or a renewal has
+    /// put a new key there.
+    left: BTreeSet<PathBuf>,
+}
+
+impl PutBack {
+    /// True if every file is as it was.
+    pub(in crate::cli::protect) fn is_whole(&self) -> bool {
+        self.left.is_empty()
+    }
+}
+
 impl Journal {
     /// Notes that the last run is being undone. Also a full disk lets a run be undone that is not
     /// done.
@@ -90,16 +107,30 @@ impl Journal {
 
     /// Puts every file back as it was before the last run, and removes the files and directories
     /// that the run has made, except for files that another journal has made, too. Goes on where a
-    /// stop has interrupted it. Returns false if a file
-    /// stays because a renewal has put a new key there.
+    /// stop has interrupted it. A file that somebody has removed since stays away, and so does the
+    /// key file of a path with a new key.
     ///
     /// # Errors
     /// [`Failure`] names the first file that cannot be put back.
-    pub(in crate::cli::protect) fn put_back(&self) -> Result<bool, Failure> {
-        let Some(run) = self.runs.last() else { return Ok(true) };
+    pub(in crate::cli::protect) fn put_back(&self) -> Result<PutBack, Failure> {
+        let mut done = PutBack::default();
+        let Some(run) = self.runs.last() else { return Ok(done) };
         let made_by_others = self.made_by_others();
-        let mut is_whole = true;
         for entry in &run.entries.files {
+            let is_gone = !is_there(&entry.path);
+            if is_gone && (entry.before.is_some() || entry.moved.is_some()) {
+                let moved = entry.moved.as_ref().filter(|moved| is_there(moved)).map(|moved| moved.display());
+                let key_file = moved.map(|moved| {
+                    format!("; the key file of before is {moved}; when you are sure: shred -u {moved}")
+                });
+                output::note(format_args!(
+                    "{} was removed since, and does not come back{}",
+                    entry.path.display(),
+                    key_file.unwrap_or_default()
+                ));
+                done.left.insert(entry.path.clone());
+                continue;
+            }
             if let Some(moved) = &entry.moved {
                 let is_renewed = fs::read(&entry.path).is_ok_and(|contents| holds_private_key(&contents));
                 if is_renewed && is_there(moved) && !is_one(&entry.path, moved) {
@@ -108,8 +139,11 @@ impl Journal {
                         entry.path.display(),
                         moved.display()
                     ));
-                    is_whole = false;
+                    done.left.insert(entry.path.clone());
                     continue;
+                }
+                if is_there(moved) {
+                    done.changed.insert(entry.path.clone());
                 }
                 move_back(moved, &entry.path).map_err(|error| cannot_write(&entry.path, &error))?;
                 continue;
@@ -121,6 +155,7 @@ impl Journal {
                     {
                         continue;
                     }
+                    done.changed.insert(entry.path.clone());
                     written_at(&entry.path, &contents, before)
                         .map_err(|error| cannot_write(&entry.path, &error))?;
                 }
@@ -131,7 +166,8 @@ impl Journal {
                     {
                         return Err(cannot_write(&entry.path, &error));
                     }
-                    _ => {}
+                    Err(_) => {}
+                    Ok(()) => drop(done.changed.insert(entry.path.clone())),
                 },
             }
         }
@@ -149,16 +185,16 @@ impl Journal {
             // A directory in which somebody else has put files stays.
             let _ = fs::remove_dir(directory);
         }
-        Ok(is_whole)
+        Ok(done)
     }
 
-    /// Writes the files as the last run has left them: the way back was refused.
+    /// Writes the files that were put back as the last run has left them: the way back was refused.
     ///
     /// # Errors
     /// [`Failure`] names the first file that cannot be written.
-    pub(in crate::cli::protect) fn write_again(&self) -> Result<(), Failure> {
+    pub(in crate::cli::protect) fn write_again(&self, done: &PutBack) -> Result<(), Failure> {
         let Some(run) = self.runs.last() else { return Ok(()) };
-        for entry in &run.entries.files {
+        for entry in run.entries.files.iter().filter(|entry| done.changed.contains(&entry.path)) {
             let contents = run.copy(&entry.copy_of_after)?;
             match entry.moved {
                 Some(_) => self.replace(&entry.path, &contents)?,
@@ -192,7 +228,7 @@ impl Journal {
 impl Run {
     /// True if somebody else has changed a file since.
     fn is_changed(&self, entry: &Entry) -> bool {
-        // A file that is gone is put back, or need not be removed.
+        // A file that is gone stays so.
         let Ok(contents) = fs::read(&entry.path) else { return false };
         if let Some(moved) = &entry.moved {
             // The key file itself, or one that a renewal has put there.

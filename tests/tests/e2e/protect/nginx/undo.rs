@@ -280,6 +280,48 @@ fn a_reference_that_is_named_elsewhere_keeps_its_key() {
     assert_eq!(systemd.environment(), "");
 }
 
+/// Sites are retired after the change, one of them with its key: the way back leaves them so,
+/// whether nginx takes the way back or refuses it.
+#[test]
+fn retired_sites_do_not_come_back() {
+    if !has_root() {
+        return;
+    }
+    let scene = Scene::start();
+    succeed(&mut scene.protect(&[]));
+    let retired = [
+        "sites/wild",
+        "sites/zmail",
+        "ssl/mail.pem",
+        "ssl/mail.pem.keyward.pem",
+        "ssl/mail.pem.certificates.pem",
+    ];
+    retired.iter().for_each(|name| fs::remove_file(scene.path(name)).unwrap());
+    let user = format!(
+        "server {{ listen {} ssl; server_name user.example; ssl_certificate ssl/shop.crt; ssl_certificate_key ssl/shop.key.keyward.pem; }}\n",
+        scene.addresses[0]
+    );
+    fs::write(scene.path("sites/user"), user).unwrap();
+    scene.reload();
+    let now = scene.contents();
+    let (_, words) = fail(&mut scene.protect(&["--undo"]));
+    assert!(words.contains("nothing was put back: nginx refuses its configuration"), "{words}");
+    assert!(scene.contents() == now);
+    scene.reload();
+    fs::remove_file(scene.path("sites/user")).unwrap();
+    scene.reload();
+    let undone = run(&mut scene.protect(&["--undo"]));
+    let words = stderr(&undone);
+    assert!(undone.status.success() && words.contains("ok  every other file is as it was"), "{words}");
+    for name in ["sites/wild", "sites/zmail"] {
+        assert!(words.contains(&format!("{name} was removed since, and does not come back")), "{words}");
+    }
+    assert!(words.contains("key wildcard.wild.example deleted"), "{words}");
+    assert!(words.contains("key mail.example stays in the daemon, because its key file is not there"), "{words}");
+    assert!(retired.iter().all(|name| !scene.path(name).exists()));
+    assert!(scene.handshakes()[0].make().is_ok());
+}
+
 /// A systemd that would start the nginx of a scene, as far as its `systemctl` shows.
 struct Systemd {
     directory: PathBuf,
