@@ -284,8 +284,15 @@ fn key_files_of_haproxy_are_removed_for_good() {
     for name in ["certs/.shop.pem.before-keyward.key", "certs/.wild.pem.key.before-keyward.key", "mail.pem"] {
         assert!(!scene.path(name).exists(), "{name}");
     }
+    // A renewal puts a key file there again, and another run takes that: nothing goes back.
+    let shop = scene.path("certs/shop.pem");
+    let text = |name: &str| fs::read_to_string(scene.path("ssl").join(name)).unwrap();
+    fs::write(&shop, text("shop.crt") + &text("shop.key")).unwrap();
+    succeed(&mut scene.protect(&[]));
+    let protected = scene.contents();
     let (_, words) = fail(&mut scene.protect(&["--undo"]));
-    assert!(words.contains("the key files were removed"), "{words}");
+    assert!(words.contains("no change that is done was put back: the key files were removed"), "{words}");
+    assert!(scene.contents() == protected);
     let workers = children(scene.master());
     scene.haproxy.as_ref().unwrap().signal(Signal::USR2);
     wait_for("a new worker", || {

@@ -156,8 +156,9 @@ impl Change<'_> {
     /// Puts everything back as it was before the first run.
     ///
     /// # Errors
-    /// [`Failure`] if a file in the place of a key file was changed since, or the server does not
-    /// take the old files. The runs after that one are undone, and that one is not.
+    /// [`Failure`] if key files were removed: no run that is done is undone then. [`Failure`] if a
+    /// file in the place of a key file was changed since, or the server does not take the old
+    /// files: the runs after that one are undone, and that one is not.
     pub(super) fn undo(&mut self) -> Result<(), Failure> {
         if self.journal.phase().is_none() {
             self.journal.remove()?;
@@ -165,10 +166,11 @@ impl Change<'_> {
             return Err(Failure::new(exit::NO_INPUT, reason));
         }
         let mut is_whole = true;
-        while self.journal.phase().is_some() {
-            if self.journal.is_final() {
+        while let Some(phase) = self.journal.phase() {
+            // A change that was interrupted goes back alone.
+            if phase == Phase::Done && self.journal.is_final() {
                 let reason = format_args!(
-                    "the key files were removed, so {} cannot use them again; the keys are in the daemon alone",
+                    "no change that is done was put back: the key files were removed, so {} cannot use them again",
                     self.options.server.title()
                 );
                 return Err(Failure::new(exit::NO_INPUT, reason));

@@ -163,14 +163,15 @@ impl Journal {
         there.map(|file| file.label.clone()).collect()
     }
 
-    /// True if a key file of the last run was removed or overwritten, so that there is no way back.
+    /// True if a key file of one of the runs was removed or overwritten, so that there is no way
+    /// back.
     pub(in crate::cli::protect) fn is_final(&self) -> bool {
         let is_gone = |file: &KeyFile| match file.removal {
             Removal::None => false,
             Removal::Begun => !file.is_same(),
             Removal::Done => true,
         };
-        self.runs.last().is_some_and(|run| run.entries.key_files.iter().any(is_gone))
+        self.runs.iter().flat_map(|run| &run.entries.key_files).any(is_gone)
     }
 
     /// Overwrites and removes one of the files with private keys. Returns its path, or `None` if no
