@@ -360,11 +360,11 @@ impl Protect {
         Ok(())
     }
 
-    /// Files that other servers of this host use, with the names of these servers. `own` is the
+    /// Files that other servers of some kinds use, with the names of these servers. `own` is the
     /// process of the server itself.
-    fn other_servers(&self, own: i32) -> Vec<(String, BTreeSet<PathBuf>)> {
+    fn other_servers(&self, kinds: &[Server], own: i32) -> Vec<(String, BTreeSet<PathBuf>)> {
         let mut all = Vec::new();
-        for kind in Server::value_variants() {
+        for kind in kinds {
             for master in processes::masters(kind.program()).iter().filter(|master| master.pid != own) {
                 let found = kind.find(Some(master.pid)).and_then(|server| server.files_in_use(self));
                 match found {
@@ -383,20 +383,24 @@ impl Protect {
         all
     }
 
-    /// Refuses references in the place of files that another server reads, too.
+    /// Refuses references in files that another server reads, too: in the place of a key file, or
+    /// named in a part of the configuration.
     fn check_other_servers(&self, own: i32, plan: &Plan) -> Result<(), Failure> {
-        if plan.replaced.is_empty() {
-            return Ok(());
-        }
         let name = |path: &Path| {
             let directory = running::real(path.parent().unwrap_or(Path::new("/")));
             directory.join(path.file_name().unwrap_or_default())
         };
-        let replaced: BTreeSet<_> = plan.replaced.keys().map(|path| name(path)).collect();
-        for (user, files) in self.other_servers(own) {
-            if let Some(path) = files.iter().find(|path| replaced.contains(&name(path))) {
+        let edited = plan.edits.iter().map(|edit| &edit.path);
+        let changed: BTreeSet<_> = edited.chain(plan.replaced.keys()).map(|path| name(path)).collect();
+        // Only servers of one kind share parts of a configuration.
+        let kinds = match plan.replaced.is_empty() {
+            true => core::slice::from_ref(&self.server),
+            false => Server::value_variants(),
+        };
+        for (user, files) in self.other_servers(kinds, own) {
+            if let Some(path) = files.iter().find(|path| changed.contains(&name(path))) {
                 let reason = format_args!(
-                    "{user} uses {} too, and could not read a reference there: give it a file of its own",
+                    "{user} uses {} too, and could not use a reference there: give it a file of its own",
                     path.display()
                 );
                 return Err(Failure::new(exit::CONFIG, reason));

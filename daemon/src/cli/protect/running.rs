@@ -78,7 +78,7 @@ pub(super) trait Running {
     /// [`Failure`] has the words of the server.
     fn check(&self, options: &Protect) -> Result<(), Failure>;
 
-    /// Every file that the configuration may name.
+    /// The files of the configuration, and every file that it may name.
     ///
     /// # Errors
     /// [`Failure`] if the configuration cannot be read.

@@ -333,6 +333,7 @@ impl Running for Apache {
     fn files_in_use(&self, _: &Protect) -> Result<BTreeSet<PathBuf>, Failure> {
         let conf = self.configuration()?;
         let files = conf.directives.iter().flat_map(|one| &one.arguments).map(|word| conf.path(word));
+        let files = files.chain(conf.directives.iter().filter_map(|one| one.file.clone()));
         Ok(files.flat_map(|path| [real(&path), path]).collect())
     }
 

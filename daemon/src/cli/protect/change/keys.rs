@@ -5,8 +5,10 @@ use core::time::Duration;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use clap::ValueEnum;
 use keyward_proto::{Reference, Use};
 
+use super::super::Server;
 use super::super::journal::{KeyFile, Phase, Removal, digest};
 use super::super::plan::Plan;
 use super::super::running::real;
@@ -66,7 +68,7 @@ impl Change<'_> {
             return Err(Failure::new(exit::CONFIG, format_args!("the key files stay: {fault}")));
         }
         let mut in_use = vec![(title.to_owned(), self.server.files_in_use(self.options)?)];
-        in_use.extend(self.options.other_servers(self.server.pid()));
+        in_use.extend(self.options.other_servers(Server::value_variants(), self.server.pid()));
         let (keys, _) = self.admin.list()?;
         let is_signing = |public_key: &str| {
             let mut enabled = keys.iter().filter(|key| key.state == "enabled");

@@ -192,7 +192,8 @@ impl Running for Haproxy {
     fn files_in_use(&self, _: &Protect) -> Result<BTreeSet<PathBuf>, Failure> {
         let conf = read(&self.master)?;
         let files = conf.files_in_use().map_err(|reason| Failure::new(exit::CONFIG, reason))?;
-        Ok(files.into_iter().flat_map(|path| [real(&path), path]).collect())
+        let files = files.into_iter().chain(conf.files.into_iter().map(|file| file.path));
+        Ok(files.flat_map(|path| [real(&path), path]).collect())
     }
 
     fn has_provider(&self) -> bool {

@@ -331,6 +331,7 @@ impl Running for Nginx {
         let conf = self.configuration(options)?;
         let words = conf.conf.directives.iter().flat_map(|one| one.words.iter().skip(1));
         let files = words.map(|word| conf.base.join(word));
+        let files = files.chain(conf.files.iter().map(|file| file.path.clone()));
         Ok(files.flat_map(|path| [real(&path), path]).collect())
     }
 

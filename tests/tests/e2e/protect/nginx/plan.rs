@@ -4,7 +4,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 
-use keyward_tests::tool::{fail, run, stderr, succeed, wait_for};
+use keyward_tests::tool::{children, fail, run, stderr, succeed, wait_for};
 use keyward_tests::{free_port, has_root};
 
 use super::super::Scene as _;
@@ -31,7 +31,8 @@ fn a_plan_says_how_many_of_many_sites_are_compared() {
     assert!(plan.contains(words), "{said}");
 }
 
-/// One site of several that share a key keeps what the others need.
+/// One site of several that share a key keeps what the others need. A snippet that another nginx
+/// reads is left alone.
 #[test]
 fn a_shared_snippet_gets_the_uses_of_all_its_sites() {
     if !has_root() {
@@ -50,7 +51,7 @@ fn a_shared_snippet_gets_the_uses_of_all_its_sites() {
         fs::remove_file(scene.path("sites").join(name)).unwrap();
         fs::write(scene.path("sites").join(name), text).unwrap();
     }
-    succeed(&mut scene.nginx(&["-s", "reload"]));
+    scene.reload();
     let plan = succeed(&mut scene.protect(&["--dry-run", "--site", "shop.example"]));
     assert!(
         plan.contains("(p256, tls12-server, tls13-server)")
@@ -58,6 +59,25 @@ fn a_shared_snippet_gets_the_uses_of_all_its_sites() {
         "{plan}"
     );
     assert_eq!(plan.matches("snippet, line 1").count(), 1, "{plan}");
+    let text = fs::read_to_string(scene.path("nginx.conf")).unwrap();
+    let site = format!("server {{ listen 127.0.0.1:{} ssl; include snippet; }}", free_port());
+    let conf = scene.path("other.conf");
+    fs::write(&conf, text.replace("include sites/*;", &site).replace("nginx.pid", "other.pid")).unwrap();
+    let mut other = Command::new("/usr/sbin/nginx");
+    other.arg("-p").arg(&scene.home).arg("-c").arg(&conf).arg("-e").arg(scene.path("error.log"));
+    succeed(other.env_remove("OPENSSL_CONF"));
+    let pid = wait_for("the other nginx", || {
+        let pid = fs::read_to_string(scene.path("other.pid")).ok()?.trim().to_owned();
+        let children = pid.parse().ok().map(children)?;
+        (!children.is_empty()).then_some(pid)
+    });
+    let before = scene.contents();
+    let (_, words) = fail(&mut scene.protect(&[]));
+    let snippet = scene.path("snippet");
+    let expected =
+        format!("nginx (process {pid}) uses {} too, and could not use a reference", snippet.display());
+    assert!(words.contains(&expected), "{words}");
+    assert!(scene.contents() == before);
 }
 
 /// A key that the daemon has, and that does not sign: no handshake may be lost to find out. The
