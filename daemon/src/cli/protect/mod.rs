@@ -202,6 +202,9 @@ impl Protect {
         let plan = server.plan(self, admin)?;
         if plan.is_empty() {
             self.report_nothing(admin, &plan)?;
+            if !plan.granted.is_empty() && !self.dry_run {
+                change.grant(&plan)?;
+            }
             return self.attach_present(admin, &plan);
         }
         self.check_other_servers(server.pid(), &plan)?;
@@ -329,8 +332,9 @@ impl Protect {
                 true => format!("no server of {title} has a key in a file that this command can move"),
                 false => format!("every key of {title} is in the daemon already"),
             };
+            let missing = plan.missing_grants();
             let notes: String = plan.notes.iter().map(|note| format!("\nNote: {note}\n")).collect();
-            print(&format!("{}\n{what}\n{notes}", plan.server))?;
+            print(&format!("{}\n{what}\n{missing}{notes}", plan.server))?;
         }
         for path in plan.keys.references.keys() {
             let Some(reference) = keys::reference(path) else { continue };
@@ -351,8 +355,8 @@ impl Protect {
     /// Attaches the certificates that the server reads to the keys that were in the daemon before:
     /// a renewal with the same key has given the server other ones.
     fn attach_present(&self, admin: &AdminClient, plan: &Plan) -> Result<(), Failure> {
-        for (path, certificate) in plan.keys.references.iter().filter(|_| !self.dry_run) {
-            let Some(certificate) = certificate else { continue };
+        for (path, present) in plan.keys.references.iter().filter(|_| !self.dry_run) {
+            let Some(certificate) = &present.certificate else { continue };
             if let Some(label) = keys::attach_present(admin, path, certificate)? {
                 self.done(&format!("key {label} has the certificate of {}", certificate.display()));
             }

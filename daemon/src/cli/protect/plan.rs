@@ -82,6 +82,8 @@ pub(super) struct Plan {
     pub(super) keys: Keys,
     pub(super) edits: Vec<Edit>,
     pub(super) new_files: BTreeMap<PathBuf, NewFile>,
+    /// Uses that the workers get by new grants, by label.
+    pub(super) granted: BTreeMap<String, BTreeSet<Use>>,
     pub(super) probes: Probes,
     /// Files of certificates that hold a private key as well, with the number of that key.
     pub(super) combined: BTreeMap<PathBuf, usize>,
@@ -108,6 +110,7 @@ impl Plan {
             keys,
             edits: Vec::new(),
             new_files: BTreeMap::new(),
+            granted: BTreeMap::new(),
             probes,
             combined: BTreeMap::new(),
             replaced: BTreeMap::new(),
@@ -209,6 +212,19 @@ impl Plan {
                 format!("{handshakes} handshakes show the same certificates as before{}", self.probes.part())
             }
         }
+    }
+
+    /// The grants of a plan that moves no key, for people.
+    pub(super) fn missing_grants(&self) -> String {
+        if self.granted.is_empty() {
+            return String::new();
+        }
+        let files: Vec<_> = self.new_files.keys().map(|path| quoted(path)).collect();
+        let mut text = format!("\nGrants that its workers lack, and that go to {}:\n", files.join(", "));
+        for (label, all) in &self.granted {
+            let _ = writeln!(text, "  {label} ({})", uses(all));
+        }
+        text
     }
 
     /// True if no file has a key that could move.

@@ -311,6 +311,7 @@ impl Running for Apache {
         self.change_hosts(&mut plan, &survey, &chosen)?;
         let files = conf.directives.iter().filter_map(|one| one.file.clone());
         plan.note_unread(options, self.workers.read, files);
+        grants::add(&mut plan, options, self, admin);
         if !plan.is_empty() {
             if !self.has_provider() {
                 restart::check(&self.master, &self.workers, options)?;
@@ -318,7 +319,6 @@ impl Running for Apache {
                 self.change_environment(&mut plan, options)?;
             }
             plan.socket = self.variable("KEYWARD_SOCKET").map(str::to_owned);
-            grants::add(&mut plan, options, self);
             self.describe_steps(&mut plan, options);
         }
         Ok(plan)

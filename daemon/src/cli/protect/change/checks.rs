@@ -4,9 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use super::super::grants;
 use super::super::plan::{Plan, Probe};
 use super::Change;
-use crate::admin::api::User;
 use crate::cli::doctor;
 use crate::cli::failure::Failure;
 use crate::cli::output;
@@ -94,20 +94,15 @@ impl Change<'_> {
 
     /// Checks that the workers of the server may use each key.
     pub(super) fn check_grants(&self, plan: &Plan) -> Result<(), Failure> {
-        let workers = self.server.workers();
-        let service = Some(workers.service.clone().unwrap_or_default());
-        let user = User { uid: workers.uid, gid: workers.gid, groups: None, service };
-        for key in &plan.keys.planned {
-            let access = self.admin.access(key.label.as_str(), &user)?;
-            let is_granted = |name: &str| access.granted.iter().any(|known| known == name);
-            if let Some(missing) = key.uses.iter().find(|one| !is_granted(one.name())) {
-                let why = access.obstacle.unwrap_or_else(|| "no grant covers it".into());
+        for (label, uses) in &plan.granted {
+            let (missing, obstacle) = grants::missing(self.admin, self.server, label, uses)?;
+            if let Some(missing) = missing.first() {
+                let why = obstacle.unwrap_or_else(|| "no grant covers it".into());
                 return Err(Failure::new(
                     exit::CONFIG,
                     format_args!(
-                        "the workers of {} may not use key {} for {missing}: {why}",
-                        self.options.server.title(),
-                        key.label
+                        "the workers of {} may not use key {label} for {missing}: {why}",
+                        self.options.server.title()
                     ),
                 ));
             }

@@ -7,6 +7,7 @@ mod checks;
 mod keys;
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::path::PathBuf;
 
 use super::Protect;
@@ -40,14 +41,65 @@ impl Change<'_> {
         self.journal.begin_run().map_err(|failure| failure.while_trying("nothing was changed"))?;
         let Err(failure) = self.steps(plan, &before) else { return Ok(()) };
         let undone = self.server.back().and_then(|()| self.undo_run());
-        Err(match undone {
-            Ok(_) => failure.while_trying("everything was put back"),
+        Err(self.explained(failure, undone.map(drop)))
+    }
+
+    /// Gives the workers the grants of a plan that moves no key. The grants go back together with
+    /// the last run, so that its references are not without them in between.
+    ///
+    /// # Errors
+    /// [`Failure`] of the step. The grants are as before.
+    pub(super) fn grant(&mut self, plan: &Plan) -> Result<(), Failure> {
+        self.check_daemon()?;
+        let is_first = self.journal.phase().is_none();
+        if is_first {
+            self.journal.begin_run().map_err(|failure| failure.while_trying("nothing was changed"))?;
+        }
+        let Err(failure) = self.write_grants(plan) else {
+            self.done(&format!("the daemon grants the keys to {}", self.options.server.title()));
+            return self.journal.enter(Phase::Done);
+        };
+        let undone = match is_first {
+            true => self.undo_run().map(drop),
+            false => self.take_grants_back(plan),
+        };
+        Err(self.explained(failure, undone))
+    }
+
+    fn write_grants(&mut self, plan: &Plan) -> Result<(), Failure> {
+        let files = plan.contents(&[], |_| true);
+        self.journal.keep(&files, &plan.texts, &plan.replaced_texts(), &plan.replaced)?;
+        for (label, uses) in &plan.granted {
+            let needed = uses.iter().map(|one| one.name().to_owned()).collect();
+            self.journal.note_user(label, needed)?;
+        }
+        for (path, contents) in &files {
+            self.journal.write(path, contents)?;
+        }
+        self.reload_daemon()?;
+        self.check_grants(plan)
+    }
+
+    fn take_grants_back(&self, plan: &Plan) -> Result<(), Failure> {
+        for path in plan.new_files.keys() {
+            match plan.texts.get(path) {
+                Some(before) => self.journal.write(path, before.as_bytes())?,
+                None => drop(fs::remove_file(path)),
+            }
+        }
+        self.reload_daemon()
+    }
+
+    /// The failure of a change, with the state of the way back.
+    fn explained(&self, failure: Failure, undone: Result<(), Failure>) -> Failure {
+        match undone {
+            Ok(()) => failure.while_trying("everything was put back"),
             Err(error) => failure.while_trying(format_args!(
                 "not everything could be put back ({}); correct that, and run: {}",
                 error.into_reason(),
                 self.options.command("--undo")
             )),
-        })
+        }
     }
 
     fn steps(&mut self, plan: &Plan, before: &Shown) -> Result<(), Failure> {

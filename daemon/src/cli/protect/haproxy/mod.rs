@@ -163,12 +163,12 @@ impl Running for Haproxy {
             plan.replace(&path, number)?;
         }
         plan.note_unread(options, self.workers.read, conf.files.iter().map(|file| file.path.clone()));
+        grants::add(&mut plan, options, self, admin);
         if !plan.is_empty() {
             self.load_provider(&mut plan, &conf, options)?;
             for edit in &plan.edits {
                 safe(&edit.path)?;
             }
-            grants::add(&mut plan, options, self);
             self.describe_steps(&mut plan, options);
         }
         Ok(plan)

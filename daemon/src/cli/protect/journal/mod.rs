@@ -219,7 +219,10 @@ impl Journal {
         for (path, contents) in files {
             let after = digest(contents);
             let at = match run.entries.files.iter().position(|entry| entry.path == *path) {
-                Some(at) => at,
+                Some(at) => {
+                    run.add_edits(at, edits.get(path).map(Vec::as_slice).unwrap_or_default());
+                    at
+                }
                 None => {
                     let moved = replaced.get(path).cloned();
                     // A file that another server has got in the same words: the last one of both
@@ -243,8 +246,16 @@ impl Journal {
                     run.entries.files.len() - 1
                 }
             };
+            // Of a file that somebody has changed, only the texts of the run go back.
+            let is_changed = run
+                .entries
+                .files
+                .get(at)
+                .is_some_and(|entry| !entry.after.is_empty() && run.is_changed(entry));
             let Some(entry) = run.entries.files.get_mut(at) else { continue };
-            entry.after.push(after);
+            if !is_changed {
+                entry.after.push(after);
+            }
             let copy = run.directory.join(&entry.copy_of_after);
             written(&copy, contents, 0o600).map_err(|error| cannot_write(&copy, &error))?;
             let missing = path.ancestors().skip(1).take_while(|directory| !directory.exists());
@@ -322,17 +333,14 @@ impl Journal {
     /// Labels of the keys that other journals in the directory of this one name: other servers use
     /// these keys.
     pub(super) fn labels_of_others(&self) -> BTreeSet<String> {
-        self.runs_of_others().into_iter().flat_map(|run| run.key_files).map(|file| file.label).collect()
+        self.runs_of_others().iter().flat_map(Entries::labels).map(str::to_owned).collect()
     }
 
     /// Labels of the keys that the last run has given to the server, and no run before.
     pub(super) fn labels_of_last(&self) -> BTreeSet<String> {
         let Some((last, earlier)) = self.runs.split_last() else { return BTreeSet::new() };
-        let labels = |run: &Run| -> Vec<String> {
-            run.entries.key_files.iter().map(|file| file.label.clone()).collect()
-        };
-        let known: BTreeSet<_> = earlier.iter().flat_map(labels).collect();
-        labels(last).into_iter().filter(|label| !known.contains(label)).collect()
+        let known: BTreeSet<_> = earlier.iter().flat_map(|run| run.entries.labels()).collect();
+        last.entries.labels().filter(|label| !known.contains(label)).map(str::to_owned).collect()
     }
 
     /// Files that runs in the other journals have made: other servers name them.
@@ -368,6 +376,14 @@ impl Drop for Journal {
     }
 }
 
+impl Entries {
+    /// Labels of the keys that the run has given to the server, or granted.
+    fn labels(&self) -> impl Iterator<Item = &str> {
+        let of_files = self.key_files.iter().map(|file| file.label.as_str());
+        of_files.chain(self.uses.iter().map(|own| own.label.as_str()))
+    }
+}
+
 impl Run {
     /// Copies a file into the directory of the run. `expected` is its text at the time of the plan.
     fn keep(&self, path: &Path, expected: Option<&String>) -> Result<Option<Before>, Failure> {
@@ -398,6 +414,16 @@ impl Run {
             modified: modified(&found),
             attributes: Some(attributes::of(file)?),
         })
+    }
+
+    /// Adds texts that a later step puts into the same file.
+    fn add_edits(&mut self, at: usize, edits: &[Replaced]) {
+        let Some(entry) = self.entries.files.get_mut(at) else { return };
+        for edit in edits {
+            if !entry.edits.contains(edit) {
+                entry.edits.push(edit.clone());
+            }
+        }
     }
 
     fn copy(&self, name: &str) -> Result<Vec<u8>, Failure> {

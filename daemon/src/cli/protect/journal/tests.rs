@@ -264,6 +264,48 @@ fn a_removal_that_has_failed_goes_on() {
     assert!(!path("key").exists());
 }
 
+/// Grants that a later step adds go back with the run, and edits of others between stay.
+#[test]
+fn texts_that_are_added_to_a_run_go_back_with_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let none = BTreeMap::new();
+    let keep = |journal: &mut Journal, before: &str, text: &str| {
+        let files = [(path("grants"), format!("{before}{text}").into_bytes())].into_iter().collect();
+        let edits = vec![Replaced { old: String::new(), new: text.to_owned() }];
+        let texts = [(path("grants"), before.to_owned())].into_iter().collect();
+        journal.keep(&files, &texts, &[(path("grants"), edits)].into_iter().collect(), &none).unwrap();
+        files.iter().for_each(|(path, contents)| journal.write(path, contents).unwrap());
+    };
+    for edit in ["", "mine\n"] {
+        let mut journal = Journal::open(&path("journal")).unwrap();
+        journal.begin_run().unwrap();
+        keep(&mut journal, "", "first\n");
+        journal.enter(Phase::Done).unwrap();
+        fs::write(path("grants"), format!("{edit}first\n")).unwrap();
+        keep(&mut journal, &format!("{edit}first\n"), "second\n");
+        assert_eq!(journal.adopt_changes().unwrap().is_empty(), edit.is_empty());
+        journal.put_back().unwrap();
+        assert_eq!(fs::read_to_string(path("grants")).unwrap_or_default(), edit);
+        journal.forget_run().unwrap();
+        journal.remove().unwrap();
+        fs::remove_file(path("grants")).ok();
+    }
+    // The file is lost, and comes again with other texts.
+    let mut journal = Journal::open(&path("journal")).unwrap();
+    journal.begin_run().unwrap();
+    keep(&mut journal, "", "first\n");
+    journal.note_user("shop", BTreeSet::new()).unwrap();
+    journal.note_user("shop", BTreeSet::new()).unwrap();
+    assert_eq!(journal.uses().len(), 1);
+    assert_eq!(journal.labels_of_last(), BTreeSet::from(["shop".to_owned()]));
+    fs::remove_file(path("grants")).unwrap();
+    keep(&mut journal, "", "second\n");
+    assert!(journal.adopt_changes().unwrap().is_empty());
+    assert!(journal.put_back().unwrap().is_whole());
+    assert!(!path("grants").exists());
+}
+
 /// Two servers name one reference: the last one that goes back removes the file.
 #[test]
 fn a_file_that_two_servers_have_got_stays_until_both_go_back() {

@@ -227,7 +227,7 @@ impl Journal {
 
 impl Run {
     /// True if somebody else has changed a file since.
-    fn is_changed(&self, entry: &Entry) -> bool {
+    pub(super) fn is_changed(&self, entry: &Entry) -> bool {
         // A file that is gone stays so.
         let Ok(contents) = fs::read(&entry.path) else { return false };
         if let Some(moved) = &entry.moved {

@@ -40,6 +40,22 @@ impl Journal {
         run.save()
     }
 
+    /// Notes that the server uses a key whose uses the last run leaves as they are.
+    ///
+    /// # Errors
+    /// [`Failure`] if the journal cannot be written.
+    pub(in crate::cli::protect) fn note_user(
+        &mut self,
+        label: &str,
+        needed: BTreeSet<String>,
+    ) -> Result<(), Failure> {
+        let is_noted = self.last()?.entries.labels().any(|known| known == label);
+        match is_noted {
+            true => Ok(()),
+            false => self.note_uses(label, &needed, &needed.iter().cloned().collect::<Vec<_>>()),
+        }
+    }
+
     /// Uses of the keys of the last run.
     pub(in crate::cli::protect) fn uses(&self) -> &[KeyUses] {
         self.runs.last().map(|run| run.entries.uses.as_slice()).unwrap_or_default()

@@ -63,8 +63,16 @@ pub(super) struct Keys {
     pub(super) certificates: BTreeSet<PathBuf>,
     /// Facts about these files at the time of their reading.
     pub(super) facts: BTreeMap<PathBuf, Facts>,
-    /// Files that hold a reference already, each with the file of its certificate.
-    pub(super) references: BTreeMap<PathBuf, Option<PathBuf>>,
+    /// Files that hold a reference already.
+    pub(super) references: BTreeMap<PathBuf, Present>,
+}
+
+/// A reference that a server names already.
+pub(super) struct Present {
+    /// The file of its certificate.
+    pub(super) certificate: Option<PathBuf>,
+    /// Uses that the server needs.
+    pub(super) uses: BTreeSet<Use>,
 }
 
 impl Keys {
@@ -82,7 +90,11 @@ impl Keys {
                 if let Some(certificate) = &wanted.certificate {
                     check_reference(&wanted.file, certificate)?;
                 }
-                keys.references.insert(wanted.file, wanted.certificate);
+                let is_rsa = reference(&wanted.file)
+                    .is_some_and(|reference| tls::is_rsa(reference.public_key().key_type()));
+                let Wanted { file, certificate, mut uses, .. } = wanted;
+                uses.retain(|one| is_rsa || *one != Use::RsaKeyExchange);
+                keys.references.insert(file, Present { certificate, uses });
                 continue;
             }
             let read = private_key(&wanted, &bytes).map_err(|reason| {

@@ -313,9 +313,9 @@ impl Running for Nginx {
         plan.texts = conf.files.iter().map(|file| (real(&file.path), file.text.clone())).collect();
         self.change_sites(&mut plan, &conf, &survey, &chosen)?;
         plan.note_unread(options, self.workers.read, conf.files.iter().map(|file| file.path.clone()));
+        grants::add(&mut plan, options, self, admin);
         if !plan.is_empty() {
             self.change_environment(&mut plan, &conf, options)?;
-            grants::add(&mut plan, options, self);
             self.describe_steps(&mut plan, options);
         }
         Ok(plan)

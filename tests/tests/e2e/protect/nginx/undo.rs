@@ -254,11 +254,24 @@ fn a_reference_that_is_named_elsewhere_keeps_its_key() {
     let scene = Scene::start();
     let before = scene.contents();
     let systemd = Systemd::new(&scene);
-    succeed(&mut systemd.run(&scene.protect(&["--site", "*.wild.example"])));
+    succeed(&mut systemd.run(&scene.protect(&["--site", "mail.example"])));
     assert!(systemd.environment().contains("OPENSSL_CONF="), "{}", systemd.environment());
-    let (reference, copy) = (scene.path("ssl/wild.key.keyward.pem"), scene.path("copy.pem"));
+    // The grants are lost: the command writes them again, and they go back with the rest.
+    fs::remove_file(scene.grants().unwrap()).unwrap();
+    succeed(&mut scene.daemon.keyward(&["reload"]));
+    assert!(scene.handshakes()[2].make().is_err());
+    let again = ["--site", "mail.example"];
+    let missing = "Grants that its workers lack, and that go to ";
+    let plan = succeed(&mut scene.protect(&[&again[..], &["--dry-run"]].concat()));
+    assert!(plan.contains(missing) && plan.contains("mail.example (tls12-server)\n"), "{plan}");
+    assert!(scene.grants().is_none());
+    let granted = run(&mut scene.protect(&again));
+    assert!(stderr(&granted).contains("ok  the daemon grants the keys to nginx"), "{}", stderr(&granted));
+    assert!(scene.handshakes()[2].make().is_ok());
+    assert!(!succeed(&mut scene.protect(&again)).contains(missing));
+    let (reference, copy) = (scene.path("ssl/mail.pem.keyward.pem"), scene.path("copy.pem"));
     fs::copy(&reference, &copy).unwrap();
-    let site = scene.path("sites/wild");
+    let site = scene.path("sites/zmail");
     let text = fs::read_to_string(&site).unwrap();
     let named = |path: &Path| path.display().to_string();
     fs::write(&site, text.replace(&named(&reference), &named(&copy))).unwrap();
@@ -267,7 +280,7 @@ fn a_reference_that_is_named_elsewhere_keeps_its_key() {
     let (_, words) = fail(&mut systemd.run(&scene.protect(&["--undo"])));
     assert!(
         words.contains("nothing was put back: nginx names ")
-            && words.contains("copy.pem, a reference to key wildcard.wild.example, which would go"),
+            && words.contains("copy.pem, a reference to key mail.example, which would go"),
         "{words}"
     );
     assert!(scene.contents() == edited);
@@ -278,6 +291,40 @@ fn a_reference_that_is_named_elsewhere_keeps_its_key() {
     succeed(&mut systemd.run(&scene.protect(&["--undo"])));
     assert!(scene.contents() == before);
     assert_eq!(systemd.environment(), "");
+}
+
+/// An administrator has converted a site by hand, and forgotten the grant.
+#[test]
+fn a_grant_alone_goes_back_after_its_reference() {
+    if !has_root() {
+        return;
+    }
+    let scene = Scene::start();
+    let site = ["--site", "mail.example"];
+    // nginx has the provider from now on.
+    succeed(&mut scene.protect(&site));
+    succeed(&mut scene.protect(&["--undo"]));
+    let before = scene.contents();
+    let mut import = scene.daemon.keyward(&["key", "import", "own", "--use", "tls12-server"]);
+    succeed(import.arg("--in").arg(scene.path("ssl/mail.key")));
+    let reference = succeed(&mut scene.daemon.keyward(&["key", "reference", "own"]));
+    fs::write(scene.path("own.pem"), reference).unwrap();
+    let file = scene.path("sites/zmail");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.replace("_key ssl/mail.pem", "_key own.pem")).unwrap();
+    scene.reload();
+    let handshake = &scene.handshakes()[2];
+    assert!(handshake.make().is_err());
+    succeed(&mut scene.protect(&site));
+    assert!(handshake.make().is_ok());
+    let (_, words) = fail(&mut scene.protect(&["--undo"]));
+    assert!(words.contains("nothing was put back: nginx names ") && words.contains("key own"), "{words}");
+    assert!(handshake.make().is_ok());
+    fs::write(&file, text).unwrap();
+    fs::remove_file(scene.path("own.pem")).unwrap();
+    succeed(&mut scene.protect(&["--undo"]));
+    assert!(scene.contents() == before);
+    assert!(handshake.make().is_ok());
 }
 
 /// Sites are retired after the change, one of them with its key: the way back leaves them so,
@@ -317,7 +364,10 @@ fn retired_sites_do_not_come_back() {
         assert!(words.contains(&format!("{name} was removed since, and does not come back")), "{words}");
     }
     assert!(words.contains("key wildcard.wild.example deleted"), "{words}");
-    assert!(words.contains("key mail.example stays in the daemon, because its key file is not there"), "{words}");
+    assert!(
+        words.contains("key mail.example stays in the daemon, because its key file is not there"),
+        "{words}"
+    );
     assert!(retired.iter().all(|name| !scene.path(name).exists()));
     assert!(scene.handshakes()[0].make().is_ok());
 }
