@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::ground::ownership;
+use crate::ground::text::printable;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
@@ -83,6 +84,25 @@ fn is_of_this_host(pid: i32) -> bool {
     let place = |path: String| fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
     let own = place("/".into());
     own.is_some() && place(format!("/proc/{pid}/root/")) == own
+}
+
+/// A process of this host whose command line names one of these files, for people.
+pub(crate) fn naming(files: &[&Path]) -> Option<String> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let own = rustix::process::getpid().as_raw_pid();
+    let mut others = pids.filter(|pid| *pid != own && is_of_this_host(*pid));
+    others.find_map(|pid| {
+        let directory = fs::read_link(format!("/proc/{pid}/cwd")).ok()?;
+        let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        let line = String::from_utf8_lossy(&line);
+        let mut words = line.split('\0').filter(|word| !word.is_empty());
+        let program = words.next()?;
+        let names = |word: &str| files.contains(&directory.join(word).as_path());
+        let is_named =
+            words.any(|word| names(word) || word.split_once('=').is_some_and(|(_, value)| names(value)));
+        is_named.then(|| format!("{pid} ({})", printable(program)))
+    })
 }
 
 /// The child processes of a process with the same program.

@@ -2,6 +2,7 @@
 
 mod account;
 mod configuration;
+mod configured;
 mod daemon;
 mod dns;
 mod environment;
@@ -36,6 +37,7 @@ use crate::ground::exit;
 use crate::peers;
 use crate::servers::processes::has_provider;
 use account::Account;
+pub(super) use configured::configured_keys;
 use finding::{Finding, Verdict, or_report};
 use openssl_conf::Conf;
 pub(super) use openssl_conf::check_owners;

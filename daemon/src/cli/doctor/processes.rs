@@ -79,6 +79,21 @@ impl Process {
         }
     }
 
+    /// A server of root that does not run, with a name and a command line.
+    pub(super) fn of_words(name: &str, words: Vec<String>) -> Self {
+        Self {
+            pid: 0,
+            parent: 1,
+            name: name.to_owned(),
+            uid: 0,
+            is_trusted: true,
+            provider: None,
+            is_replaced: false,
+            environment: None,
+            words,
+        }
+    }
+
     /// Reads the files of a process in /proc.
     fn examine(pid: u32) -> Examined {
         let read = |file| proc::read(pid, file).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
@@ -216,21 +231,3 @@ const MOST_STUCK: usize = 10;
 const ONE_LIMIT: Duration = Duration::from_secs(2);
 /// Time limit for all processes.
 const ALL_LIMIT: Duration = Duration::from_secs(30);
-
-#[cfg(test)]
-impl Process {
-    /// A process of root with a name and a command line.
-    pub(super) fn of_words(name: &str, words: Vec<String>) -> Self {
-        Self {
-            pid: 2,
-            parent: 1,
-            name: name.to_owned(),
-            uid: 0,
-            is_trusted: true,
-            provider: None,
-            is_replaced: false,
-            environment: None,
-            words,
-        }
-    }
-}

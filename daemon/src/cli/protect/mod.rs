@@ -17,6 +17,7 @@ mod nginx;
 mod plan;
 mod running;
 mod tls;
+mod users;
 
 use std::collections::BTreeSet;
 use std::io::{self, IsTerminal};
@@ -60,6 +61,9 @@ pub(super) struct Protect {
     /// Remove the key files, which the server does not need any more: there is no way back
     #[arg(long, conflicts_with_all = ["undo", "dry_run"])]
     remove_key_files: bool,
+    /// Remove the key files without a question
+    #[arg(long, requires = "remove_key_files")]
+    yes: bool,
     /// Restart a server that needs that, without a question
     #[arg(long)]
     restart: bool,
@@ -364,61 +368,20 @@ impl Protect {
         Ok(())
     }
 
-    /// Files that other servers of some kinds use, with the names of these servers. `own` is the
-    /// process of the server itself.
-    fn other_servers(&self, kinds: &[Server], own: i32) -> Vec<(String, BTreeSet<PathBuf>)> {
-        let mut all = Vec::new();
-        for kind in kinds {
-            for master in processes::masters(kind.program()).iter().filter(|master| master.pid != own) {
-                let found = kind.find(Some(master.pid)).and_then(|server| server.files_in_use(self));
-                match found {
-                    Ok(files) => all.push((format!("{} (process {})", kind.title(), master.pid), files)),
-                    // A process that has just ended uses nothing.
-                    Err(failure) if master.signal(None).is_ok() => output::warn(format_args!(
-                        "cannot see which files {} (process {}) uses: {}",
-                        kind.title(),
-                        master.pid,
-                        failure.into_reason()
-                    )),
-                    Err(_) => {}
-                }
-            }
-        }
-        all
-    }
-
-    /// Refuses references in files that another server reads, too: in the place of a key file, or
-    /// named in a part of the configuration.
-    fn check_other_servers(&self, own: i32, plan: &Plan) -> Result<(), Failure> {
-        let name = |path: &Path| {
-            let directory = running::real(path.parent().unwrap_or(Path::new("/")));
-            directory.join(path.file_name().unwrap_or_default())
-        };
-        let edited = plan.edits.iter().map(|edit| &edit.path);
-        let changed: BTreeSet<_> = edited.chain(plan.replaced.keys()).map(|path| name(path)).collect();
-        // Only servers of one kind share parts of a configuration.
-        let kinds = match plan.replaced.is_empty() {
-            true => core::slice::from_ref(&self.server),
-            false => Server::value_variants(),
-        };
-        for (user, files) in self.other_servers(kinds, own) {
-            if let Some(path) = files.iter().find(|path| changed.contains(&name(path))) {
-                let reason = format_args!(
-                    "{user} uses {} too, and could not use a reference there: give it a file of its own",
-                    path.display()
-                );
-                return Err(Failure::new(exit::CONFIG, reason));
-            }
-        }
-        Ok(())
-    }
-
     /// Asks whether the server may restart.
     fn ask_for_restart(&self) -> Result<(), Failure> {
         let title = self.server.title();
         let question =
             format!("{title} restarts once, and takes no connections for a moment. Type restart to go on: ");
         ask(&question, "restart", &format!("{title} must restart once, which --restart allows"))
+    }
+
+    /// Asks whether key files may go.
+    fn ask_for_removal(&self, files: &[&Path]) -> Result<(), Failure> {
+        let files: String = files.iter().map(|path| format!("  {}\n", quoted(path))).collect();
+        let question =
+            format!("There is no way back after the removal of these files:\n{files}Type remove to go on: ");
+        ask(&question, "remove", "there is no way back after the removal of key files, which --yes allows")
     }
 
     /// Asks whether the server may change although no handshake shows that it works then.

@@ -4,7 +4,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::ops::Deref;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use keyward_tests::tool::{Process, children, fail, run, stderr, succeed, wait_for};
@@ -279,7 +279,29 @@ fn key_files_of_haproxy_are_removed_for_good() {
     let (_, words) = fail(&mut scene.protect(&["--remove-key-files"]));
     assert!(words.contains("no key of the daemon that signs now has its public key"), "{words}");
     succeed(&mut scene.daemon.keyward(&["key", "enable", "mail.example"]));
-    let removed = run(&mut scene.protect(&["--remove-key-files"]));
+    // Somebody else needs a key file, or did not mean it.
+    let mut reader = Command::new("tail");
+    reader.args(["-f"]).arg(scene.path("mail.pem")).stdout(Stdio::null());
+    let reader = Process::start(&mut reader, &scene.path("output.log"));
+    let (_, words) = fail(&mut scene.protect(&["--remove-key-files", "--yes"]));
+    let naming = format!("the command line of process {} (tail) names the file", reader.id());
+    assert!(words.contains(&naming), "{words}");
+    drop(reader);
+    let dovecot = scene.path("dovecot.conf");
+    fs::write(&dovecot, format!("ssl_key = <{}\n", scene.path("mail.pem").display())).unwrap();
+    let alone = |words: &[&str]| {
+        let protect = scene.protect(words);
+        let mut alone = Command::new("unshare");
+        let mount = r#"mount -t tmpfs none /etc/dovecot && cp "$1" /etc/dovecot/ && shift && exec "$@""#;
+        alone.args(["--mount", "sh", "-c", mount, "sh"]).arg(&dovecot);
+        alone.arg(protect.get_program()).args(protect.get_args());
+        alone
+    };
+    let (_, words) = fail(&mut alone(&["--remove-key-files", "--yes"]));
+    assert!(words.contains("stays: Dovecot (/etc/dovecot/dovecot.conf) uses the file"), "{words}");
+    let (_, words) = fail(scene.protect(&["--remove-key-files"]).stdin(Stdio::null()));
+    assert!(words.contains("nothing was changed: there is no way back"), "{words}");
+    let removed = run(&mut scene.protect(&["--remove-key-files", "--yes"]));
     assert!(removed.status.success(), "{}", stderr(&removed));
     for name in ["certs/.shop.pem.before-keyward.key", "certs/.wild.pem.key.before-keyward.key", "mail.pem"] {
         assert!(!scene.path(name).exists(), "{name}");
@@ -324,7 +346,7 @@ fn a_key_file_of_an_earlier_change_is_not_forgotten() {
     assert!(undone.status.success() && words.contains(&format!("shred -u {}", kept.display())), "{words}");
     assert!(kept.exists());
     succeed(&mut scene.protect(&[]));
-    let removed = run(&mut scene.protect(&["--remove-key-files"]));
+    let removed = run(&mut scene.protect(&["--remove-key-files", "--yes"]));
     let words = stderr(&removed);
     assert!(removed.status.success(), "{words}");
     assert!(words.contains(&format!("{} still has a key", kept.display())), "{words}");

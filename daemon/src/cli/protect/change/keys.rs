@@ -5,10 +5,8 @@ use core::time::Duration;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use clap::ValueEnum;
 use keyward_proto::{Reference, Use};
 
-use super::super::Server;
 use super::super::journal::{KeyFile, Phase, Removal, digest};
 use super::super::plan::Plan;
 use super::super::running::real;
@@ -18,6 +16,7 @@ use crate::cli::failure::Failure;
 use crate::cli::{output, setup};
 use crate::ground::exit;
 use crate::keys::now;
+use crate::servers::processes;
 
 impl Change<'_> {
     /// Has the daemon take the keys.
@@ -68,7 +67,7 @@ impl Change<'_> {
             return Err(Failure::new(exit::CONFIG, format_args!("the key files stay: {fault}")));
         }
         let mut in_use = vec![(title.to_owned(), self.server.files_in_use(self.options)?)];
-        in_use.extend(self.options.other_servers(Server::value_variants(), self.server.pid()));
+        in_use.extend(self.options.other_users(self.server.pid()));
         let (keys, _) = self.admin.list()?;
         let is_signing = |public_key: &str| {
             let mut enabled = keys.iter().filter(|key| key.state == "enabled");
@@ -77,6 +76,7 @@ impl Change<'_> {
                 numbers.any(|number| key.public_key(number).is_some_and(|spki| digest(&spki) == public_key))
             })
         };
+        let mut going = Vec::new();
         for file in self.journal.key_files() {
             let refused =
                 |why: &str| Failure::new(exit::CONFIG, format_args!("{} stays: {why}", file.path.display()));
@@ -94,6 +94,9 @@ impl Change<'_> {
             if let Some((user, _)) = in_use.iter().find(|(_, files)| is_named(files)) {
                 return Err(refused(&format!("{user} uses the file")));
             }
+            if let Some(process) = processes::naming(&file.paths()) {
+                return Err(refused(&format!("the command line of process {process} names the file")));
+            }
             if file.removal == Removal::None && !file.is_same() {
                 return Err(refused("it was changed since its key was imported"));
             }
@@ -109,6 +112,10 @@ impl Change<'_> {
                     file.label
                 )));
             }
+            going.push(file.path.as_path());
+        }
+        if !going.is_empty() && !self.options.yes {
+            self.options.ask_for_removal(&going)?;
         }
         while let Some(path) = self.journal.remove_key_file()? {
             self.done(&format!("{} removed", path.display()));

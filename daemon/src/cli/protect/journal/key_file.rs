@@ -96,6 +96,11 @@ impl KeyFile {
         self.facts.hold_for(&self.real) && (!self.path.exists() || self.facts.hold_for(&self.path))
     }
 
+    /// The paths that lead to the file.
+    pub(in crate::cli::protect) fn paths(&self) -> [&Path; 2] {
+        [&self.path, &self.real]
+    }
+
     /// True if a file has the place of this one on the disk.
     pub(in crate::cli::protect) fn is_at(&self, found: &fs::Metadata) -> bool {
         (found.dev(), found.ino()) == (self.facts.device, self.facts.inode)
@@ -108,7 +113,7 @@ impl KeyFile {
 
     /// True if the file belongs to certbot, which renews nothing without it.
     pub(in crate::cli::protect) fn is_of_certbot(&self) -> bool {
-        [&self.path, &self.real].iter().any(|path| path.starts_with(CERTBOT))
+        self.paths().iter().any(|path| path.starts_with(CERTBOT))
     }
 
     /// Number of names of the file on the disk.

@@ -215,13 +215,13 @@ fn three_sites_move_under_load_and_back() {
     // Without its secret, the daemon could not open the keys at its next start.
     let [secret, away] = ["master.key", "away.key"].map(|name| scene.daemon.path(name));
     fs::rename(&secret, &away).unwrap();
-    let (_, words) = fail(&mut scene.protect(&["--remove-key-files"]));
+    let (_, words) = fail(&mut scene.protect(&["--remove-key-files", "--yes"]));
     assert!(
         words.contains("the key files stay: the next start of the daemon would leave its unit"),
         "{words}"
     );
     fs::rename(&away, &secret).unwrap();
-    succeed(&mut scene.protect(&["--remove-key-files"]));
+    succeed(&mut scene.protect(&["--remove-key-files", "--yes"]));
     for name in ["shop.key", "wild.key", "shop rsa.key", "mail.pem"] {
         assert!(!scene.path("ssl").join(name).exists(), "{name}");
     }
