@@ -310,6 +310,12 @@ fn key_files_of_haproxy_are_removed_for_good() {
     let shop = scene.path("certs/shop.pem");
     let text = |name: &str| fs::read_to_string(scene.path("ssl").join(name)).unwrap();
     fs::write(&shop, text("shop.crt") + &text("shop.key")).unwrap();
+    let removed = run(&mut scene.protect(&["--remove-key-files", "--yes"]));
+    let words = stderr(&removed);
+    assert!(removed.status.success(), "{words}");
+    let still =
+        format!("HAProxy has a private key in {}, which keyward protect haproxy may move", shop.display());
+    assert!(words.contains(&still) && !words.contains("the keys are in the daemon alone"), "{words}");
     succeed(&mut scene.protect(&[]));
     let protected = scene.contents();
     let (_, words) = fail(&mut scene.protect(&["--undo"]));

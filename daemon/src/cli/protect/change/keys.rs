@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use keyward_proto::{Reference, Use};
 
 use super::super::journal::{KeyFile, Phase, Removal, digest};
+use super::super::keys::has_private_key;
 use super::super::plan::Plan;
 use super::super::running::real;
 use super::Change;
@@ -120,6 +121,16 @@ impl Change<'_> {
         while let Some(path) = self.journal.remove_key_file()? {
             self.done(&format!("{} removed", path.display()));
         }
+        if self.has_no_key_file()? {
+            output::note(
+                "the keys are in the daemon alone: keep a copy of its key store (keyward backup FILE); copies of the key files in backups still have the keys",
+            );
+        }
+        Ok(())
+    }
+
+    /// True if no file is known any more that has a key of the server. Names the other ones.
+    fn has_no_key_file(&self) -> Result<bool, Failure> {
         let forgotten = self.journal.forgotten_key_files();
         for path in &forgotten {
             output::warn(format_args!(
@@ -127,13 +138,19 @@ impl Change<'_> {
                 path.display()
             ));
         }
-        if !forgotten.is_empty() {
-            return Ok(());
+        // A renewal may have put a key there, or a site was added.
+        let named = self.server.files_in_use(self.options)?;
+        let named: BTreeSet<_> = named.iter().filter(|path| path.is_file()).map(|path| real(path)).collect();
+        let with_key: Vec<_> = named.iter().filter(|path| has_private_key(path)).collect();
+        for path in &with_key {
+            output::warn(format_args!(
+                "{} has a private key in {}, which keyward protect {} may move, too",
+                self.options.server.title(),
+                path.display(),
+                self.options.server.name()
+            ));
         }
-        output::note(
-            "the keys are in the daemon alone: keep a copy of its key store (keyward backup FILE); copies of the key files in backups still have the keys",
-        );
-        Ok(())
+        Ok(forgotten.is_empty() && with_key.is_empty() && self.journal.key_files().is_empty())
     }
 
     /// Takes the uses back that the run has added to keys, except for uses that another protected

@@ -62,6 +62,11 @@ pub(in crate::cli::protect) fn holds_key_or_reference(path: &Path) -> bool {
     contents(path).map_or(true, |bytes| holds_private_key(&bytes) || has_reference(&bytes))
 }
 
+/// True if a file can be read, and has a private key.
+pub(in crate::cli::protect) fn has_private_key(path: &Path) -> bool {
+    contents(path).is_ok_and(|bytes| holds_private_key(&bytes))
+}
+
 /// True if a file has a private key with a passphrase.
 pub(in crate::cli::protect) fn has_passphrase(path: &Path) -> bool {
     let read = |bytes: Zeroizing<Vec<u8>>| KeyFile::read(&bytes, None).err();

@@ -23,8 +23,8 @@ use crate::keys::State;
 use crate::keys::certificates::Chain;
 use files::{BEGIN_REFERENCE, certificates, contents, read};
 pub(super) use files::{
-    certificates_alone, has_passphrase, holds_dh_parameters, holds_key_or_reference, holds_private_key,
-    names, passphrases, public_blocks, reference,
+    certificates_alone, has_passphrase, has_private_key, holds_dh_parameters, holds_key_or_reference,
+    holds_private_key, names, passphrases, public_blocks, reference,
 };
 
 /// A private key that a server reads from files, and its key in the daemon.
