@@ -18,11 +18,12 @@ use super::keys::{self, Keys, Wanted};
 use super::plan::{Edit, NewFile, Plan};
 use super::running::{self, Running, Workers, beside, real, safe};
 use super::tls::{self, Extra};
-use super::{Protect, Server, grants};
+use super::{OPENSSL_CONF, Protect, Server, grants};
 use crate::admin::client::AdminClient;
 use crate::cli::failure::Failure;
 use crate::cli::{program, service_files};
 use crate::ground::exit;
+use crate::ground::text::quoted;
 use crate::servers::nginx::{self, Configuration};
 use crate::servers::processes::{self, Master};
 use survey::{Survey, survey};
@@ -246,12 +247,29 @@ impl Nginx {
             plan.add_service_drop_in(options, service)?;
         }
         if self.workers.service.is_none() {
-            plan.notes.push(format!(
-                "nginx runs in no service of systemd{}: let its next start by hand have {wanted} in its environment (keyward env), or it refuses the references",
-                next.map(|service| format!(", and {service} would start it next")).unwrap_or_default()
-            ));
+            let line = self.start_line(options);
+            plan.notes.push(match next {
+                Some(service) => format!(
+                    "nginx runs in no service of systemd, and {service} would start it next; if you start it by hand again, it refuses the references without keyward env: {line}"
+                ),
+                None => format!(
+                    "nginx runs in no service of systemd; the line that has started it fails from now on, because it refuses the references without keyward env: {line}"
+                ),
+            });
         }
         Ok(())
+    }
+
+    /// The command that starts this nginx by hand with the provider.
+    fn start_line(&self, options: &Protect) -> String {
+        let shown = nginx::words(&self.master);
+        let words = shown.arguments.iter().skip_while(|word| *word != "process").skip(1);
+        let words: Vec<_> = words.map(|word| quoted(Path::new(word))).collect();
+        let conf = match options.openssl_conf == Path::new(OPENSSL_CONF) {
+            true => String::new(),
+            false => format!("--openssl-conf {} ", quoted(&options.openssl_conf)),
+        };
+        format!("keyward env {conf}{}", words.join(" "))
     }
 
     /// The usual service, if it would start this nginx: the next start of the host does.

@@ -162,6 +162,13 @@ fn three_sites_move_under_load_and_back() {
     ] {
         assert!(plan.contains(words), "{plan} lacks {words}");
     }
+    let start = format!(
+        "the line that has started it fails from now on, because it refuses the references without keyward env: keyward env --openssl-conf {} /usr/sbin/nginx -p {} -c {} -e ",
+        scene.daemon.openssl_conf().display(),
+        scene.home.display(),
+        scene.path("nginx.conf").display()
+    );
+    assert!(plan.contains(&start), "{plan} lacks {start}");
     let json = succeed(&mut scene.protect(&["--dry-run", "--json"]));
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!(json["keys"].as_array().unwrap().len(), 4);
