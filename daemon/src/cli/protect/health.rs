@@ -1,9 +1,10 @@
 //! The health of the servers that were changed, as their journals name them: a server that does not
 //! run shows no other sign of its keys.
 //!
-//! Only root can read the journals. Another user learns nothing here.
+//! Only root can read the journals. Another user learns that there are some.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
@@ -11,6 +12,7 @@ use clap::ValueEnum;
 use super::running::Running;
 use super::{Server, doctor};
 use super::{journal, keys};
+use crate::ground::text::printable;
 use crate::serve::DEFAULT_CONFIG;
 
 /// A fault of a protected server, and its fix.
@@ -48,8 +50,12 @@ impl ProtectedServers {
     pub(in crate::cli) fn look(config: Option<&Path>) -> Self {
         let config = config.unwrap_or(Path::new(DEFAULT_CONFIG));
         let directory = config.parent().unwrap_or(Path::new("/"));
-        let journals = directory.join(DIRECTORY);
+        let journals = journals(config);
         let mut found = Self::default();
+        if !rustix::process::geteuid().is_root() {
+            found.faults.extend(unseen(&journals));
+            return found;
+        }
         let mut is_any = false;
         for server in Server::value_variants() {
             let changed: Vec<_> = journal::all(&journals, server.name()).collect();
@@ -69,6 +75,24 @@ impl ProtectedServers {
         }
         found
     }
+}
+
+/// Directory of the journals, beside the configuration of the daemon.
+pub(super) fn journals(config: &Path) -> PathBuf {
+    config.parent().unwrap_or(Path::new("/")).join(DIRECTORY)
+}
+
+/// The fault that nobody has looked at the servers that have journals.
+fn unseen(journals: &Path) -> Option<Fault> {
+    let names = fs::read_dir(journals).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let names: BTreeSet<_> = names.map(|name| printable(&name.to_string_lossy())).collect();
+    (!names.is_empty()).then(|| Fault {
+        detail: format!(
+            "only root can see if the servers run that keyward protect has changed: {}",
+            Vec::from_iter(names).join(", ")
+        ),
+        fix: "run this command as root".to_owned(),
+    })
 }
 
 /// The commands for a renewal that has made a new key, which the reference in a file does not fit.
@@ -134,3 +158,17 @@ fn without_module(module: &Path) -> Fault {
 const DIRECTORY: &str = "protected";
 /// The openssl.cnf of protected servers, beside the configuration of the daemon.
 const OPENSSL_CONF: &str = "openssl.cnf";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_that_nobody_may_see_are_named() {
+        let home = tempfile::tempdir().unwrap();
+        let journals = journals(&home.path().join("keyward.toml"));
+        assert_eq!(unseen(&journals), None);
+        fs::create_dir_all(journals.join("nginx")).unwrap();
+        assert!(unseen(&journals).unwrap().detail.ends_with("has changed: nginx"));
+    }
+}

@@ -82,12 +82,10 @@ pub(super) struct Protect {
     /// The openssl.cnf that activates the provider
     #[arg(long, value_name = "FILE", default_value = OPENSSL_CONF)]
     openssl_conf: PathBuf,
-    /// Configuration file of the daemon; the grants go to a drop-in beside it
+    /// Configuration file of the daemon; beside it are the grants (keyward.d) and the former files
+    /// (protected)
     #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
     config: PathBuf,
-    /// Directory for the files as they were
-    #[arg(long, value_name = "DIR", default_value = JOURNAL)]
-    journal: PathBuf,
     /// Directory for the drop-in of the service
     #[arg(long, value_name = "DIR", default_value = SYSTEMD_DIR)]
     systemd_dir: PathBuf,
@@ -185,7 +183,7 @@ impl Protect {
             Failure::new(exit::NO_PERMISSION, reason)
         })?;
         let server = self.find(admin)?;
-        let journal = Journal::open(&self.journal.join(server.name()));
+        let journal = Journal::open(&self.journals().join(server.name()));
         let mut journal = journal.map_err(|failure| failure.while_trying("nothing was changed"))?;
         let mut change = Change { options: self, admin, server: &*server, journal: &mut journal };
         if self.undo.is_some() {
@@ -246,7 +244,7 @@ impl Protect {
         if is_missing(&found)
             && let [(name, _)] = stopped.as_slice()
         {
-            let mut journal = Journal::open(&self.journal.join(name))?;
+            let mut journal = Journal::open(&self.journals().join(name))?;
             let server = Stopped::new(self.server, name.clone());
             let change = Change { options: self, admin, server: &server, journal: &mut journal };
             if change.is_interrupted() {
@@ -257,7 +255,7 @@ impl Protect {
             }
         }
         // A server that runs, and was not changed, is not the one to put back.
-        let is_other = |server: &dyn Running| !self.journal.join(server.name()).exists();
+        let is_other = |server: &dyn Running| !self.journals().join(server.name()).exists();
         let is_stopped = is_missing(&found) || found.as_ref().is_ok_and(|server| is_other(&**server));
         match (self.undo.is_some() && is_stopped, stopped.as_slice()) {
             (false, _) | (true, []) => found,
@@ -277,11 +275,12 @@ impl Protect {
         if let Some(server) = running.into_iter().find(|server| server.name() == name) {
             return Ok(server);
         }
-        let mut known = journal::all(&self.journal, self.server.name());
+        let journals = self.journals();
+        let mut known = journal::all(&journals, self.server.name());
         match known.any(|(known, _)| known == name) {
             true => Ok(Box::new(Stopped::new(self.server, name.to_owned()))),
             false => {
-                let reason = format_args!("{} has no changes of a server {name}", self.journal.display());
+                let reason = format_args!("{} has no changes of a server {name}", journals.display());
                 Err(Failure::new(exit::NO_INPUT, reason))
             }
         }
@@ -291,7 +290,9 @@ impl Protect {
     /// was changed.
     fn stopped(&self) -> Vec<(String, Option<PathBuf>)> {
         let running: BTreeSet<_> = self.server.running().iter().map(|server| server.name()).collect();
-        journal::all(&self.journal, self.server.name()).filter(|(name, _)| !running.contains(name)).collect()
+        journal::all(&self.journals(), self.server.name())
+            .filter(|(name, _)| !running.contains(name))
+            .collect()
     }
 
     /// Says that other servers of this kind are still changed, which do not run.
@@ -404,6 +405,11 @@ impl Protect {
         )
     }
 
+    /// Directory of the journals.
+    fn journals(&self) -> PathBuf {
+        health::journals(&self.config)
+    }
+
     /// The command for the same server with another option.
     fn command(&self, option: &str) -> String {
         let mut command = format!("keyward protect {} {option}", self.server.name());
@@ -411,7 +417,6 @@ impl Protect {
             ("--runtime-dir", &self.client.runtime_dir, RUNTIME_DIR),
             ("--config", &self.config, DEFAULT_CONFIG),
             ("--openssl-conf", &self.openssl_conf, OPENSSL_CONF),
-            ("--journal", &self.journal, JOURNAL),
             ("--systemd-dir", &self.systemd_dir, SYSTEMD_DIR),
         ] {
             if *path != Path::new(usual) {
@@ -439,7 +444,5 @@ fn ask(question: &str, word: &str, reason: &str) -> Result<(), Failure> {
 
 /// The openssl.cnf of the package.
 const OPENSSL_CONF: &str = "/etc/keyward/openssl.cnf";
-/// Directory of the journals.
-const JOURNAL: &str = "/etc/keyward/protected";
 /// Directory of the drop-ins of an administrator (systemd.unit(5)).
 const SYSTEMD_DIR: &str = "/etc/systemd/system";

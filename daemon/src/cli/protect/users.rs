@@ -1,6 +1,7 @@
 //! The other users of the files of a server: servers of this host, running or not, and the command
 //! lines of processes.
 
+use core::time::Duration;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -20,25 +21,43 @@ pub(super) type User = (String, BTreeSet<PathBuf>);
 impl Protect {
     /// Files that other servers of some kinds use, with the names of these servers. `own` is the
     /// process of the server itself.
-    fn other_servers(&self, kinds: &[Server], own: i32) -> Vec<User> {
+    ///
+    /// # Errors
+    /// [`Failure`] if the files of a server cannot be seen, and `is_needed` says that they must be.
+    fn other_servers(&self, kinds: &[Server], own: i32, is_needed: bool) -> Result<Vec<User>, Failure> {
         let mut all = Vec::new();
         for kind in kinds {
             for master in processes::masters(kind.program()).iter().filter(|master| master.pid != own) {
-                let found = kind.find(Some(master.pid)).and_then(|server| server.files_in_use(self));
+                let look = || kind.find(Some(master.pid)).and_then(|server| server.files_in_use(self));
+                let mut found = look();
+                // The process may have begun just now, or may be a check of a configuration.
+                running::wait_for(BEGINNING, || {
+                    let is_over = found.is_ok() || !is_needed || master.signal(None).is_err();
+                    if !is_over {
+                        found = look();
+                    }
+                    is_over
+                });
                 match found {
                     Ok(files) => all.push((format!("{} (process {})", kind.title(), master.pid), files)),
                     // A process that has just ended uses nothing.
-                    Err(failure) if master.signal(None).is_ok() => output::warn(format_args!(
-                        "cannot see which files {} (process {}) uses: {}",
-                        kind.title(),
-                        master.pid,
-                        failure.into_reason()
-                    )),
+                    Err(failure) if master.signal(None).is_ok() => {
+                        let (status, title) = (failure.status(), kind.title());
+                        let reason = format!(
+                            "cannot see which files {title} (process {}) uses: {}",
+                            master.pid,
+                            failure.into_reason()
+                        );
+                        if is_needed {
+                            return Err(Failure::new(status, reason));
+                        }
+                        output::warn(reason);
+                    }
                     Err(_) => {}
                 }
             }
         }
-        all
+        Ok(all)
     }
 
     /// Refuses references in files that another server reads, too: in the place of a key file, or
@@ -55,7 +74,7 @@ impl Protect {
             true => core::slice::from_ref(&self.server),
             false => Server::value_variants(),
         };
-        for (user, files) in self.other_servers(kinds, own) {
+        for (user, files) in self.other_servers(kinds, own, !plan.replaced.is_empty())? {
             if let Some(path) = files.iter().find(|path| changed.contains(&name(path))) {
                 let reason = format_args!(
                     "{user} uses {} too, and could not use a reference there: give it a file of its own",
@@ -69,8 +88,11 @@ impl Protect {
 
     /// Key files of other servers of this host, with the names of these servers. Says which ones
     /// they are. `own` is the process of the server itself.
-    pub(super) fn other_users(&self, own: i32) -> Vec<User> {
-        let mut all = self.other_servers(Server::value_variants(), own);
+    ///
+    /// # Errors
+    /// [`Failure`] if the files of a server that runs cannot be seen.
+    pub(super) fn other_users(&self, own: i32) -> Result<Vec<User>, Failure> {
+        let mut all = self.other_servers(Server::value_variants(), own, true)?;
         for one in doctor::configured_keys() {
             for unread in &one.unread {
                 output::note(format_args!("not read of the configuration of {}: {unread}", one.server));
@@ -82,6 +104,9 @@ impl Protect {
         output::note(format_args!(
             "looked for other users of the key files in the configurations of {names}, and in the command lines of all processes; other programs, and containers, may need the files, too"
         ));
-        all
+        Ok(all)
     }
 }
+
+/// Longest time until a server that begins shows its files.
+const BEGINNING: Duration = Duration::from_secs(5);

@@ -155,7 +155,7 @@ fn sites_of_apache_move_with_one_restart_and_back_without() {
         words.contains("nothing was changed: Apache must restart once, which --restart allows"),
         "{words}"
     );
-    fs::remove_dir(scene.path("journal")).ok();
+    fs::remove_dir(scene.daemon.path("protected")).ok();
     assert_eq!(scene.files(), before);
 
     let old = scene.master();
@@ -290,7 +290,7 @@ fn an_apache_that_cannot_be_protected_is_left_alone() {
     let (_, said) = fail(&mut command);
     assert!(said.contains("Apache could not load the provider"), "{said}");
     fs::remove_file(&conf).unwrap();
-    fs::remove_dir_all(scene.path("journal")).ok();
+    fs::remove_dir_all(scene.daemon.path("protected")).ok();
     assert_eq!(scene.contents(), contents_of(&before));
     assert_eq!(scene.master(), old, "Apache was not touched");
     scene.handshakes().iter().for_each(|one| assert!(one.make().is_ok()));

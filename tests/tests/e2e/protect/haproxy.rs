@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::ops::Deref;
+use std::os::unix::fs::chown;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -129,7 +130,7 @@ fn sites_of_haproxy_move_under_load_and_back() {
     let json: serde_json::Value =
         serde_json::from_str(&succeed(&mut scene.protect(&["--dry-run", "--json"]))).unwrap();
     assert_eq!(json["replaced_files"].as_array().unwrap().len(), 4);
-    fs::remove_dir(scene.path("journal")).ok();
+    fs::remove_dir(scene.daemon.path("protected")).ok();
     assert_eq!(scene.files(), before);
 
     let loads = scene.loads();
@@ -226,6 +227,13 @@ fn a_key_that_another_server_uses_stays() {
         words.contains(&format!("HAProxy (process {}) uses ", other.id())) && words.contains("shop.pem too"),
         "{words}"
     );
+    // A configuration that nobody may trust says nothing about its files.
+    let config = scene.path("other.cfg");
+    chown(&config, Some(12345), None).unwrap();
+    let (_, words) = fail(&mut scene.protect(&[]));
+    let unseen = format!("cannot see which files HAProxy (process {}) uses", other.id());
+    assert!(words.contains(&unseen) && words.contains("12345"), "{words}");
+    chown(&config, Some(0), None).unwrap();
     // With a file of its own, both can move.
     fs::copy(scene.path("certs/shop.pem"), scene.path("other.pem")).unwrap();
     configure("other.pem");
@@ -236,7 +244,6 @@ fn a_key_that_another_server_uses_stays() {
     let mut protect_other = scene.daemon.keyward(&["protect", "haproxy", "--pid", &other.id().to_string()]);
     protect_other.arg("--config").arg(scene.daemon.path("keyward.toml"));
     protect_other.arg("--openssl-conf").arg(scene.daemon.openssl_conf());
-    protect_other.arg("--journal").arg(scene.path("journal"));
     let done = run(&mut protect_other);
     assert!(stderr(&done).contains("is in the daemon already"), "{}", stderr(&done));
     let undone = run(&mut scene.protect(&["--undo"]));
@@ -413,7 +420,7 @@ fn an_haproxy_that_cannot_be_protected_is_left_alone() {
     let text = edit("certs/wild.pem.key", &key, &fs::read_to_string(scene.path("ssl/shop.key")).unwrap());
     refused(&[], "wild.pem");
     put_back("certs/wild.pem.key", text);
-    fs::remove_dir_all(scene.path("journal")).ok();
+    fs::remove_dir_all(scene.daemon.path("protected")).ok();
     assert_eq!(scene.contents(), contents_of(&before));
     // The rest of a plan of one site is not touched.
     let plan = succeed(&mut scene.protect(&["--dry-run", "--site", "mail.example"]));

@@ -96,7 +96,7 @@ trait Scene: Deref<Target = Stage> {
     fn protect_by(&self, config: &Path, openssl_conf: &Path, words: &[&str]) -> Command {
         let mut command = self.daemon.keyward(&["protect", Self::SERVER]);
         command.args(words).arg("--config").arg(config).arg("--openssl-conf").arg(openssl_conf);
-        command.arg("--journal").arg(self.path("journal")).arg("--systemd-dir").arg(self.path("systemd"));
+        command.arg("--systemd-dir").arg(self.path("systemd"));
         if let Some(pid) = self.pid() {
             command.arg("--pid").arg(pid.to_string());
         }
@@ -106,7 +106,8 @@ trait Scene: Deref<Target = Stage> {
     /// The files of the server, the journal, and the grants.
     fn files(&self) -> Files {
         let mut directories: Vec<_> = Self::DIRECTORIES.iter().map(|name| self.path(name)).collect();
-        directories.extend(["", "ssl", "journal", "systemd"].map(|name| self.path(name)));
+        directories.extend(["", "ssl", "systemd"].map(|name| self.path(name)));
+        directories.push(self.daemon.path("protected"));
         directories.push(self.daemon.path("keyward.d"));
         let mut files = stored_files(&directories);
         files.retain(|path, _| !Self::FILES_OF_SERVER.iter().any(|name| path.ends_with(name)));
@@ -159,7 +160,7 @@ trait Scene: Deref<Target = Stage> {
 
 /// Files by their contents, modes and owners, without the journal.
 fn contents_of(files: &Files) -> Contents {
-    let is_journal = |path: &Path| path.components().any(|part| part.as_os_str() == "journal");
+    let is_journal = |path: &Path| path.components().any(|part| part.as_os_str() == "protected");
     let files = files.iter().filter(|(path, _)| !is_journal(path));
     files.map(|(path, file)| (path.clone(), (file.0.clone(), file.1, file.2))).collect()
 }

@@ -68,7 +68,7 @@ impl Change<'_> {
             return Err(Failure::new(exit::CONFIG, format_args!("the key files stay: {fault}")));
         }
         let mut in_use = vec![(title.to_owned(), self.server.files_in_use(self.options)?)];
-        in_use.extend(self.options.other_users(self.server.pid()));
+        in_use.extend(self.options.other_users(self.server.pid())?);
         let (keys, _) = self.admin.list()?;
         let is_signing = |public_key: &str| {
             let mut enabled = keys.iter().filter(|key| key.state == "enabled");
@@ -190,13 +190,16 @@ impl Change<'_> {
     }
 
     /// Takes the grants and uses out of force, and deletes the keys that the run has imported and
-    /// that are in their key files again.
-    pub(super) fn forget_keys(&self) -> Result<(), Failure> {
+    /// that are in their key files again. `unseen` is the reason, if there is one, why nobody can
+    /// see whether the server still names references. Returns false if a key file is not there as
+    /// before.
+    pub(super) fn forget_keys(&self, unseen: Option<&str>) -> Result<bool, Failure> {
         self.reload_daemon()?;
         self.take_back_uses()?;
         let (known, _) = self.admin.list()?;
         let (of_others, with_file) = (self.journal.labels_of_others(), self.journal.labels_with_file());
         let own = self.server.workers();
+        let mut has_files = true;
         for imported in self.journal.imported() {
             let Some(key) = known.iter().find(|key| key.label == imported.label && key.deletion.is_none())
             else {
@@ -216,6 +219,11 @@ impl Change<'_> {
             }
             if !with_file.contains(&imported.label) {
                 stays("its key file is not there as before, so the key may be nowhere else");
+                has_files = false;
+                continue;
+            }
+            if let Some(reason) = unseen {
+                stays(&format!("the server may still name a reference to it: {reason}"));
                 continue;
             }
             // The provider of another server would lose the key at once.
@@ -244,7 +252,7 @@ impl Change<'_> {
                 )),
             }
         }
-        Ok(())
+        Ok(has_files)
     }
 }
 

@@ -240,7 +240,7 @@ impl Change<'_> {
     }
 
     /// Undoes the last run. Returns false if a file is not as it was: it has a new key, or somebody
-    /// has removed it.
+    /// has removed or changed it.
     fn undo_run(&mut self) -> Result<bool, Failure> {
         let was_done = self.journal.phase() == Some(Phase::Done);
         let begun = self.journal.begin_undo();
@@ -248,7 +248,9 @@ impl Change<'_> {
         let back = self.journal.put_back();
         let back = back.map_err(|failure| failure.while_trying("not every file was put back yet"))?;
         let checked = self.server.check(self.options);
-        let mut checked = checked.and_then(|()| if was_done { self.check_references() } else { Ok(()) });
+        let checked = checked.and_then(|()| if was_done { self.check_references() } else { Ok(None) });
+        let unseen = checked.as_ref().ok().cloned().flatten();
+        let mut checked = checked.map(drop);
         // Another part of the configuration may name a file of the run, such as a new site.
         if was_done && checked.is_err() {
             self.journal.write_again(&back)?;
@@ -265,26 +267,29 @@ impl Change<'_> {
         if self.server.is_running() {
             self.done(&format!("{title} uses the files of before"));
         }
-        self.forget_keys().map_err(|failure| {
+        let has_files = self.forget_keys(unseen.as_deref()).map_err(|failure| {
             failure.while_trying(format_args!(
                 "the files of {title} are as they were, and the daemon still has grants and keys; when it answers, run the command again"
             ))
         })?;
         self.journal.forget_run()?;
-        Ok(back.is_whole())
+        Ok(back.is_whole() && has_files)
     }
 
-    /// Checks that the server names no reference any more to a key that is about to go.
-    fn check_references(&self) -> Result<(), Failure> {
+    /// Checks that the server names no reference any more to a key that is about to go. Returns the
+    /// reason why nobody can see that, if there is one: the files go back then, and the keys stay.
+    fn check_references(&self) -> Result<Option<String>, Failure> {
         let labels = self.journal.labels_of_last();
-        // A configuration that nobody can read for this is no reason to stay.
-        let files = self.server.files_in_use(self.options).unwrap_or_default();
+        let files = match self.server.files_in_use(self.options) {
+            Ok(files) => files,
+            Err(failure) => return Ok(Some(failure.into_reason())),
+        };
         let label_of = |path: &PathBuf| {
             let found = path.is_file().then(|| reference(path)).flatten()?;
             labels.contains(found.label().as_str()).then(|| found.label().to_string())
         };
         match files.iter().find_map(|path| Some((path, label_of(path)?))) {
-            None => Ok(()),
+            None => Ok(None),
             Some((path, label)) => {
                 let reason = format_args!(
                     "{} names {}, a reference to key {label}, which would go: name the key file there, and run the command again",

@@ -172,7 +172,7 @@ fn three_sites_move_under_load_and_back() {
     let json = succeed(&mut scene.protect(&["--dry-run", "--json"]));
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!(json["keys"].as_array().unwrap().len(), 4);
-    fs::remove_dir(scene.path("journal")).ok();
+    fs::remove_dir(scene.daemon.path("protected")).ok();
     assert_eq!(scene.files(), before);
 
     let loads = scene.loads();
@@ -261,7 +261,7 @@ fn what_cannot_be_protected_is_left_alone() {
         assert!(line.contains("cannot protect nginx") && line.contains(expected), "{expected}: {said}");
     };
     let unchanged = |scene: &Scene| {
-        fs::remove_dir_all(scene.path("journal")).ok();
+        fs::remove_dir_all(scene.daemon.path("protected")).ok();
         assert!(scene.contents() == before);
     };
     refused(&scene, &["--site", "other.example"], "no server of nginx with a key has the name other.example");
@@ -324,7 +324,6 @@ fn what_cannot_be_protected_is_left_alone() {
     sealed.resume();
     let mut command = sealed.keyward(&["protect", "nginx", "--pid", &scene.master().to_string()]);
     command.arg("--config").arg(sealed.path("keyward.toml")).arg("--openssl-conf").arg(sealed.openssl_conf());
-    command.arg("--journal").arg(scene.path("journal"));
     let (_, said) = fail(&mut command);
     assert!(said.contains("the backend embedded of the daemon is not ready"), "{said}");
     unchanged(&scene);
@@ -343,7 +342,7 @@ fn a_full_disk_of_the_journal_changes_nothing() {
     }
     let scene = Scene::start();
     let (before, shown) = (scene.files(), scene.certificates());
-    fs::create_dir(scene.path("journal")).unwrap();
+    fs::create_dir(scene.daemon.path("protected")).unwrap();
     let mut refusals = Vec::new();
     // No file in it, and then some pages of space.
     let pages = (2..).step_by(5).map(|pages| format!("size={}k", 4 * pages));
@@ -351,7 +350,7 @@ fn a_full_disk_of_the_journal_changes_nothing() {
         let protect = scene.protect(&[]);
         let mut small = Command::new("unshare");
         let mount = r#"mount -t tmpfs -o "$1" journal "$2" && shift 2 && exec "$@""#;
-        small.args(["--mount", "sh", "-c", mount, "sh", &limit]).arg(scene.path("journal"));
+        small.args(["--mount", "sh", "-c", mount, "sh", &limit]).arg(scene.daemon.path("protected"));
         let done = run(small.arg(protect.get_program()).args(protect.get_args()));
         let words = stderr(&done);
         if done.status.success() {
@@ -361,7 +360,7 @@ fn a_full_disk_of_the_journal_changes_nothing() {
         assert!(
             line.starts_with("keyward: cannot protect nginx: ")
                 && (line.contains(": nothing was changed: ") || line.contains(": everything was put back: "))
-                && line.contains(&format!("cannot write {}", scene.path("journal").display()))
+                && line.contains(&format!("cannot write {}", scene.daemon.path("protected").display()))
                 && line.contains("free some space on its file system, and run the command again"),
             "{limit}: {words}"
         );

@@ -110,7 +110,7 @@ fn a_plan_refuses_what_could_not_work() {
         "{said}"
     );
     fs::remove_file(conf).unwrap();
-    fs::remove_dir_all(scene.path("journal")).ok();
+    fs::remove_dir_all(scene.daemon.path("protected")).ok();
     assert_eq!(scene.files(), before);
     // A file that nginx has not read yet takes effect with the change.
     let plan = succeed(&mut scene.protect(&["--dry-run"]));

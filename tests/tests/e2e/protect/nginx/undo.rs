@@ -73,7 +73,7 @@ fn a_second_run_does_not_touch_what_the_first_has_done() {
     // The second run is undone, and the first is not: the edits of the administrator are there.
     let mut now = contents(&scene.files());
     now.remove(&scene.path("sites/user"));
-    let is_journal = |path: &Path| path.components().any(|part| part.as_os_str() == "journal");
+    let is_journal = |path: &Path| path.components().any(|part| part.as_os_str() == "protected");
     now.retain(|path, _| !is_journal(path));
     let mut expected = contents(&between);
     expected.retain(|path, _| !is_journal(path));
@@ -208,7 +208,7 @@ fn a_stopped_nginx_goes_back_and_leaves_the_other_one_alone() {
         let mut command = scene.daemon.keyward(&["protect", "nginx"]);
         command.args(words).arg("--config").arg(scene.daemon.path("keyward.toml"));
         command.arg("--openssl-conf").arg(scene.daemon.openssl_conf());
-        command.arg("--journal").arg(scene.path("journal")).arg("--systemd-dir").arg(scene.path("systemd"));
+        command.arg("--systemd-dir").arg(scene.path("systemd"));
         command
     };
     succeed(&mut scene.protect(&[]));
