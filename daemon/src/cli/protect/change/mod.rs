@@ -248,9 +248,7 @@ impl Change<'_> {
         let back = self.journal.put_back();
         let back = back.map_err(|failure| failure.while_trying("not every file was put back yet"))?;
         let checked = self.server.check(self.options);
-        let checked = checked.and_then(|()| if was_done { self.check_references() } else { Ok(None) });
-        let unseen = checked.as_ref().ok().cloned().flatten();
-        let mut checked = checked.map(drop);
+        let mut checked = checked.and_then(|()| if was_done { self.check_references() } else { Ok(None) });
         // Another part of the configuration may name a file of the run, such as a new site.
         if was_done && checked.is_err() {
             self.journal.write_again(&back)?;
@@ -259,7 +257,8 @@ impl Change<'_> {
         }
         // After a refusal, the drop-in of the service is there again.
         let reloaded = reload_systemd();
-        checked.and(reloaded)?;
+        let unseen = checked?;
+        reloaded?;
         self.server.reload(self.options)?;
         // Handshakes that have begun with references still need the keys.
         self.server.settle();
