@@ -48,9 +48,7 @@ pub(in crate::cli) struct ProtectedServers {
 impl ProtectedServers {
     /// Looks at the journals and the processes.
     pub(in crate::cli) fn look(config: Option<&Path>) -> Self {
-        let config = config.unwrap_or(Path::new(DEFAULT_CONFIG));
-        let directory = config.parent().unwrap_or(Path::new("/"));
-        let journals = journals(config);
+        let journals = journals(config.unwrap_or(Path::new(DEFAULT_CONFIG)));
         let mut found = Self::default();
         if !rustix::process::geteuid().is_root() {
             found.faults.extend(unseen(&journals));
@@ -70,7 +68,7 @@ impl ProtectedServers {
             }
         }
         if is_any {
-            let missing = doctor::missing_module(&directory.join(OPENSSL_CONF));
+            let missing = doctor::missing_module(&journals.with_file_name(OPENSSL_CONF));
             found.faults.extend(missing.map(|module| without_module(&module)));
         }
         found
