@@ -160,7 +160,7 @@ mod tests {
     use super::*;
     use crate::servers::served::{Address, Place};
 
-    /// As an option, the word would list the ciphers with PSK beside the usual ones.
+    /// Option of the program: it would list the ciphers with PSK beside the usual ones.
     #[test]
     fn a_list_of_ciphers_is_no_option() {
         assert!(offers("AES128-SHA", "Kx=RSA") && !offers("ECDHE+AESGCM", "Kx=RSA "));
