@@ -1,7 +1,6 @@
 //! The other users of the files of a server: servers of this host, running or not, and the command
 //! lines of processes.
 
-use core::time::Duration;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -31,7 +30,7 @@ impl Protect {
                 let look = || kind.find(Some(master.pid)).and_then(|server| server.files_in_use(self));
                 let mut found = look();
                 // The process may have begun just now, or may be a check of a configuration.
-                running::wait_for(BEGINNING, || {
+                running::wait(|| {
                     let is_over = found.is_ok() || !is_needed || master.signal(None).is_err();
                     if !is_over {
                         found = look();
@@ -107,6 +106,3 @@ impl Protect {
         Ok(all)
     }
 }
-
-/// Longest time until a server that begins shows its files.
-const BEGINNING: Duration = Duration::from_secs(5);
