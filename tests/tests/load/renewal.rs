@@ -4,7 +4,6 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use keyward_client::{Address, Client, Input, Label};
 use keyward_proto::Scheme;
@@ -144,23 +143,30 @@ fn put(from: &Path, to: &Path) {
 #[test]
 fn renewed_files_are_in_force_without_a_lost_call() {
     let scene = Scene::new();
-    // After a reload, both sides read the files at once. Calls continue over the present
-    // connections.
-    let load = Signers::start(&scene.daemon, "shop", Scheme::EcdsaSecp256r1Sha256, 200.0, 16);
+    let start = || Signers::start(&scene.daemon, "shop", Scheme::EcdsaSecp256r1Sha256, 200.0, 16);
+    let stop = |load: Signers| {
+        load.let_sign(20);
+        let failures = format!("{:?}", failures(&load.stop()));
+        assert_eq!(failures, "[]", "{}\n{}", scene.daemon.log(), scene.unit.log());
+    };
+    // After a reload, both sides read the files at once. Between the two reloads, calls go over the
+    // present connection, also from threads of the daemon that have none yet.
     let second = scene.renew("second");
     scene.unit.reload("certificate, key and client CA read again");
+    let load = start();
+    load.let_sign(20);
     scene.daemon.reload();
     assert!(second.certifies(&scene.unit), "{}", scene.unit.log());
-    load.let_run(Duration::from_millis(300));
-    let signed = load.stop();
-    assert!(failures(&signed).is_empty() && signed.len() > 50, "{:?}", failures(&signed));
+    stop(load);
     scene.sign_over_a_new_connection();
 
     // Without a reload, they notice the change.
+    let load = start();
     let third = scene.renew("third");
     wait_for("the third certificate", || third.certifies(&scene.unit).then_some(()));
     let read = || scene.daemon.logged(&["INFO", "TLS files of backend hsm read again"]);
     wait_for("the daemon to read its files", || (read() >= 2).then_some(()));
+    stop(load);
     scene.sign_over_a_new_connection();
 
     // After a broken file, both sides keep the old files and report it.

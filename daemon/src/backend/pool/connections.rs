@@ -1,5 +1,6 @@
 //! Connections to one unit, one for each thread. A thread reads the answers to its own requests, so
-//! no answer has to wake another thread.
+//! no answer has to wake another thread. Threads share a connection only while the unit or the
+//! daemon refuses the certificate of the other.
 
 use core::ops::Deref;
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -62,6 +63,11 @@ impl<C: Connection> Connections<C> {
     /// Connection of this thread, if open.
     pub(super) fn current(&self) -> Option<Arc<Shared<C>>> {
         self.lock().get(&thread::current().id())?.get().cloned()
+    }
+
+    /// An open connection of any thread.
+    pub(super) fn open_one(&self) -> Option<Arc<Shared<C>>> {
+        self.lock().values().filter_map(|slot| slot.get()).find(|one| !one.is_closed()).cloned()
     }
 
     /// Gives this thread a connection, unless the thread has an open connection.

@@ -193,6 +193,13 @@ impl Health {
         recovers
     }
 
+    /// Ends the problem of a unit that is not down.
+    pub(super) fn problem_is_over(&mut self) {
+        if !self.is_down() {
+            (self.problem, self.reported) = (None, None);
+        }
+    }
+
     /// Pause before the next probe. The pause grows while the unit answers probes but fails
     /// requests.
     pub(super) fn pause(&self) -> Duration {

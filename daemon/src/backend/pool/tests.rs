@@ -1,7 +1,7 @@
 //! Tests of the pool and of the health of its units, with units that behave as a test says, in
 //! paused time.
 
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use core::time::Duration;
 use std::sync::{Arc, Mutex};
 
@@ -46,6 +46,8 @@ struct Fake {
     /// Number of probes after which the unit was down.
     recoveries: AtomicUsize,
     closes: Arc<Notify>,
+    /// True if a new connection is refused for its certificate.
+    refuses: AtomicBool,
 }
 
 impl Fake {
@@ -58,6 +60,7 @@ impl Fake {
             requests: AtomicUsize::new(0),
             recoveries: AtomicUsize::new(0),
             closes: Arc::default(),
+            refuses: AtomicBool::new(false),
         }
     }
 
@@ -104,7 +107,10 @@ impl Driver for Fake {
     }
 
     async fn connect(&self) -> Result<FakeConnection, Failure> {
-        Ok(FakeConnection(self.wkid(), Arc::clone(&self.closes)))
+        match self.refuses.load(Ordering::Relaxed) {
+            true => Err(Failure::Certificate("of another authority".into())),
+            false => Ok(FakeConnection(self.wkid(), Arc::clone(&self.closes))),
+        }
     }
 
     async fn probe(&self) -> Result<(FakeConnection, ()), Failure> {
@@ -379,6 +385,40 @@ async fn a_unit_that_closes_its_connection_is_probed_at_once() {
     pool.units[0].driver.set(Does::Fail, Does::Fail);
     pool.units[0].driver.closes.notify_waiters();
     assert!(wait_for(&pool, UnitState::Down).await <= Duration::from_millis(2));
+}
+
+/// Certificates of both sides are renewed one after the other. In between, a thread that has no
+/// connection yet cannot open one.
+#[tokio::test(start_paused = true)]
+async fn a_thread_whose_certificate_is_refused_shares_a_connection() {
+    let pool = started(&[wkid(1)]).await;
+    pool.units[0].driver.refuses.store(true, Ordering::Relaxed);
+    let ask_in_another_thread = || {
+        let pool = Arc::clone(&pool);
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async { [ask(&pool).await.is_ok(), ask(&pool).await.is_ok()] })
+        });
+        thread.join().unwrap()
+    };
+    let failures = || pool.units[0].with(|state| state.health.failures());
+    let problem = || pool.units[0].health().problem;
+    assert_eq!(ask_in_another_thread(), [true; 2]);
+    assert_eq!((state(&pool, 0), failures()), (UnitState::Up, 0));
+    assert!(problem().is_some_and(|text| text.contains("of another authority")), "{:?}", problem());
+    // An idle unit is probed, and stays up as well.
+    pool.units[0].probe_once().await;
+    assert_eq!((state(&pool, 0), failures()), (UnitState::Up, 0));
+    // A thread tries again after a time. The problem is over as soon as a connection is opened.
+    pool.units[0].driver.refuses.store(false, Ordering::Relaxed);
+    while problem().is_some() {
+        assert_eq!(ask_in_another_thread(), [true; 2]);
+    }
+    // Without any connection, the unit is down.
+    pool.units[0].driver.refuses.store(true, Ordering::Relaxed);
+    pool.units[0].connections.clear();
+    assert_eq!(ask_in_another_thread(), [false; 2]);
+    assert_eq!(state(&pool, 0), UnitState::Down);
 }
 
 #[tokio::test(start_paused = true)]

@@ -49,6 +49,8 @@ pub(super) struct State {
     pub(super) in_flight: usize,
     pace: Option<Pace>,
     wkid: Option<Wkid>,
+    /// Time at which a certificate was last refused while another connection was open.
+    refused: Option<Instant>,
     /// Network round trip time to the unit: the shortest measured, since longer ones include time
     /// that the daemon waited for a processor.
     round_trip: Duration,
@@ -77,6 +79,7 @@ impl<D: Driver> Unit<D> {
             in_flight: 0,
             pace: settings.rate.map(|rate| Pace::new(rate, now)),
             wkid: None,
+            refused: None,
             round_trip: Duration::MAX,
             calls: 0,
         };
@@ -163,10 +166,47 @@ impl<D: Driver> Unit<D> {
         if let Some(connection) = slot.get() {
             return Ok(Arc::clone(connection));
         }
+        if self.was_refused_lately()
+            && let Some(connection) = self.connections.open_one()
+        {
+            return Ok(connection);
+        }
         // In a task: the first request may give up, and others wait for the same connection.
         let unit = Arc::clone(self);
         let open = async move { slot.get_or_try_init(|| unit.open()).await.map(Arc::clone) };
-        tokio::spawn(open).await.unwrap_or_else(|_| Err(Failure::severe("connecting was given up")))
+        let opened = tokio::spawn(open).await;
+        match opened.unwrap_or_else(|_| Err(Failure::severe("connecting was given up"))) {
+            Err(failure @ Failure::Certificate(_)) => self.connection_of_another_thread(failure),
+            opened => opened,
+        }
+    }
+
+    /// Shares the connection of another thread, after a certificate was refused in this thread: the
+    /// certificates of one side are renewed, and those of the other not yet. The unit is not down,
+    /// but has a problem until a new connection is opened. This thread tries again after
+    /// [`REFUSED`].
+    ///
+    /// # Errors
+    /// `refused`, if no thread has an open connection.
+    pub(super) fn connection_of_another_thread(
+        &self,
+        refused: Failure,
+    ) -> Result<Arc<Shared<D::Connection>>, Failure> {
+        let Some(connection) = self.connections.open_one() else { return Err(refused) };
+        let text = format!("no more connections can be opened: {refused}");
+        let is_new = self.with(|state| {
+            state.refused = Some(Instant::now());
+            state.health.has_problem(&text, Instant::now())
+        });
+        if is_new && let Some(times) = self.log.problem.admit() {
+            let unit = self.driver.address();
+            tracing::warn!(backend = &*self.backend, unit, times, "{text}; those that are open stay in use");
+        }
+        Ok(connection)
+    }
+
+    fn was_refused_lately(&self) -> bool {
+        self.with(|state| state.refused.is_some_and(|at| at.elapsed() < REFUSED))
     }
 
     async fn open(&self) -> Result<Arc<Shared<D::Connection>>, Failure> {
@@ -197,6 +237,9 @@ impl<D: Driver> Unit<D> {
         let wkid = connection.wkid();
         let before = self.with(|state| {
             state.round_trip = state.round_trip.min(connection.round_trip());
+            if state.refused.take().is_some() {
+                state.health.problem_is_over();
+            }
             state.wkid.replace(wkid)
         });
         // Connections of other threads keep the old master key until a request over them fails.
@@ -250,3 +293,7 @@ impl<D: Driver> fmt::Debug for Unit<D> {
         write!(f, "Unit({})", self.driver.address())
     }
 }
+
+/// Time between two attempts to open a connection while certificates are refused and another
+/// connection is open.
+const REFUSED: Duration = Duration::from_secs(1);

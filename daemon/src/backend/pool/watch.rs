@@ -74,9 +74,17 @@ impl<D: Driver> Unit<D> {
         }
     }
 
-    /// Probes the unit now. A failure opens the breaker.
+    /// Probes the unit now. A failure opens the breaker, except for a refused certificate while
+    /// another connection is open.
     pub(super) async fn probe_once(&self) {
-        match self.probe().await {
+        let probed = match self.probe().await {
+            Err(refused @ Failure::Certificate(_)) => {
+                let Err(refused) = self.connection_of_another_thread(refused) else { return };
+                Err(refused)
+            }
+            probed => probed,
+        };
+        match probed {
             Ok(probe) => self.probe_succeeded(probe),
             Err(failure) => {
                 if self.with(|state| state.health.failed(true)) {
