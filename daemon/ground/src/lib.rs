@@ -9,7 +9,7 @@
 //!   [`hardening`], [`confinement`] and [`panics`] protect the process. [`names`] looks up users,
 //!   groups and hosts. [`sweep`] wipes unused keys in memory. [`in_use`] waits for another process
 //!   that is ending.
-//! - Shares between users: [`fair`], [`allowance`] and [`long_work`].
+//! - Shares between users: [`fair`], [`allowance`] and [`long_work`]. Shares of threads: [`shard`].
 
 #![forbid(unsafe_code)]
 
@@ -33,6 +33,7 @@ pub mod program;
 pub mod renewed;
 pub mod replace;
 pub mod service_manager;
+pub mod shard;
 pub mod signals;
 pub mod state_dir;
 pub mod sweep;

@@ -44,6 +44,7 @@ pub(crate) use crate::store::{
 pub use crate::store::{StoreError, StoreKey};
 pub(crate) use audit_key::AuditKey;
 use cache::Cache;
+pub use cache::InUse;
 use changes::Changes;
 pub use key::{Key, Listed, Version};
 pub use key_store::KeyStore;
@@ -139,7 +140,7 @@ impl Keys {
     }
 
     /// A key that is in memory. Never waits for the disk.
-    pub fn cached(&self, label: &str) -> Option<Arc<Key>> {
+    pub fn cached(&self, label: &str) -> Option<Arc<InUse>> {
         self.cache.get(label)
     }
 
@@ -149,7 +150,7 @@ impl Keys {
     /// [`StoreError`] if the store cannot be read.
     pub async fn get(&self, label: &Label) -> Result<Option<Arc<Key>>, StoreError> {
         if let Some(key) = self.cached(label.as_str()) {
-            return Ok(Some(key));
+            return Ok(Some(key.shared()));
         }
         let changes = self.cache.changes();
         let wanted = label.clone();

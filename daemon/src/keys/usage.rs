@@ -9,7 +9,7 @@
 use core::num::NonZeroUsize;
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -18,8 +18,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use lru::LruCache;
 use serde::{Deserialize, Serialize};
 
+use crate::ground::shard::Sharded;
+
 /// The peers that used keys lately. Shared by reference between tasks.
 pub(crate) struct Usage {
+    /// Uses that are not in `shards` yet. Each thread that serves peers has a part of its own, so
+    /// that threads do not write the same memory for each signature. Every reader brings all parts
+    /// into `shards` first.
+    new: Sharded<Mutex<Uses>>,
     shards: [Mutex<Shard>; SHARDS],
     /// Time from which no use got lost with a daemon, in seconds since 1970.
     since: u64,
@@ -29,6 +35,9 @@ pub(crate) struct Usage {
     is_marked: AtomicBool,
     file: PathBuf,
 }
+
+/// Uses of some keys by one thread. The lock is held for one entry, or while a reader takes all.
+type Uses = HashMap<Box<str>, Vec<PeerUsage>>;
 
 /// Entries of some keys. The lock is held for one entry or one look-up.
 struct Shard {
@@ -90,6 +99,7 @@ impl Usage {
             Mutex::new(Shard { keys: LruCache::new(KEYS_IN_SHARD), complete_since })
         };
         let usage = Self {
+            new: Sharded::default(),
             shards: core::array::from_fn(shard),
             since,
             // The mark goes before the first use.
@@ -116,36 +126,61 @@ impl Usage {
         command: Option<&Arc<str>>,
         now: u64,
     ) {
-        let mut shard = self.shard(label);
-        let shard = &mut *shard;
         let is_same = |peer: &&mut PeerUsage| {
             peer.uid == uid && peer.unit.as_ref() == unit && peer.command.as_ref() == command
         };
-        match shard.keys.get_mut(label) {
-            Some(peers) => match peers.iter_mut().find(is_same) {
-                Some(peer) => {
-                    peer.last = now;
-                    peer.count += 1;
-                }
-                None => {
-                    if peers.len() >= MAX_PEERS {
-                        forget_one(peers);
-                    }
-                    peers.push(PeerUsage::first(uid, unit, command, now));
-                }
-            },
+        let mut new = lock(self.new.own());
+        let known = new.get_mut(label).and_then(|peers| peers.iter_mut().find(is_same));
+        match known {
+            Some(peer) => {
+                peer.last = now;
+                peer.count += 1;
+            }
             None => {
-                shard.put(label.into(), vec![PeerUsage::first(uid, unit, command, now)]);
+                let peer = PeerUsage::first(uid, unit, command, now);
+                if new.len() >= MAX_NEW {
+                    self.take_in(core::mem::take(&mut *new));
+                }
+                let peers = new.entry(label.into()).or_default();
+                peers.push(peer);
+                if peers.len() >= MAX_PEERS {
+                    self.take_in(core::mem::take(&mut *new));
+                }
             }
         }
+        drop(new);
         // A store to memory that all threads share costs more than a load.
         if !self.is_unsaved.load(Ordering::Relaxed) {
             self.is_unsaved.store(true, Ordering::Relaxed);
         }
     }
 
+    /// Brings the uses of all threads into `shards`.
+    fn take_in_all(&self) {
+        for new in self.new.all() {
+            let mut new = lock(new);
+            // Under the lock, so that nobody who reads meanwhile misses these uses.
+            self.take_in(core::mem::take(&mut *new));
+        }
+    }
+
+    /// Brings the uses of one thread into `shards`, in the order of the last use of each key, so
+    /// that the key that was not used for longest goes first if there is no room.
+    fn take_in(&self, uses: Uses) {
+        let mut keys: Vec<_> = uses.into_iter().collect();
+        keys.sort_by_key(|(_, peers)| last(peers));
+        for (label, peers) in keys {
+            let mut shard = self.shard(&label);
+            match shard.keys.get_mut(&label) {
+                Some(known) => peers.into_iter().for_each(|peer| add(known, peer)),
+                None => shard.put(label, peers),
+            }
+        }
+    }
+
     /// The peers that used a key, the last user first.
     pub(crate) fn of_key(&self, label: &str) -> Vec<PeerUsage> {
+        self.take_in_all();
         let mut peers = self.shard(label).keys.peek(label).cloned().unwrap_or_default();
         peers.sort_by_key(|peer| core::cmp::Reverse(peer.last));
         peers
@@ -154,6 +189,7 @@ impl Usage {
     /// Time from which the last use of a key is known, in seconds since 1970: either
     /// [`Self::of_key`] has the last use after this time, or there was none.
     pub(crate) fn since(&self, label: &str) -> u64 {
+        self.take_in_all();
         let shard = self.shard(label);
         match shard.keys.contains(label) {
             true => self.since,
@@ -163,6 +199,7 @@ impl Usage {
 
     /// Removes the entries of a key that is destroyed.
     pub(crate) fn forget(&self, label: &str) {
+        self.take_in_all();
         self.shard(label).keys.pop(label);
         self.is_unsaved.store(true, Ordering::Relaxed);
     }
@@ -176,6 +213,7 @@ impl Usage {
         if !self.is_unsaved.swap(false, Ordering::Relaxed) && !clean {
             return Ok(());
         }
+        self.take_in_all();
         let (mut keys, mut complete_since) = (BTreeMap::new(), [0; SHARDS]);
         for (shard, complete_since) in self.shards.iter().zip(&mut complete_since) {
             let shard = lock(shard);
@@ -234,6 +272,22 @@ impl Shard {
     }
 }
 
+/// Adds uses of one peer to the entries of a key.
+fn add(peers: &mut Vec<PeerUsage>, new: PeerUsage) {
+    match peers.iter_mut().find(|peer| peer.is_same(&new)) {
+        Some(peer) => {
+            peer.last = peer.last.max(new.last);
+            peer.count += new.count;
+        }
+        None => {
+            if peers.len() >= MAX_PEERS {
+                forget_one(peers);
+            }
+            peers.push(new);
+        }
+    }
+}
+
 /// Time of the last use of a key.
 fn last(peers: &[PeerUsage]) -> u64 {
     peers.iter().map(|peer| peer.last).max().unwrap_or_default()
@@ -255,10 +309,15 @@ impl PeerUsage {
     fn first(uid: u32, unit: Option<&Arc<str>>, command: Option<&Arc<str>>, now: u64) -> Self {
         Self { uid, unit: unit.cloned(), command: command.cloned(), last: now, count: 1 }
     }
+
+    /// True for uses by the same program, user and service.
+    fn is_same(&self, other: &Self) -> bool {
+        self.uid == other.uid && self.unit == other.unit && self.command == other.command
+    }
 }
 
-fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
-    shard.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(entries: &Mutex<T>) -> MutexGuard<'_, T> {
+    entries.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Text that may be absent.
@@ -284,6 +343,8 @@ const FILE: &str = "key-usage.json";
 const SHARDS: usize = 16;
 /// Maximum number of keys in a part. Beyond, the key that was not used for longest is forgotten.
 const KEYS_IN_SHARD: NonZeroUsize = NonZeroUsize::new(2048).unwrap();
+/// Number of keys at which a thread brings its uses into the common table.
+const MAX_NEW: usize = 256;
 /// Maximum number of peers of a key. Beyond, a peer of the user with most peers is forgotten.
 const MAX_PEERS: usize = 16;
 

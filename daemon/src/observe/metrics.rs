@@ -9,15 +9,15 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use keyward_proto::{Outcome, Scheme};
 use prometheus_client::encoding::{EncodeLabelSet, prometheus_text};
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::counter::Counter as PlainCounter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::observe::audit_metrics::AuditMetrics;
 use crate::observe::expiries::Expiries;
 use crate::observe::renewals::RenewalMetrics;
+use crate::observe::sharded::{Counter, Histogram};
 
 /// Metrics since the start of the daemon. Shared by reference between tasks.
 pub(crate) struct Metrics {
@@ -29,14 +29,14 @@ pub(crate) struct Metrics {
     /// Time of the last request for a private key with each outcome except success, in seconds
     /// since 1970. The index is the number of the outcome.
     refused: [AtomicU64; OUTCOMES],
-    times: Family<TimeLabels, Histogram>,
+    times: Family<TimeLabels, Times>,
     /// Counters of [`Self::signatures`] for signed messages. The index is that of the purpose.
     signed: Vec<OnceLock<Counter>>,
     /// Names of the purposes of messages.
     purposes: Vec<&'static str>,
     /// Histograms of [`Self::times`] for successful signatures, by backend and scheme.
     success_times: Vec<(Arc<str>, [PhaseHistograms; Scheme::ALL.len()])>,
-    closed: Family<ClosedLabels, Counter>,
+    closed: Family<ClosedLabels, PlainCounter>,
     // The following metrics are set when a page of metrics is read.
     connections: Gauge,
     keys: Gauge,
@@ -49,8 +49,8 @@ pub(crate) struct Metrics {
     up: Family<UnitLabels, Gauge>,
     in_flight: Family<UnitLabels, Gauge>,
     latency: Family<UnitLabels, Gauge<f64, AtomicU64>>,
-    calls: Family<UnitLabels, Counter>,
-    failures: Family<UnitLabels, Counter>,
+    calls: Family<UnitLabels, PlainCounter>,
+    failures: Family<UnitLabels, PlainCounter>,
     /// Metrics of the audit trail.
     pub(crate) audit: AuditMetrics,
     /// Metrics of the plans of certificates.
@@ -89,8 +89,11 @@ pub(crate) struct SignatureTimes {
     pub(crate) remote: bool,
 }
 
+/// Histogram of times.
+type Times = Histogram<{ BUCKETS.len() }>;
+
 /// Histograms of one backend and scheme. Each is looked up by its labels only once.
-type PhaseHistograms = [OnceLock<Histogram>; PHASES.len()];
+type PhaseHistograms = [OnceLock<Times>; PHASES.len()];
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct BuildLabels {
@@ -155,7 +158,7 @@ impl Metrics {
             signatures: Family::default(),
             decryptions: Family::default(),
             refused: Default::default(),
-            times: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
+            times: Family::new_with_constructor(|| Times::new(&BUCKETS)),
             signed: purposes.iter().map(|_| OnceLock::new()).collect(),
             purposes,
             success_times: backends.map(|backend| (backend, Default::default())).collect(),
@@ -275,10 +278,10 @@ impl Metrics {
                 let labels = TimeLabels { backend: backend.into(), scheme, outcome, phase };
                 self.times.get_or_create_owned(&labels)
             };
-            let seconds = times.phases[phase].as_secs_f64();
+            let time = times.phases[phase];
             match histograms {
-                Some(histograms) => histograms[phase].get_or_init(histogram).observe(seconds),
-                None => histogram().observe(seconds),
+                Some(histograms) => histograms[phase].get_or_init(histogram).observe(time),
+                None => histogram().observe(time),
             }
         };
         observe(0);
@@ -397,7 +400,8 @@ impl Metrics {
         let Some(load) = load else { return };
         self.in_flight.get_or_create(&labels).set(i64::try_from(load.in_flight).unwrap_or(i64::MAX));
         self.latency.get_or_create(&labels).set(load.latency.as_secs_f64());
-        let catch_up = |counter: &Counter, value: u64| counter.inc_by(value.saturating_sub(counter.get()));
+        let catch_up =
+            |counter: &PlainCounter, value: u64| counter.inc_by(value.saturating_sub(counter.get()));
         catch_up(&self.calls.get_or_create(&labels), load.calls);
         catch_up(&self.failures.get_or_create(&labels), load.failures);
     }

@@ -4,6 +4,7 @@ pub(crate) mod audit_metrics;
 pub(crate) mod expiries;
 pub(crate) mod metrics;
 pub(crate) mod renewals;
+mod sharded;
 
 #[cfg(test)]
 mod tests;

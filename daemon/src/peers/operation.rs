@@ -21,7 +21,7 @@ use crate::audit::{Hash, Unwritten};
 use crate::backend::{Backend, BackendError, Context, SigningInput, Unusable};
 use crate::daemon::key_material;
 use crate::ground::fair::Full;
-use crate::keys::{Key, Standing, StoreError, Version, now};
+use crate::keys::{InUse, Key, Standing, StoreError, Version, now};
 use crate::policy::act::Act;
 use crate::policy::authorise::Peer;
 use crate::policy::purpose::{Purpose, classify};
@@ -366,7 +366,7 @@ pub(super) async fn find_key(
     account: &Account,
     label: &str,
     find: Find,
-) -> Result<Arc<Key>, Failure> {
+) -> Result<Arc<InUse>, Failure> {
     let label: Label = label.parse().map_err(|_| Outcome::Malformed)?;
     if !shared.daemon.config().grants.covers(peer, &label) {
         return Err(Outcome::NoGrant.into());
@@ -375,7 +375,8 @@ pub(super) async fn find_key(
         return Ok(key);
     }
     // Boxed, because most requests need no memory for a look-up.
-    Box::pin(look_up(shared, account, &label, find)).await
+    let key = Box::pin(look_up(shared, account, &label, find)).await?;
+    Ok(Arc::new(key.into()))
 }
 
 /// Looks a key up in the store, in a turn of the user. Unknown labels are not cached: without

@@ -15,6 +15,7 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::ground::shard;
 use crate::peers::turns::Turns;
 
 /// All reactors. Dropping them ends their threads.
@@ -37,7 +38,8 @@ impl Reactors {
             Err(_) => (0..thread::available_parallelism()?.get().min(CpuSet::MAX_CPU)).collect(),
         };
         let stop = CancellationToken::new();
-        let reactors = processors.into_iter().map(|processor| Reactor::start(processor, stop.clone()));
+        let reactors = (0..).zip(processors);
+        let reactors = reactors.map(|(number, processor)| Reactor::start(number, processor, stop.clone()));
         Ok(Self {
             reactors: reactors.collect::<io::Result<_>>()?,
             count: AtomicUsize::new(0),
@@ -74,13 +76,14 @@ pub(crate) struct Reactor {
 }
 
 impl Reactor {
-    fn start(processor: usize, stop: CancellationToken) -> io::Result<Arc<Self>> {
+    fn start(number: usize, processor: usize, stop: CancellationToken) -> io::Result<Arc<Self>> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let turns = Arc::new(Turns::new());
         let running = Arc::clone(&turns);
         handle.spawn(async move { running.run().await });
         thread::Builder::new().name(format!("peers-{processor}")).spawn(move || {
+            shard::enter(number);
             let mut allowed = CpuSet::new();
             allowed.set(processor);
             // Without the permission, the thread serves on any processor.
