@@ -4,7 +4,7 @@ use aws_lc_rs::error::{KeyRejected, Unspecified};
 use aws_lc_rs::rsa::KeySize;
 use aws_lc_rs::signature::VerificationAlgorithm;
 use aws_lc_rs::signature::{self, EcdsaKeyPair, EcdsaSigningAlgorithm, Ed25519KeyPair, KeyPair, RsaEncoding};
-use aws_lc_rs::signature::{PqdsaKeyPair, PqdsaSigningAlgorithm, RsaKeyPair, UnparsedPublicKey};
+use aws_lc_rs::signature::{PqdsaKeyPair, PqdsaSigningAlgorithm, RsaKeyPair, Signature, UnparsedPublicKey};
 use der::asn1::{AnyRef, ObjectIdentifier};
 use der::{Decode, Encode, Tag};
 use keyward_proto::oid::{
@@ -162,12 +162,10 @@ impl Key {
             (Pair::Ec(curve, pair), SchemeFamily::Ecdsa, Some(hash)) => {
                 let digest = fit(digest_of(hash, input)?.as_ref(), native(*curve).digest);
                 let digest = digest.map_err(|_| UnitError::Crypto("sign"))?;
-                pair.sign_digest(&digest).map(|signature| signature.as_ref().to_vec())
+                bytes_of(&pair.sign_digest(&digest))
             }
             (Pair::Ed25519(pair), SchemeFamily::Ed25519, None) => match input {
-                SigningInput::Message(message) => {
-                    pair.try_sign(message).map(|signature| signature.as_ref().to_vec())
-                }
+                SigningInput::Message(message) => bytes_of(&pair.try_sign(message)),
                 SigningInput::Digest(_) => return Err(UnitError::WholeMessageNeeded(scheme)),
             },
             (Pair::MlDsa(parameters, pair), SchemeFamily::MlDsa(asked), None) if *parameters == asked => {
@@ -355,6 +353,15 @@ fn bind_to_pss(pkcs8: &[u8], parameters: Option<PssParameters>) -> der::Result<Z
     bound.extend_from_slice(&identifier);
     key.encode_to_vec(&mut bound)?;
     Ok(bound)
+}
+
+/// The bytes of a signature. By reference, because a `Signature` of aws-lc-rs has room for
+/// ML-DSA-87, 4,627 bytes, and each move copies them all.
+fn bytes_of(signed: &Result<Signature, Unspecified>) -> Result<Vec<u8>, Unspecified> {
+    match signed {
+        Ok(signature) => Ok(signature.as_ref().to_vec()),
+        Err(Unspecified) => Err(Unspecified),
+    }
 }
 
 /// Signs a message with an empty context (FIPS 204, 5.2).
