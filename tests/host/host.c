@@ -9,6 +9,8 @@
  *
  * The file has more than 500 lines: it is one table of modes, and each mode is short.
  */
+/* close_range(2) and memfd_create(2). */
+#define _GNU_SOURCE
 /* Some functions that programs call are deprecated since 3.0. */
 #define OPENSSL_SUPPRESS_DEPRECATED
 #include <fcntl.h>
@@ -24,6 +26,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sched.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -647,6 +651,29 @@ static int signs(void) {
     return 0;
 }
 
+/* Closes all descriptors after a signature, as a program does that becomes a daemon without fork,
+   and opens files under the numbers. Then signs again. Counts the files that are open and empty. */
+static int closes_all(void) {
+    enum { FILES = 32 };
+    EVP_PKEY *key = load_key();
+    for (int i = 0; i < 3; i++)
+        REQUIRE(sign(key, i));
+    REQUIRE(close_range(3, ~0U, 0) == 0);
+    int files[FILES];
+    for (int i = 0; i < FILES; i++)
+        REQUIRE((files[i] = memfd_create("file", 0)) == 3 + i);
+    for (int i = 0; i < number; i++)
+        REQUIRE(sign(key, i));
+    int intact = 0;
+    for (int i = 0; i < FILES; i++) {
+        struct stat file;
+        intact += fstat(files[i], &file) == 0 && S_ISREG(file.st_mode) && file.st_size == 0;
+    }
+    EVP_PKEY_free(key);
+    printf("signed=%d intact=%d\n", number, intact);
+    return 0;
+}
+
 /* The message that a server signs in TLS 1.2 with X25519 (RFC 5246, 7.4.3, and RFC 8422, 5.4) if it
    also offers TLS 1.3 (RFC 8446, 4.1.3). Randoms and public value consist of `fill` bytes. */
 static size_t server_key_exchange(unsigned char message[130], int fill) {
@@ -707,6 +734,7 @@ static const struct {
     {"legacy-objects", legacy_objects},
     {"loads", loads},
     {"signs", signs},
+    {"closes-all", closes_all},
     {"store", store},
     {"signs-after-an-error", signs_after_an_error},
     {"paced-tls13", paced_tls13},

@@ -106,15 +106,10 @@ impl Slot {
             uid: self.uid.load(Ordering::Relaxed),
             gid: self.gid.load(Ordering::Relaxed),
         };
-        let kept = if filled_by.pid == owner.pid {
-            let connection = Connection::from_kept(system::take_back(descriptor), cookie);
-            Some(connection).filter(|_| filled_by == owner)
-        } else {
-            system::close_inherited(descriptor, cookie);
-            None
-        };
+        let kept = system::take_back(descriptor, cookie);
         self.state.store(EMPTY, Ordering::Release);
-        kept
+        // The connection of another process or user is closed.
+        kept.filter(|_| filled_by == owner).map(|socket| Connection::from_kept(socket, cookie))
     }
 
     fn put(&self, owner: Owner, connection: Connection) -> Result<(), Connection> {

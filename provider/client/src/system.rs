@@ -6,27 +6,23 @@ use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::net::sockopt::socket_cookie;
 
-/// Takes back a descriptor that this process put into a slot of the pool.
-pub(crate) fn take_back(descriptor: RawFd) -> OwnedFd {
-    // SAFETY: the slot got the number from `into_raw_fd` in this process, and only the thread that
-    // claimed the slot takes it back.
-    unsafe { OwnedFd::from_raw_fd(descriptor) }
-}
-
-/// Closes this process's copy of a descriptor that a fork copied in a slot of the pool.
+/// Takes a descriptor from a slot of the pool, if its number still stands for the socket that was
+/// put there.
 ///
-/// The child may have closed the descriptor already and opened another file under its number. The
-/// cookie tells the difference: the kernel gives each socket its own (SO_COOKIE, socket(7)). In
-/// doubt the descriptor stays open.
-pub(crate) fn close_inherited(descriptor: RawFd, cookie: u64) {
+/// The process may have closed the descriptor and opened another file under its number: a host that
+/// closes all descriptors it does not know, or a child after a fork. The cookie tells the
+/// difference: the kernel gives each socket its own (SO_COOKIE, socket(7)). In doubt the descriptor
+/// stays open, and is used no more.
+pub(crate) fn take_back(descriptor: RawFd, cookie: u64) -> Option<OwnedFd> {
     // SAFETY: for a number that is not open the kernel returns an error, which is no undefined
     // behaviour; the borrow ends before anything in this function closes the descriptor.
     let borrowed = unsafe { BorrowedFd::borrow_raw(descriptor) };
-    if cookie != 0 && socket_cookie(borrowed) == Ok(cookie) {
-        // SAFETY: the cookie proves that the number still stands for the socket that the slot owned
-        // before the fork, and this thread, which claimed the slot, is the only user of the slot.
-        drop(unsafe { OwnedFd::from_raw_fd(descriptor) });
+    if cookie == 0 || socket_cookie(borrowed) != Ok(cookie) {
+        return None;
     }
+    // SAFETY: the cookie proves that the number still stands for the socket that the slot owns, and
+    // only the thread that claimed the slot takes the socket back.
+    Some(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
 /// Number of the processor that this thread runs on at the moment (sched_getcpu(3)).

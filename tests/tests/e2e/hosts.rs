@@ -97,6 +97,15 @@ fn many_threads_sign_with_one_key() {
 }
 
 #[test]
+fn a_host_that_closes_all_descriptors_keeps_its_own_files() {
+    let scene = Scene::new(Daemon::start(), "p256");
+    for openssl in OpenSsl::ALL {
+        let done = scene.run(openssl, "closes-all", 5);
+        assert_eq!((done["signed"], done["intact"]), (5.0, 32.0), "{openssl:?}");
+    }
+}
+
+#[test]
 fn forks_and_ends_while_requests_are_under_way() {
     let scene = Scene::new(Daemon::start_slow("300ms"), "p256");
     for openssl in OpenSsl::ALL {
