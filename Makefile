@@ -6,7 +6,7 @@ DEMO_PACKAGES = nginx libssl-dev pkg-config gcc curl openssl ca-certificates
 TEST_PACKAGES = $(DEMO_PACKAGES) buildah mmdebstrap haproxy apache2-bin stunnel4 lighttpd lighttpd-mod-openssl unbound valgrind \
 	apparmor bind9-dnsutils certbot chromium dovecot-imapd faketime fonts-dejavu-core iproute2 knot libtss2-esys-3.0.2-0 \
 	libtss2-rc0 libtss2-tcti-swtpm0 nodejs openjdk-17-jre-headless openssh-client pebble perl postgresql-15 prometheus \
-	prometheus-node-exporter protobuf-compiler putty-tools python3-cryptography python3-grpcio python3-protobuf swtpm systemd
+	prometheus-node-exporter protobuf-compiler putty-tools python3-cryptography python3-grpcio python3-protobuf strace swtpm systemd
 # For another one apt removes the mail server of this machine.
 TEST_PACKAGES += $(if $(wildcard /usr/sbin/sendmail),,postfix)
 # How long `make soak` runs each fuzz target.

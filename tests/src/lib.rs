@@ -13,6 +13,7 @@ pub mod backend;
 pub mod browser;
 pub mod cgroup;
 pub mod client;
+pub mod cost;
 pub mod daemon;
 pub mod golden;
 pub mod host;

@@ -7,7 +7,7 @@ use keyward_tests::server::Site;
 use keyward_tests::{Daemon, Handshake, Haproxy, Load, Pki, Units, scratch};
 
 use super::seen::Seen;
-use super::{in_ms, percentile, start_quiet};
+use super::{in_ms, percentile};
 
 pub(super) fn run(quick: bool) {
     let time = Duration::from_secs(if quick { 1 } else { 5 });
@@ -26,7 +26,7 @@ pub(super) fn run(quick: bool) {
     for under_way in [1_usize, 5, 10, 20, 50] {
         let section = units.section(&[unit.address()], &format!("in-flight = {under_way}\n"));
         let mut daemon = Daemon::prepare_for_units(section, "");
-        start_quiet(&mut daemon);
+        daemon.start_quiet();
         let pki = Pki::new(daemon.directory());
         daemon.generate("shop", "p256");
         let reference = daemon.reference("shop");

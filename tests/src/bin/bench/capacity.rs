@@ -9,7 +9,7 @@ use keyward_proto::{Outcome, Scheme};
 use keyward_tests::signers::{Signed, due_within};
 use keyward_tests::{Daemon, Signers, UnitServer, Units, scratch};
 
-use super::{in_ms, percentile, start_quiet};
+use super::{in_ms, percentile};
 
 pub(super) fn run(quick: bool) {
     let time = Duration::from_secs(if quick { 2 } else { 10 });
@@ -39,7 +39,7 @@ pub(super) fn run(quick: bool) {
     let servers = ["first", "second"].map(|name| units.start(name, &arguments));
     let section = units.section(&servers.each_ref().map(UnitServer::address), &format!("rate = {RATE}\n"));
     let mut daemon = Daemon::prepare_for_units(section, "");
-    start_quiet(&mut daemon);
+    daemon.start_quiet();
     daemon.generate("shop", "p256");
     for load in [Load::SATURATION, Load::HEAVY] {
         let served = load.serve(&daemon, time);

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use keyward_tests::server::{Nginx, Rustls, Site};
 use keyward_tests::{Daemon, Handshake, Pki};
 
-use super::{cpu_time, percentile, start_quiet};
+use super::{cpu_time, percentile};
 
 /// Measures with nginx.
 pub(super) fn run(quick: bool) {
@@ -56,7 +56,7 @@ fn measure(quick: bool, name: &str, keys: &[(&str, f64)], start: fn(&Daemon, &Si
     );
 
     let mut daemon = Daemon::prepare("");
-    start_quiet(&mut daemon);
+    daemon.start_quiet();
     let pki = Pki::new(daemon.directory());
     for (key_type, goal) in keys {
         let file = daemon.import(key_type, key_type);

@@ -38,9 +38,9 @@ use std::fs;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
+use keyward_tests::build;
 use keyward_tests::pki::openssl;
 use keyward_tests::tool::succeed;
-use keyward_tests::{Daemon, build};
 
 fn main() -> ExitCode {
     let (mut quick, mut chosen) = (false, Vec::new());
@@ -101,14 +101,6 @@ fn nginx_version() -> String {
 fn openssl_version() -> String {
     let text = succeed(&mut openssl(&["version"]));
     text.split(" (").next().unwrap_or_default().trim().to_owned()
-}
-
-/// Starts a daemon as an operator runs it: at info level, which logs nothing for each request.
-fn start_quiet(daemon: &mut Daemon) {
-    let path = daemon.path("keyward.toml");
-    let text = fs::read_to_string(&path).unwrap().replacen("\"debug\"", "\"info\"", 1);
-    fs::write(path, text).unwrap();
-    daemon.resume();
 }
 
 /// CPU time that all threads of a process have used, in microseconds: the first number of

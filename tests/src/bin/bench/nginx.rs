@@ -10,7 +10,7 @@ use keyward_tests::server::{Nginx, Site};
 use keyward_tests::{Daemon, Handshake, Load, Pki, Units, scratch};
 
 use super::seen::{Seen, processors};
-use super::{in_ms, percentile, start_quiet};
+use super::{in_ms, percentile};
 
 pub(super) fn run(quick: bool) {
     let time = Duration::from_secs(if quick { 1 } else { 3 });
@@ -29,7 +29,7 @@ pub(super) fn run(quick: bool) {
         let units = Units::new(&directory.path().join("units"));
         let unit = units.start("unit", &["--simulate-latency", latency]);
         let mut daemon = Daemon::prepare_for_units(units.section(&[unit.address()], ""), "");
-        start_quiet(&mut daemon);
+        daemon.start_quiet();
         let pki = Pki::new(daemon.directory());
         daemon.generate("shop", "p256");
         let reference = daemon.reference("shop");

@@ -13,7 +13,7 @@ use keyward_tests::{Daemon, UnitServer, Units, built, scratch};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use serde_json::Value;
 
-use super::{percentile, start_quiet};
+use super::percentile;
 
 pub(super) fn run(quick: bool) {
     let rounds = if quick { 3 } else { 15 };
@@ -96,7 +96,7 @@ impl Line {
         directory: tempfile::TempDir,
     ) -> Self {
         let mut daemon = Daemon::prepare_for_units(section, "");
-        on_processor(OTHERS, || start_quiet(&mut daemon));
+        on_processor(OTHERS, || daemon.start_quiet());
         Self { name, daemon, bare, _unit: unit, _directory: directory }
     }
 
