@@ -9,6 +9,8 @@ TEST_PACKAGES = $(DEMO_PACKAGES) buildah mmdebstrap haproxy apache2-bin stunnel4
 	prometheus-node-exporter protobuf-compiler putty-tools python3-cryptography python3-grpcio python3-protobuf strace swtpm systemd
 # For another one apt removes the mail server of this machine.
 TEST_PACKAGES += $(if $(wildcard /usr/sbin/sendmail),,postfix)
+# What Debian offers instead of Keyward, to measure beside.
+BENCH_PACKAGES = libengine-pkcs11-openssl softhsm2
 # How long `make soak` runs each fuzz target.
 FUZZ_SECONDS = 60
 
@@ -134,6 +136,7 @@ lint: install-demo
 # Speed and cost, all of it or PARTS="--quick handshakes"; see tests/src/bin/bench/main.rs. Not a
 # test: machines differ.
 bench: install-test
+	@.ci/install-packages $(BENCH_PACKAGES)
 	$(CARGO) build --profile dist --workspace
 	target/dist/bench $(PARTS)
 

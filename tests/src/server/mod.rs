@@ -73,7 +73,8 @@ impl Site {
         KEY_TYPES.iter().map(site).collect()
     }
 
-    fn wait_until_open(&self) {
+    /// Waits until a server listens on the address.
+    pub fn wait_until_open(&self) {
         wait_for(&format!("a server on {}", self.address), || TcpStream::connect(self.address).ok());
     }
 }

@@ -9,16 +9,19 @@
 //! machine. So the lowest of several rounds counts.
 
 use keyward_tests::cost::{Side, Signatures, instructions};
+use serde_json::json;
 
 use super::percentile;
+use super::results::{Cell, Results, Table};
 
-pub(super) fn run(quick: bool) {
+pub(super) fn run(quick: bool, results: &mut Results) {
     let (rounds, number) = if quick { (1, 200) } else { (5, 1000) };
-    println!(
-        "Instructions of a signature, embedded unit: callgrind, {number} signatures, least of {rounds}; unit: \
-         instructions of the daemon in Unit::sign\n"
+    let title = format!(
+        "Instructions of a signature, embedded unit: callgrind, {number} signatures, least of {rounds}; unit: instructions of the daemon in Unit::sign"
     );
-    println!("{:<20}{:>10}{:>10}{:>10}{:>10}{:>10}", "message", "server", "daemon", "sum", "most", "unit");
+    let columns = [("message", 20), ("server", 10), ("daemon", 10), ("sum", 10), ("most", 10), ("unit", 10)];
+    let columns = columns.map(|(name, width)| (name.to_owned(), width));
+    let mut table = Table::new("instructions", title, columns.into());
     for (name, key_type, mode) in [
         ("P-256, TLS 1.3", "p256", "paced-tls13"),
         ("P-256, TLS 1.2", "p256", "paced-tls12"),
@@ -31,8 +34,13 @@ pub(super) fn run(quick: bool) {
         let [server, daemon] = [0, 1].map(|side| percentile(0, &rounds, |round| round[side].instructions));
         let most = percentile(100, &rounds, |round| round[0].instructions + round[1].instructions);
         let unit = percentile(0, &rounds, |round| round[1].within(UNIT));
-        println!("{name:<20}{server:>10.0}{daemon:>10.0}{:>10.0}{most:>10.0}{unit:>10.0}", server + daemon);
+        let numbers = [server, daemon, server + daemon, most, unit].map(|number| Cell::Number(number, 0));
+        let cells: Vec<_> = [Cell::Text(name.to_owned())].into_iter().chain(numbers).collect();
+        let rounds: Vec<_> =
+            rounds.iter().map(|round| [round[0].instructions, round[1].instructions]).collect();
+        table.add(&cells, &json!(rounds));
     }
+    results.keep(table);
 }
 
 /// Function of the unit that signs.

@@ -4,16 +4,19 @@ use std::fs;
 
 use keyward_tests::pki::plain_key;
 use keyward_tests::{Daemon, Host, OpenSsl};
+use serde_json::json;
 
 use super::percentile;
+use super::results::{Cell, Results, Table};
 
-pub(super) fn run(quick: bool) {
+pub(super) fn run(quick: bool, results: &mut Results) {
     let rounds = if quick { 3 } else { 21 };
-    println!(
-        "Loading 1000 plain key files, with the provider in the process and without: medians of {rounds} rounds\n"
+    let title = format!(
+        "Loading 1000 plain key files, with the provider in the process and without: medians of {rounds} rounds, in ms"
     );
-    println!("| OpenSSL | key | without | with | ratio | goal |");
-    println!("|---|---|---|---|---|---|");
+    let columns = [("OpenSSL", 9), ("key", 9), ("without", 10), ("with", 10), ("ratio", 8), ("goal", 8)];
+    let columns = columns.map(|(name, width)| (name.to_owned(), width));
+    let mut table = Table::new("loads", title, columns.into());
     let daemon = Daemon::prepare("");
     let without = daemon.path("without.cnf");
     fs::write(&without, WITHOUT).unwrap();
@@ -34,15 +37,20 @@ pub(super) fn run(quick: bool) {
                     times.push(load(with == 1));
                 }
             }
+            let rounds = json!({ "without": times[0], "with": times[1] });
             let [without, with] = times.map(|times| percentile(50, &times, |time| *time));
-            println!(
-                "| {openssl:?} | {key_type} | {:.1} ms | {:.1} ms | {:.3} | 1.1 |",
-                without * 1e3,
-                with * 1e3,
-                with / without
-            );
+            let cells = [
+                Cell::Text(format!("{openssl:?}")),
+                Cell::Text(key_type.to_owned()),
+                Cell::Number(without * 1e3, 1),
+                Cell::Number(with * 1e3, 1),
+                Cell::Number(with / without, 3),
+                Cell::Number(1.1, 1),
+            ];
+            table.add(&cells, &rounds);
         }
     }
+    results.keep(table);
 }
 
 /// Configuration of OpenSSL that loads the default provider only.

@@ -17,8 +17,10 @@
 //! --quick      short rounds, which show that it works and little else
 //! ```
 //!
-//! Without a PART all of them are measured, in this order. The build that is measured is the one of
-//! this program. KEYWARD_BUILD names another one, as in KEYWARD_BUILD=../older/target/dist.
+//! Without a PART all of them are measured, in this order. The tables of handshakes, rustls, loads
+//! and instructions are also written to `target/bench.json`, with the figures of each round. The
+//! build that is measured is the one of this program. KEYWARD_BUILD names another one, as in
+//! KEYWARD_BUILD=../older/target/dist.
 
 #![forbid(unsafe_code)]
 // A benchmark that cannot set up its scene stops.
@@ -31,7 +33,9 @@ mod instructions;
 mod loads;
 mod nginx;
 mod overhead;
+mod results;
 mod seen;
+mod softhsm;
 mod unit;
 
 use std::fs;
@@ -41,6 +45,7 @@ use std::time::Duration;
 use keyward_tests::build;
 use keyward_tests::pki::openssl;
 use keyward_tests::tool::succeed;
+use results::Results;
 
 fn main() -> ExitCode {
     let (mut quick, mut chosen) = (false, Vec::new());
@@ -58,27 +63,40 @@ fn main() -> ExitCode {
     if chosen.is_empty() {
         chosen.extend(&PARTS);
     }
-    println!("{}, nginx {}, {}", cpu_model(), nginx_version(), openssl_version());
-    println!("build: {}", build().display());
+    let about = [
+        ("processors", cpu_model()),
+        ("kernel", fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()),
+        ("nginx", nginx_version()),
+        ("openssl", openssl_version()),
+        ("build", build().display().to_string()),
+        ("rounds", if quick { "few and short" } else { "all" }.to_owned()),
+    ];
+    for (name, text) in &about {
+        println!("{name}: {text}");
+    }
+    let mut results = Results::new(&about);
     for (_, run) in chosen {
         println!();
-        run(quick);
+        run(quick, &mut results);
+    }
+    if let Some(path) = results.write() {
+        println!("\nThe tables with the figures of each round: {}", path.display());
     }
     ExitCode::SUCCESS
 }
 
-/// Name of a part, and its measurement, quick or not.
-type Part = (&'static str, fn(bool));
+/// Name of a part, and its measurement, quick or not, which may keep its tables.
+type Part = (&'static str, fn(bool, &mut Results));
 
 /// The parts in the order of their measurement.
 const PARTS: [Part; 9] = [
     ("handshakes", handshakes::run),
     ("rustls", handshakes::run_rustls),
-    ("unit", unit::run),
-    ("overhead", overhead::run),
-    ("capacity", capacity::run),
-    ("nginx", nginx::run),
-    ("async", asynchronous::run),
+    ("unit", |quick, _| unit::run(quick)),
+    ("overhead", |quick, _| overhead::run(quick)),
+    ("capacity", |quick, _| capacity::run(quick)),
+    ("nginx", |quick, _| nginx::run(quick)),
+    ("async", |quick, _| asynchronous::run(quick)),
     ("loads", loads::run),
     ("instructions", instructions::run),
 ];
