@@ -1,5 +1,21 @@
 //! Stream of a session: a Unix socket that wakes its task for reading only.
 //!
+//! Other transports were tried. One question and one answer of 200 and 90 bytes between two
+//! processes on one processor take, with epoll here (two virtual processors of an EPYC, Linux 6.18;
+//! microseconds, with 768 KiB of memory touched in between):
+//!
+//! ```text
+//! stream socket, poll at the peer                        7.8
+//! SEQPACKET socket, a timeout of the socket at the peer  7.1
+//! pair of pipes, poll at the peer                        5.4
+//! ```
+//!
+//! Pipes are not used, because a peer could make this thread wait, and so all users of the
+//! processor: Linux holds the lock of a pipe while it copies to or from the memory of the peer, and
+//! that memory can be a file whose file system belongs to the peer and answers late. `O_NONBLOCK`
+//! does not help. A socket has no such lock that both ends take. Memory that both sides write can
+//! change under the eyes of the reader.
+//!
 //! The stream of tokio also waits for writing. The kernel reports a socket as writable again, and
 //! wakes the thread, each time the peer reads an answer: one needless wake-up for each signature.
 
