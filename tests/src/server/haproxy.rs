@@ -47,16 +47,23 @@ impl Haproxy {
     /// `global`, and more sections; see [`Haproxy::start`].
     pub fn start_deployed(daemon: &Daemon, site: &Site, global: &str, more: &str) -> Self {
         let sites = std::slice::from_ref(site);
-        Self::start_with_sections(daemon, sites, Files::Deployed, global, more, &daemon.socket())
+        Self::start_with_sections(daemon, sites, Files::Deployed, [global, "", more], &daemon.socket())
     }
 
     /// Starts HAProxy with one thread, which continues with other handshakes while one handshake
     /// waits for its signature; see [`Haproxy::start`].
     pub fn start_asynchronous(daemon: &Daemon, sites: &[Site]) -> Self {
+        Self::start_asynchronous_with(daemon, sites, "", "")
+    }
+
+    /// Starts HAProxy with more lines for its sections `global` and `defaults`; see
+    /// [`Haproxy::start_asynchronous`].
+    pub fn start_asynchronous_with(daemon: &Daemon, sites: &[Site], global: &str, defaults: &str) -> Self {
         let page = Page::read("haproxy");
         let block = page.block("ssl-mode-async").trim();
-        let global = block.strip_prefix("global\n").expect("a section global");
-        Self::start_with(daemon, sites, Files::Combined, &format!("nbthread 1\n{global}\n"), &daemon.socket())
+        let page = block.strip_prefix("global\n").expect("a section global");
+        let global = format!("nbthread 1\n{page}\n{global}");
+        Self::start_with_sections(daemon, sites, Files::Combined, [&global, defaults, ""], &daemon.socket())
     }
 
     /// Starts HAProxy with TLS 1.2 only, as the page says; see [`Haproxy::start`].
@@ -92,22 +99,21 @@ impl Haproxy {
     }
 
     fn start_with(daemon: &Daemon, sites: &[Site], files: Files, global: &str, socket: &Path) -> Self {
-        Self::start_with_sections(daemon, sites, files, global, "", socket)
+        Self::start_with_sections(daemon, sites, files, [global, "", ""], socket)
     }
 
     fn start_with_sections(
         daemon: &Daemon,
         sites: &[Site],
         files: Files,
-        global: &str,
-        more: &str,
+        [global, defaults, more]: [&str; 3],
         socket: &Path,
     ) -> Self {
         let directory = super::directory(daemon, "haproxy", sites);
         let page = Page::read("haproxy");
         let user = if is_root() { "user haproxy\ngroup haproxy\n" } else { "" };
         let mut text = format!(
-            "global\n{user}{global}log stdout format raw local0\ndefaults\nmode http\nlog global\noption httplog\n\
+            "global\n{user}{global}log stdout format raw local0\ndefaults\n{defaults}mode http\nlog global\noption httplog\n\
              timeout client 10s\ntimeout server 10s\ntimeout connect 1s\n"
         );
         for (number, site) in sites.iter().enumerate() {

@@ -10,6 +10,7 @@ use keyward_tests::client::{WISHES, s_client};
 use keyward_tests::server::{Server, Site};
 use keyward_tests::tool::wait_for;
 use keyward_tests::{Daemon, Handshake, Haproxy, KEY_TYPES, OpenSsl, Pki, SServer};
+use rustix::process::{Pid, Signal, kill_process};
 
 fn site(daemon: &Daemon, pki: &Pki, key_type: &str) -> Site {
     daemon.generate(key_type, key_type);
@@ -98,6 +99,43 @@ fn clients_that_hang_up_while_a_handshake_is_paused() {
     // Connections to the daemon are kept for the next handshakes: as many as there were at the same
     // time.
     wait_for("descriptors to be closed", || (open() <= before + 20).then_some(()));
+    assert_eq!(haproxy.workers(), [worker], "{}", haproxy.log());
+}
+
+/// The advice of the page about `maxconn`, with a daemon that does not answer while all connections
+/// wait for it.
+#[test]
+fn the_tables_of_haproxy_suffice_for_a_daemon_that_is_stuck() {
+    let daemon = Daemon::start();
+    let pki = Pki::new(daemon.directory());
+    let site = site(&daemon, &pki, "p256");
+    let sites = std::slice::from_ref(&site);
+    let haproxy = Haproxy::start_asynchronous_with(&daemon, sites, "maxconn 100\n", "maxconn 50\n");
+    let handshake = Handshake::new(&pki, site.address);
+    handshake.make().unwrap();
+    let [worker] = haproxy.workers()[..] else { panic!("{:?}", haproxy.workers()) };
+    // Each connection that waits has a timer, besides its socket, one to the daemon and an epoll.
+    let waiting = || {
+        let descriptors = fs::read_dir(format!("/proc/{worker}/fd")).unwrap().flatten();
+        let files = descriptors.filter_map(|descriptor| fs::read_link(descriptor.path()).ok());
+        files.filter(|file| file.to_string_lossy().contains("[timerfd]")).count()
+    };
+    let signal = |signal| {
+        let daemon = Pid::from_raw(daemon.id().cast_signed()).unwrap();
+        kill_process(daemon, signal).unwrap();
+    };
+    signal(Signal::STOP);
+    let clients: Vec<_> = (0..60)
+        .map(|_| {
+            let mut socket = TcpStream::connect(site.address).unwrap();
+            socket.write_all(&client_hello()).unwrap();
+            socket
+        })
+        .collect();
+    wait_for("all connections to wait", || (waiting() >= 50).then_some(()));
+    signal(Signal::CONT);
+    drop(clients);
+    wait_for("a handshake", || handshake.make().ok());
     assert_eq!(haproxy.workers(), [worker], "{}", haproxy.log());
 }
 
