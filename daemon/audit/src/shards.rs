@@ -13,7 +13,7 @@ use crate::{Act, Hash, KeyUse};
 
 #[derive(Debug)]
 pub(crate) struct Shards {
-    shards: Box<[Mutex<Vec<KeyUse>>]>,
+    shards: Box<[Shard]>,
     capacity: usize,
     /// Uses that had no room since the last [`Shards::take`].
     lost: AtomicU64,
@@ -22,10 +22,16 @@ pub(crate) struct Shards {
     acts: Mutex<Vec<Act>>,
 }
 
+/// Uses of one thread. Two cache lines, which processors fetch in pairs: a thread does not take the
+/// lines of the next one.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Shard(Mutex<Vec<KeyUse>>);
+
 impl Shards {
     /// Shards for some threads, each with room for a number of uses.
     pub(crate) fn new(threads: usize, capacity: usize) -> Self {
-        let shards = (0..threads.max(1)).map(|_| Mutex::new(Vec::new())).collect();
+        let shards = (0..threads.max(1)).map(|_| Shard::default()).collect();
         Self { shards, capacity, lost: AtomicU64::new(0), refusals: Mutex::default(), acts: Mutex::default() }
     }
 
@@ -39,8 +45,8 @@ impl Shards {
                 return;
             }
         }
-        let mut shard =
-            self.shards[thread_number() % self.shards.len()].lock().unwrap_or_else(PoisonError::into_inner);
+        let Shard(uses) = &self.shards[thread_number() % self.shards.len()];
+        let mut shard = uses.lock().unwrap_or_else(PoisonError::into_inner);
         if shard.len() < self.capacity {
             shard.push(r#use);
         } else {
@@ -83,8 +89,8 @@ impl Shards {
     /// two vectors only.
     pub(crate) fn take(&self, uses: &mut Vec<KeyUse>, spare: &mut Vec<KeyUse>) -> u64 {
         let lost = self.lost.swap(0, Ordering::Relaxed);
-        for shard in &self.shards {
-            core::mem::swap(&mut *shard.lock().unwrap_or_else(PoisonError::into_inner), spare);
+        for Shard(waiting) in &self.shards {
+            core::mem::swap(&mut *waiting.lock().unwrap_or_else(PoisonError::into_inner), spare);
             uses.append(spare);
         }
         uses.sort_by_key(|r#use| r#use.time);
