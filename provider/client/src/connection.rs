@@ -52,6 +52,11 @@ impl Connection {
         Self { socket, cookie, hurried: false }
     }
 
+    /// True if the kernel has given the socket a number.
+    pub(crate) fn has_cookie(&self) -> bool {
+        self.cookie != 0
+    }
+
     /// Gives the socket and its cookie to the pool.
     pub(crate) fn into_kept(self) -> (OwnedFd, u64) {
         (self.socket, self.cookie)

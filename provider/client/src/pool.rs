@@ -49,9 +49,10 @@ impl Pool {
         self.slots_from(processor).find_map(|slot| slot.take(owner))
     }
 
-    /// Keeps a connection of `owner` for the next request, or closes it if every slot is full.
+    /// Keeps a connection of `owner` for the next request. Closes it if every slot is full, or if
+    /// nothing would show later that its descriptor is still its own.
     pub(crate) fn put(&self, owner: Owner, processor: u32, connection: Connection) {
-        let mut connection = Some(connection);
+        let mut connection = Some(connection).filter(Connection::has_cookie);
         for slot in self.slots_from(processor) {
             connection = match connection.take() {
                 Some(connection) => slot.put(owner, connection).err(),
@@ -140,3 +141,23 @@ const FULL: u32 = 2;
 /// Number of kept connections. Only large machines and asynchronous jobs have more signatures in
 /// progress at a time; each further signature connects again.
 const SLOTS: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    /// Otherwise each request would leave a descriptor behind: nothing shows that it may be used
+    /// or closed.
+    #[test]
+    fn a_socket_without_a_cookie_is_closed() {
+        let pool = Pool::new();
+        let owner = Owner::current();
+        let (socket, mut other) = UnixStream::pair().unwrap();
+        pool.put(owner, 0, Connection::from_kept(socket.into(), 0));
+        assert_eq!(other.read(&mut [0]).unwrap(), 0);
+        assert!(pool.take(owner, 0).is_none());
+    }
+}

@@ -17,7 +17,7 @@ pub(crate) fn take_back(descriptor: RawFd, cookie: u64) -> Option<OwnedFd> {
     // SAFETY: for a number that is not open the kernel returns an error, which is no undefined
     // behaviour; the borrow ends before anything in this function closes the descriptor.
     let borrowed = unsafe { BorrowedFd::borrow_raw(descriptor) };
-    if cookie == 0 || socket_cookie(borrowed) != Ok(cookie) {
+    if socket_cookie(borrowed) != Ok(cookie) {
         return None;
     }
     // SAFETY: the cookie proves that the number still stands for the socket that the slot owns, and
