@@ -82,13 +82,7 @@ fn clients_that_hang_up_while_a_handshake_is_paused() {
     let open = || fs::read_dir(format!("/proc/{worker}/fd")).unwrap().count();
     let before = open();
     for _ in 0..3 {
-        let clients: Vec<_> = (0..20)
-            .map(|_| {
-                let mut socket = TcpStream::connect(site.address).unwrap();
-                socket.write_all(&client_hello()).unwrap();
-                socket
-            })
-            .collect();
+        let clients = greet(&site, 20);
         wait_for("requests", || (daemon.metric("keyward_unit_in_flight", &[]) >= 20.0).then_some(()));
         drop(clients);
         wait_for("the requests to end", || {
@@ -125,18 +119,22 @@ fn the_tables_of_haproxy_suffice_for_a_daemon_that_is_stuck() {
         kill_process(daemon, signal).unwrap();
     };
     signal(Signal::STOP);
-    let clients: Vec<_> = (0..60)
-        .map(|_| {
-            let mut socket = TcpStream::connect(site.address).unwrap();
-            socket.write_all(&client_hello()).unwrap();
-            socket
-        })
-        .collect();
+    let clients = greet(&site, 60);
     wait_for("all connections to wait", || (waiting() >= 50).then_some(()));
     signal(Signal::CONT);
     drop(clients);
     wait_for("a handshake", || handshake.make().ok());
     assert_eq!(haproxy.workers(), [worker], "{}", haproxy.log());
+}
+
+/// Clients that have sent their first flight, and send nothing more.
+fn greet(site: &Site, count: usize) -> Vec<TcpStream> {
+    let greet = |_| {
+        let mut socket = TcpStream::connect(site.address).unwrap();
+        socket.write_all(&client_hello()).unwrap();
+        socket
+    };
+    (0..count).map(greet).collect()
 }
 
 /// The first flight of a client, as rustls writes it.
