@@ -17,11 +17,11 @@ thread_local! {
 /// the threads that serve peers. If there are more of these threads than processors, some share a
 /// part.
 pub fn enter(number: usize) {
-    let own = parts().saturating_sub(1).max(1);
-    PART.set(1 + number % own);
+    PART.set(1 + number % (parts() - 1));
 }
 
-/// Number of parts of each value: one for each processor, and part 0 for all other threads.
+/// Number of parts of each value, at least 2: one for each processor, and part 0 for all other
+/// threads.
 fn parts() -> usize {
     static PARTS: OnceLock<usize> = OnceLock::new();
     *PARTS.get_or_init(|| 1 + thread::available_parallelism().map_or(1, usize::from))

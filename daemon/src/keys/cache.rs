@@ -16,8 +16,8 @@ use crate::ground::shard::Sharded;
 /// that threads do not write the same memory for each request. A key that is changed leaves the
 /// cache and all parts. Each lock is held for one look-up or one insertion, never longer.
 pub(super) struct Cache {
-    keys: Mutex<Keys<Arc<Key>>>,
-    parts: Sharded<Mutex<Keys<Arc<InUse>>>>,
+    keys: Mutex<Kept<Arc<Key>>>,
+    parts: Sharded<Mutex<Kept<Arc<InUse>>>>,
 }
 
 /// A key in use by one thread. Each thread has a count of references of its own: threads that all
@@ -45,7 +45,8 @@ impl Deref for InUse {
     }
 }
 
-struct Keys<K> {
+/// Keys that are kept, those used last.
+struct Kept<K> {
     keys: LruCache<String, K>,
     /// Number of changes to keys, in memory or not.
     changes: u64,
@@ -54,8 +55,8 @@ struct Keys<K> {
 impl Cache {
     /// An empty cache for up to `size` keys.
     pub(super) fn new(size: NonZeroUsize) -> Self {
-        let parts = Sharded::new(|| Mutex::new(Keys::new(size.min(PART))));
-        Self { keys: Mutex::new(Keys::new(size)), parts }
+        let parts = Sharded::new(|| Mutex::new(Kept::new(size.min(PART))));
+        Self { keys: Mutex::new(Kept::new(size)), parts }
     }
 
     /// The key of a label, if the key is in memory.
@@ -105,7 +106,7 @@ impl Cache {
     }
 }
 
-impl<K: Clone> Keys<K> {
+impl<K: Clone> Kept<K> {
     fn new(size: NonZeroUsize) -> Self {
         Self { keys: LruCache::new(size), changes: 0 }
     }
@@ -122,7 +123,7 @@ impl<K: Clone> Keys<K> {
     }
 }
 
-fn lock<K>(keys: &Mutex<Keys<K>>) -> MutexGuard<'_, Keys<K>> {
+fn lock<K>(keys: &Mutex<Kept<K>>) -> MutexGuard<'_, Kept<K>> {
     keys.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

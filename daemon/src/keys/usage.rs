@@ -126,10 +126,8 @@ impl Usage {
         command: Option<&Arc<str>>,
         now: u64,
     ) {
-        let is_same = |peer: &&mut PeerUsage| {
-            peer.uid == uid && peer.unit.as_ref() == unit && peer.command.as_ref() == command
-        };
         let mut new = lock(self.new.own());
+        let is_same = |peer: &&mut PeerUsage| peer.is_of(uid, unit, command);
         let known = new.get_mut(label).and_then(|peers| peers.iter_mut().find(is_same));
         match known {
             Some(peer) => {
@@ -274,7 +272,8 @@ impl Shard {
 
 /// Adds uses of one peer to the entries of a key.
 fn add(peers: &mut Vec<PeerUsage>, new: PeerUsage) {
-    match peers.iter_mut().find(|peer| peer.is_same(&new)) {
+    let is_same = |peer: &&mut PeerUsage| peer.is_of(new.uid, new.unit.as_ref(), new.command.as_ref());
+    match peers.iter_mut().find(is_same) {
         Some(peer) => {
             peer.last = peer.last.max(new.last);
             peer.count += new.count;
@@ -310,9 +309,9 @@ impl PeerUsage {
         Self { uid, unit: unit.cloned(), command: command.cloned(), last: now, count: 1 }
     }
 
-    /// True for uses by the same program, user and service.
-    fn is_same(&self, other: &Self) -> bool {
-        self.uid == other.uid && self.unit == other.unit && self.command == other.command
+    /// True for uses by this user, service and program.
+    fn is_of(&self, uid: u32, unit: Option<&Arc<str>>, command: Option<&Arc<str>>) -> bool {
+        self.uid == uid && self.unit.as_ref() == unit && self.command.as_ref() == command
     }
 }
 
