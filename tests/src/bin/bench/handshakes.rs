@@ -75,7 +75,7 @@ fn measure(
         ("of daemon".to_owned(), 11),
         ("ratio".to_owned(), 8),
         ("goal".to_owned(), 8),
-        ("half of the ratios".to_owned(), 20),
+        ("middle half".to_owned(), 16),
     ];
     let mut daemon = Daemon::prepare("");
     daemon.start_quiet();

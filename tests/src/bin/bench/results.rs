@@ -45,10 +45,12 @@ impl Results {
 
     /// Writes all tables to a file, and returns its path. Without a table, writes nothing.
     pub(crate) fn write(&self) -> Option<PathBuf> {
+        if self.parts.is_empty() {
+            return None;
+        }
         let path = target().join("bench.json");
         let text = serde_json::to_string_pretty(&json!({ "about": self.about, "parts": self.parts }));
-        (!self.parts.is_empty())
-            .then(|| fs::write(&path, text.expect("JSON")).expect("target/bench.json"))?;
+        fs::write(&path, text.expect("JSON")).expect("target/bench.json");
         Some(path)
     }
 }
