@@ -20,8 +20,6 @@ pub(crate) struct Signed {
     pub(crate) records: u64,
     /// When it was asked for.
     pub(crate) at: Instant,
-    /// The same, by the clock.
-    pub(crate) asked: SystemTime,
     /// Answer of the unit.
     pub(crate) state: Signing,
     /// When there was no signature for the last time, if there was none since.
@@ -31,7 +29,7 @@ pub(crate) struct Signed {
 impl Signed {
     /// Nothing is signed in this run. Records of earlier runs are covered by the next checkpoint.
     pub(crate) fn new(records: u64) -> Self {
-        Self { records, at: Instant::now(), asked: SystemTime::now(), state: Signing::NotAsked, failed: None }
+        Self { records, at: Instant::now(), state: Signing::NotAsked, failed: None }
     }
 }
 
@@ -68,7 +66,7 @@ impl Writer {
 
     fn sign(&mut self) {
         let Some(signatures) = &self.signatures else { return };
-        (self.signed.at, self.signed.asked) = (Instant::now(), SystemTime::now());
+        self.signed.at = Instant::now();
         self.owes_checkpoint = false;
         self.is_signing = signatures.send((self.last(), self.files.last)).is_ok();
     }
@@ -112,7 +110,7 @@ impl Writer {
                 self.signed.records = self.last();
             }
             // Later records were written after the signature was asked for.
-            self.unsigned_since = (self.signed.records < self.last()).then_some(self.signed.asked);
+            self.unsigned_since = (self.signed.records < self.last()).then_some(self.signed.at);
             self.shared.tell(|status| status.unsigned_since = self.unsigned_since);
             let (directory, head) = (self.settings.directory.clone(), checkpoint.clone());
             match self.sync().and_then(|()| self.wait_for(Box::new(move || set_head(&directory, &head)))) {

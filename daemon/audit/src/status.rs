@@ -3,7 +3,7 @@
 use core::sync::atomic::Ordering;
 use core::time::Duration;
 use std::sync::PoisonError;
-use std::time::SystemTime;
+use std::time::Instant;
 
 use crate::trail::Shared;
 use crate::{Checkpoint, Signing, Trail};
@@ -12,8 +12,8 @@ use crate::{Checkpoint, Signing, Trail};
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Status {
     /// When the writer has last looked for work. It does so every 50 milliseconds: an older time
-    /// is that of a disk that hangs. `None`: not yet.
-    pub looked: Option<SystemTime>,
+    /// is that of a disk that hangs. `None`: not yet. A clock that is set is no older time.
+    pub looked: Option<Instant>,
     /// Number of the last record. 0: there is none.
     pub last: u64,
     /// Last checkpoint, as `head` has it. `None`: there is none.
@@ -22,7 +22,7 @@ pub struct Status {
     pub signing: Signing,
     /// Time of the oldest record that no checkpoint covers, or a time shortly before it. A trail
     /// that was not signed to its end has the time of its start. `None`: every record is signed.
-    pub unsigned_since: Option<SystemTime>,
+    pub unsigned_since: Option<Instant>,
     /// Reason why records cannot be written, from the moment that one could not, until records are
     /// written again.
     pub failure: Option<String>,
@@ -95,10 +95,9 @@ impl Trail {
 impl Shared {
     fn status(&self) -> Status {
         let status = self.status.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let looked = Duration::from_millis(self.looked.load(Ordering::Relaxed));
         let lost = self.shards.lost();
         Status {
-            looked: (looked > Duration::ZERO).then(|| SystemTime::UNIX_EPOCH + looked),
+            looked: self.looked(),
             last: self.last.load(Ordering::Relaxed),
             unwritten: self.unwritten.load(Ordering::Relaxed) + lost,
             failure: self.failure(status.failure),
@@ -120,15 +119,19 @@ impl Shared {
 
     /// True if the writer has not looked for work for some time: the disk does not answer.
     pub(crate) fn hangs(&self) -> bool {
-        let looked = Duration::from_millis(self.looked.load(Ordering::Relaxed));
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        looked > Duration::ZERO && now.saturating_sub(looked) > HANGS
+        self.looked().is_some_and(|looked| looked.elapsed() > HANGS)
+    }
+
+    /// When the writer has last looked for work.
+    fn looked(&self) -> Option<Instant> {
+        let since_opened = self.looked.load(Ordering::Relaxed).checked_sub(1)?;
+        self.opened.checked_add(Duration::from_millis(since_opened))
     }
 
     /// Notes that the writer looks for work.
-    pub(crate) fn look(&self, now: SystemTime) {
-        let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        self.looked.store(u64::try_from(since.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    pub(crate) fn look(&self) {
+        let since_opened = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.looked.store(since_opened.saturating_add(1), Ordering::Relaxed);
     }
 }
 

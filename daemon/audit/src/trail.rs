@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use crate::acts;
 use crate::disk::Disk;
@@ -70,6 +70,7 @@ impl Trail {
             has_failed: AtomicBool::new(false),
             unwritten: AtomicU64::new(0),
             last: AtomicU64::new(last),
+            opened: Instant::now(),
             looked: AtomicU64::new(0),
             status: Mutex::new(Status::new(last, files.head())),
         });
@@ -204,7 +205,10 @@ pub(crate) struct Shared {
     pub(crate) unwritten: AtomicU64,
     /// Number of the last record.
     pub(crate) last: AtomicU64,
-    /// When the writer has last looked for work, in milliseconds since 1970. 0: not yet.
+    /// When the trail was opened.
+    pub(crate) opened: Instant,
+    /// When the writer has last looked for work, in milliseconds since `opened`, plus one. 0: not
+    /// yet.
     pub(crate) looked: AtomicU64,
     /// Status but for the numbers above.
     pub(crate) status: Mutex<Status>,

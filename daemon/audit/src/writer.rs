@@ -38,7 +38,7 @@ pub(crate) struct Writer {
     pub(crate) owes_checkpoint: bool,
     pub(crate) signed: Signed,
     /// Time of the oldest record that no checkpoint covers, or a time before it.
-    pub(crate) unsigned_since: Option<SystemTime>,
+    pub(crate) unsigned_since: Option<Instant>,
     /// `None` at the end.
     pub(crate) housekeeper: Option<Housekeeper>,
     pub(crate) removals: Removals,
@@ -178,7 +178,7 @@ impl Writer {
                 continue;
             }
             last = Instant::now();
-            self.shared.look(SystemTime::now());
+            self.shared.look();
             self.look_at_space();
             self.look_at_file();
             self.write_uses();
@@ -351,8 +351,8 @@ impl Writer {
                 self.start = None;
                 self.copy(start.iter().chain(contents));
                 if self.unsigned_since.is_none() {
-                    self.unsigned_since = Some(now);
-                    self.shared.tell(|status| status.unsigned_since = Some(now));
+                    self.unsigned_since = Some(Instant::now());
+                    self.shared.tell(|status| status.unsigned_since = self.unsigned_since);
                 }
                 if !self.reserve.is_spent() && !self.owes_sync {
                     self.has_recovered();

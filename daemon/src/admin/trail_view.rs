@@ -1,6 +1,6 @@
 //! The audit trail in the status, for the daemon and for the client.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -50,7 +50,7 @@ impl AuditView {
             last,
             checkpoint,
             // Before the first key nothing can sign.
-            unsigned_since: unsigned_since.filter(|_| signing != Signing::NoKey).map(seconds),
+            unsigned_since: unsigned_since.filter(|_| signing != Signing::NoKey).map(by_the_clock),
             signing_problem: match signing {
                 Signing::Fails { reason, .. } => Some(reason),
                 _ => None,
@@ -68,7 +68,7 @@ impl AuditView {
             free: status.free,
             files: status.extent.map(|extent| extent.files),
             bytes: status.extent.map(|extent| extent.bytes),
-            looked: looked.map(seconds),
+            looked: looked.map(by_the_clock),
         }
     }
 
@@ -101,8 +101,10 @@ impl AuditView {
     }
 }
 
-fn seconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+/// The time of a moment by the clock as the clock is set now, in seconds since 1970.
+fn by_the_clock(moment: Instant) -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    now.saturating_sub(moment.elapsed()).as_secs()
 }
 
 /// Time in seconds after which a record should be signed: ten times the interval of checkpoints.

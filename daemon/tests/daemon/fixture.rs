@@ -201,7 +201,9 @@ impl Daemon {
     /// Runs a command that succeeds. Returns the output.
     pub(crate) fn succeed(&self, words: &[&str]) -> String {
         let output = self.keyward(words);
-        assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let [stdout, stderr] = [text(&output.stdout), text(&output.stderr)];
+        assert!(output.status.success(), "{words:?}: {stderr}{stdout}");
         String::from_utf8(output.stdout).unwrap()
     }
 

@@ -430,9 +430,13 @@ impl Clock {
         fs::rename(&new, &self.file).unwrap();
     }
 
-    /// Sets the clock some minutes ahead, and has the daemon look at it.
+    /// Sets the clock some minutes ahead, and has the daemon look at it. A record that is not
+    /// signed, and the last look of the thread that writes the trail, are not older for that.
     fn advance(&mut self, minutes: u64) {
         self.set(self.now + 60 * minutes);
+        let status = self.daemon.succeed(&["status", "--json"]);
+        let status: Value = serde_json::from_str(&status).unwrap();
+        assert_eq!(status["audit"]["failure"], Value::Null, "{status}");
         let verb = if state(&self.daemon, "poke") == "enabled" { "disable" } else { "enable" };
         self.daemon.succeed(&["key", verb, "poke"]);
     }
