@@ -156,7 +156,8 @@ impl KeyStore {
     /// Up to `limit` keys in the order of their labels, from the first label after `after`.
     pub(crate) fn list(&self, after: Option<&str>, limit: usize) -> Result<Vec<Listed>, StoreError> {
         let before = self.unwritten().clone();
-        let (page, secrets) = self.with_secrets(|| self.store.list(after, limit))?;
+        let is_altered = self.known_altered().total() > 0;
+        let (page, secrets) = self.with_secrets(|| self.store.list(after, limit, is_altered))?;
         let listed: Vec<Listed> = page
             .entries
             .into_iter()

@@ -32,6 +32,12 @@ pub fn rewritten_list(bytes: &[u8]) -> Option<Vec<u8>> {
     index::decode(bytes).map(|list| index::encode(&list))
 }
 
+/// The row of a list of the index that is split, decoded and encoded again; `None` if the bytes are
+/// no such row.
+pub fn rewritten_parts(bytes: &[u8]) -> Option<Vec<u8>> {
+    index::Parts::read(bytes).map(|parts| parts.to_row())
+}
+
 /// A recovery file, decoded and encoded again; `None` if the bytes are no recovery file.
 pub fn rewritten_recovery(bytes: &[u8]) -> Option<Vec<u8>> {
     Recovery::parse(bytes).ok().map(|recovery| recovery.to_text().as_bytes().to_vec())

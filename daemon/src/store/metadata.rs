@@ -5,6 +5,8 @@
 pub(crate) const FORMAT: &str = "format";
 /// MAC of all other metadata and of the root of the index, in base64.
 pub(crate) const SEAL: &str = "seal";
+/// Number of entries in the index.
+pub(crate) const ENTRIES: &str = "entries";
 /// Store key, wrapped by the master key of the embedded unit, in base64.
 pub(crate) const STORE_KEY: &str = "store-key";
 /// Name of the store key: 32 hexadecimal digits that are derived from the key.

@@ -108,7 +108,9 @@ pub(crate) trait Store: Send + Sync {
     fn delete(&self, label: &Label) -> Result<(), StoreError>;
 
     /// Up to `limit` records in the order of their labels, from the first label after `after`.
-    fn list(&self, after: Option<&str>, limit: usize) -> Result<Page, StoreError>;
+    /// `is_altered` says that something in the store is known to be altered: then the whole index
+    /// is searched for records that are missing.
+    fn list(&self, after: Option<&str>, limit: usize, is_altered: bool) -> Result<Page, StoreError>;
 
     /// Record of a label as it is in the store: another program may have written it. Works before
     /// the store is unlocked. Nothing secret and no right may depend on the answer.

@@ -38,7 +38,7 @@ fn keeps_the_contract(store: &dyn Store) {
         store.put(&label(text), 0, &record).unwrap();
     }
     let labels = |after, limit| -> Vec<String> {
-        let page = store.list(after, limit).unwrap();
+        let page = store.list(after, limit, false).unwrap();
         assert!(page.altered_lists.is_empty() && page.entries.iter().all(|entry| entry.record.is_ok()));
         page.entries.iter().map(|entry| entry.label.to_string()).collect()
     };

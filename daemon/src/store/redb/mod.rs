@@ -348,11 +348,15 @@ impl Store for RedbStore {
         })
     }
 
-    fn list(&self, after: Option<&str>, limit: usize) -> Result<Page, StoreError> {
+    fn list(&self, after: Option<&str>, limit: usize, is_altered: bool) -> Result<Page, StoreError> {
         let seals = self.seals()?;
         self.read(|tables| {
             let root = tables.root(seals)?.ok_or_else(|| self.altered())?;
-            let found = tables.page(seals, &root, after, limit)?;
+            let short = if is_altered { None } else { tables.short_page(seals, &root, after, limit)? };
+            let found = match short {
+                Some(found) => found,
+                None => tables.page(seals, &root, after, limit)?,
+            };
             let entries = found.rows.into_iter().filter_map(|(label, found)| {
                 let record = self.record(&label, found).transpose()?;
                 Some(Entry { label, record })

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use keyward_proto::Label;
-use redb::ReadableTable;
+use redb::{ReadableTable, ReadableTableMetadata};
 
 use super::tables::{Found, Tables, Writing};
 use crate::store::index::{self, LISTS, List, Root};
@@ -12,12 +12,15 @@ use crate::store::{Alterations, Rebuilt};
 
 impl<K, M, I> Tables<K, M, I>
 where
-    K: ReadableTable<&'static str, &'static [u8]>,
+    K: ReadableTable<&'static str, &'static [u8]> + ReadableTableMetadata,
     M: ReadableTable<&'static str, &'static str>,
     I: ReadableTable<u32, &'static [u8]>,
 {
     /// Everything that is not authentic, except the metadata and the root.
     pub(super) fn altered(&self, seals: &Seals, root: &Root) -> Result<Alterations, redb::Error> {
+        if self.is_whole(seals, root)? {
+            return Ok(Alterations::default());
+        }
         let mut altered = Alterations::default();
         let mut lists = Vec::new();
         for number in 0..LISTS {

@@ -6,12 +6,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use keyward_proto::Label;
-use redb::{Range, ReadTransaction, ReadableTable, Table, TableDefinition, WriteTransaction};
+use redb::{
+    Range, ReadTransaction, ReadableTable, ReadableTableMetadata, Table, TableDefinition, WriteTransaction,
+};
 use subtle::ConstantTimeEq;
 
 use crate::store::Rewrite;
-use crate::store::index::{self, LISTS, List, ROOT, Root};
-use crate::store::metadata::{FORMAT, SEAL, SECRET};
+use crate::store::index::{self, LISTS, LONGEST, List, PARTS, Parts, ROOT, Root};
+use crate::store::metadata::{ENTRIES, FORMAT, SEAL, SECRET};
 use crate::store::store_key::{Mac, Seals};
 
 /// Result of a search for the record of a label.
@@ -67,7 +69,7 @@ impl Reading {
 
 impl<K, M, I> Tables<K, M, I>
 where
-    K: ReadableTable<&'static str, &'static [u8]>,
+    K: ReadableTable<&'static str, &'static [u8]> + ReadableTableMetadata,
     M: ReadableTable<&'static str, &'static str>,
     I: ReadableTable<u32, &'static [u8]>,
 {
@@ -101,26 +103,64 @@ where
     pub(crate) fn root(&self, seals: &Seals) -> Result<Option<Root>, redb::Error> {
         let mut metadata = self.metadata()?;
         let seal = metadata.remove(SEAL).and_then(|seal| STANDARD.decode(seal).ok()).unwrap_or_default();
-        let Some(root) = self.index.get(ROOT)?.and_then(|bytes| Root::read(bytes.value())) else {
+        let entries = metadata.get(ENTRIES).and_then(|count| count.parse().ok());
+        let Some(root) = self.index.get(ROOT)?.and_then(|bytes| Root::read(bytes.value(), entries)) else {
             return Ok(None);
         };
-        let is_genuine: bool = seal.ct_eq(&mac_of(seals, &metadata, &root)).into();
+        let is_genuine: bool = seal.ct_eq(&seal_of(seals, &metadata, &root)).into();
         Ok(is_genuine.then_some(root))
     }
 
-    /// A list of the index; `None` if the list is not authentic.
-    pub(crate) fn list(&self, seals: &Seals, root: &Root, number: u32) -> Result<Option<List>, redb::Error> {
+    /// A row of the index; `None` if the row has another MAC than `mac`.
+    fn index_row(&self, seals: &Seals, number: u32, mac: Mac) -> Result<Option<Vec<u8>>, redb::Error> {
         let row = self.index.get(number)?;
         let bytes = row.as_ref().map(|row| row.value());
-        let mac = bytes.map_or_else(Mac::default, |bytes| seals.of_list(number, bytes));
-        let is_genuine: bool = mac.ct_eq(&root.get(number)).into();
-        Ok(if is_genuine { index::decode(bytes.unwrap_or_default()) } else { None })
+        let found = bytes.map_or_else(Mac::default, |bytes| seals.of_list(number, bytes));
+        let is_genuine: bool = found.ct_eq(&mac).into();
+        Ok(is_genuine.then(|| bytes.unwrap_or_default().to_vec()))
+    }
+
+    /// Number of entries in the index; `None` if a list was altered.
+    fn entries(&self, seals: &Seals, root: &Root) -> Result<Option<u64>, redb::Error> {
+        if root.entries.is_some() {
+            return Ok(root.entries);
+        }
+        let mut count = 0;
+        for number in 0..LISTS {
+            let Some(list) = self.list(seals, root, number)? else { return Ok(None) };
+            count += list.len() as u64;
+        }
+        Ok(Some(count))
+    }
+
+    /// A list of the index with all its parts; `None` if one of them is not authentic.
+    pub(crate) fn list(&self, seals: &Seals, root: &Root, number: u32) -> Result<Option<List>, redb::Error> {
+        let Some(row) = self.index_row(seals, number, root.get(number))? else { return Ok(None) };
+        let Some(parts) = Parts::read(&row) else { return Ok(index::decode(&row)) };
+        let mut list = List::new();
+        for part in 0..PARTS {
+            let row = self.index_row(seals, index::row_of(number, part), parts.get(part))?;
+            let Some(entries) = row.as_deref().and_then(index::decode) else { return Ok(None) };
+            list.extend(entries);
+        }
+        Ok(Some(list))
+    }
+
+    /// The row of the index that has the entry of a label, if there is an entry; `None` if the row
+    /// is not authentic.
+    fn near(&self, seals: &Seals, root: &Root, label: &str) -> Result<Option<Near>, redb::Error> {
+        let number = index::list_of(label);
+        let Some(row) = self.index_row(seals, number, root.get(number))? else { return Ok(None) };
+        let Some(parts) = Parts::read(&row) else { return Ok(Some(Near { row, split: None })) };
+        let part = index::part_of(label);
+        let row = self.index_row(seals, index::row_of(number, part), parts.get(part))?;
+        Ok(row.map(|row| Near { row, split: Some((parts, part)) }))
     }
 
     /// The record of a label.
     pub(crate) fn find(&self, seals: &Seals, root: &Root, label: &str) -> Result<Found, redb::Error> {
-        match self.list(seals, root, index::list_of(label))? {
-            Some(list) => self.find_listed(seals, label, list.get(label)),
+        match self.near(seals, root, label)? {
+            Some(near) => self.find_listed(seals, label, index::mac_of(&near.row, label)),
             None => Ok(Found::Unlisted),
         }
     }
@@ -169,8 +209,76 @@ where
         Ok(self.keys.range::<&str>((after.map_or(Unbounded, Excluded), Unbounded))?)
     }
 
+    /// Up to `limit` records in the order of their labels, from the first label after `after`;
+    /// `None` if [`Self::page`] has to search the whole index, because there is something that no
+    /// daemon wrote. Otherwise a record is missing in the table only if another one, which is in no
+    /// list, has come in its place.
+    pub(crate) fn short_page(
+        &self,
+        seals: &Seals,
+        root: &Root,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Option<FoundPage>, redb::Error> {
+        if !self.has_all_entries(root)? {
+            return Ok(None);
+        }
+        let mut rows = Vec::new();
+        for row in self.rows_after(after)?.take(limit) {
+            let (name, row) = row?;
+            let Some((label, record)) = self.authentic(seals, root, name.value(), row.value())? else {
+                return Ok(None);
+            };
+            rows.push((label, Found::Record(record.to_vec())));
+        }
+        Ok(Some(FoundPage { rows, altered_lists: BTreeSet::new() }))
+    }
+
+    /// True if everything is authentic, and no record is missing. Takes little memory.
+    pub(super) fn is_whole(&self, seals: &Seals, root: &Root) -> Result<bool, redb::Error> {
+        if !self.has_all_entries(root)? {
+            return Ok(false);
+        }
+        for row in self.keys.iter()? {
+            let (name, row) = row?;
+            if self.authentic(seals, root, name.value(), row.value())?.is_none() {
+                return Ok(false);
+            }
+        }
+        // Lists without records, too.
+        for number in 0..LISTS {
+            if self.list(seals, root, number)?.is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// True if there are as many records as the index has entries.
+    fn has_all_entries(&self, root: &Root) -> Result<bool, redb::Error> {
+        Ok(root.entries == Some(self.keys.len()?))
+    }
+
+    /// The label and the record in a row of the table of records; `None` if the index has another
+    /// one, or none.
+    fn authentic<'r>(
+        &self,
+        seals: &Seals,
+        root: &Root,
+        name: &str,
+        row: &'r [u8],
+    ) -> Result<Option<(Label, &'r [u8])>, redb::Error> {
+        let Ok(label) = name.parse::<Label>() else { return Ok(None) };
+        let near = self.near(seals, root, name)?;
+        let listed = near.as_ref().and_then(|near| index::mac_of(&near.row, name));
+        Ok(match (seals.open_record(name, row), listed) {
+            (Some((mac, record)), Some(listed)) if mac.ct_eq(listed).into() => Some((label, record)),
+            _ => None,
+        })
+    }
+
     /// Up to `limit` records in the order of their labels, from the first label after `after`. A
-    /// label counts if the index or the table of records has the label.
+    /// label counts if the index or the table of records has the label. Reads the whole index.
     pub(crate) fn page(
         &self,
         seals: &Seals,
@@ -212,6 +320,14 @@ where
     }
 }
 
+/// A row of the index that has the entry of a label.
+struct Near {
+    /// Entries, encoded.
+    row: Vec<u8>,
+    /// The parts of the list and the number of this part, if the list is split.
+    split: Option<(Parts, u32)>,
+}
+
 impl<'t> Writing<'t> {
     pub(crate) fn open(transaction: &'t WriteTransaction) -> Result<Self, redb::Error> {
         Ok(Self {
@@ -230,20 +346,33 @@ impl<'t> Writing<'t> {
         label: &str,
         record: Option<&[u8]>,
     ) -> Result<bool, redb::Error> {
-        let number = index::list_of(label);
-        let Some(mut list) = self.list(seals, root, number)? else { return Ok(false) };
+        let Some(Near { row, split }) = self.near(seals, root, label)? else { return Ok(false) };
+        let Some(mut entries) = index::decode(&row) else { return Ok(false) };
+        let before = entries.len();
         match record {
             Some(record) => {
                 let (mac, row) = seals.seal_record(label, record);
                 self.keys.insert(label, row.as_slice())?;
-                list.insert(label.to_owned(), mac);
+                entries.insert(label.to_owned(), mac);
             }
             None => {
                 self.keys.remove(label)?;
-                list.remove(label);
+                entries.remove(label);
             }
         }
-        self.write_list(seals, root, number, &list)?;
+        let number = index::list_of(label);
+        match split {
+            None if entries.len() <= LONGEST => {
+                root.set(number, self.write_row(seals, number, &index::encode(&entries))?);
+            }
+            None => self.split_list(seals, root, number, &entries)?,
+            Some((mut parts, part)) => {
+                let row = index::row_of(number, part);
+                parts.set(part, self.write_row(seals, row, &index::encode(&entries))?);
+                root.set(number, self.write_row(seals, number, &parts.to_row())?);
+            }
+        }
+        root.count(before, entries.len());
         Ok(true)
     }
 
@@ -255,23 +384,60 @@ impl<'t> Writing<'t> {
         number: u32,
         list: &List,
     ) -> Result<(), redb::Error> {
-        let bytes = index::encode(list);
-        self.index.insert(number, bytes.as_slice())?;
-        root.set(number, seals.of_list(number, &bytes));
+        match self.list(seals, root, number)? {
+            Some(before) => root.count(before.len(), list.len()),
+            None => root.entries = None,
+        }
+        let is_split = self.index.get(number)?.is_some_and(|row| Parts::read(row.value()).is_some());
+        if is_split || list.len() > LONGEST {
+            return self.split_list(seals, root, number, list);
+        }
+        root.set(number, self.write_row(seals, number, &index::encode(list))?);
         Ok(())
+    }
+
+    /// Writes a list of the index in parts.
+    fn split_list(
+        &mut self,
+        seals: &Seals,
+        root: &mut Root,
+        number: u32,
+        list: &List,
+    ) -> Result<(), redb::Error> {
+        let mut of_parts: BTreeMap<u32, List> = (0..PARTS).map(|part| (part, List::new())).collect();
+        for (label, mac) in list {
+            of_parts.entry(index::part_of(label)).or_default().insert(label.clone(), *mac);
+        }
+        let mut parts = Parts::new();
+        for (part, entries) in &of_parts {
+            let row = index::row_of(number, *part);
+            parts.set(*part, self.write_row(seals, row, &index::encode(entries))?);
+        }
+        root.set(number, self.write_row(seals, number, &parts.to_row())?);
+        Ok(())
+    }
+
+    /// Writes a row of the index. Returns its MAC.
+    fn write_row(&mut self, seals: &Seals, number: u32, row: &[u8]) -> Result<Mac, redb::Error> {
+        self.index.insert(number, row)?;
+        Ok(seals.of_list(number, row))
     }
 
     /// Authenticates the metadata and the root of the index as they are now.
     pub(crate) fn seal(&mut self, seals: &Seals, root: &Root) -> Result<(), redb::Error> {
+        match self.entries(seals, root)? {
+            Some(count) => drop(self.meta.insert(ENTRIES, count.to_string().as_str())?),
+            None => drop(self.meta.remove(ENTRIES)?),
+        }
         let mut metadata = self.metadata()?;
         metadata.remove(SEAL);
         self.index.insert(ROOT, root.as_bytes())?;
-        self.meta.insert(SEAL, STANDARD.encode(mac_of(seals, &metadata, root)).as_str())?;
+        self.meta.insert(SEAL, STANDARD.encode(seal_of(seals, &metadata, root)).as_str())?;
         Ok(())
     }
 }
 
-fn mac_of(seals: &Seals, metadata: &BTreeMap<String, String>, root: &Root) -> Mac {
+fn seal_of(seals: &Seals, metadata: &BTreeMap<String, String>, root: &Root) -> Mac {
     let parts = metadata.iter().flat_map(|(name, value)| [name.as_bytes(), value.as_bytes()]);
     seals.of_meta(&parts.chain([root.as_bytes()]).collect::<Vec<_>>())
 }
