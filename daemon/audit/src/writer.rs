@@ -22,8 +22,8 @@ use crate::signing::Signed;
 use crate::space::Space;
 use crate::summaries::{Summaries, Summary};
 use crate::surroundings::Surroundings;
-use crate::trail::{Message, Settings, Shared, Unwritten};
-use crate::{Hash, KeyUse, Signatures, Summed};
+use crate::trail::{Message, Settings, Shared, Then, Unwritten};
+use crate::{Act, Hash, KeyUse, Signatures, Summed};
 
 /// State of the thread.
 pub(crate) struct Writer {
@@ -138,24 +138,19 @@ impl Writer {
     /// Writes what is recorded until the trail stops.
     pub(crate) fn run(mut self, messages: &Receiver<Message>) {
         let _panic = Panic(Arc::clone(&self.shared));
-        let mut last = Instant::now();
+        let (mut last, mut next) = (Instant::now(), None);
         self.tidy(0);
         loop {
             let until_tick = TICK.saturating_sub(last.elapsed());
-            match messages.recv_timeout(until_tick.min(self.until_due())) {
+            let received = match next.take() {
+                Some(message) => Ok(message),
+                None => messages.recv_timeout(until_tick.min(self.until_due())),
+            };
+            match received {
                 Ok(Message::Act(act, room, then)) => {
-                    let act = in_a_line(*act);
-                    self.write_uses();
-                    let written = self
-                        .write_in(room, SystemTime::now(), &[Content::Act(&act)])
-                        .and_then(|()| self.sync())
-                        .map_err(|error| Unwritten(error.to_string()));
-                    if written.is_err() && room == Room::Reserved {
-                        // The act is carried out nevertheless.
-                        self.lost_acts += 1;
-                    }
-                    then.call(written);
-                    self.owes_checkpoint = true;
+                    let mut acts = vec![(in_a_line(*act), then)];
+                    next = with_others(&mut acts, room, messages);
+                    self.write_acts(room, acts);
                 }
                 Ok(Message::Gap { uses, acts }) => {
                     self.has_gap(uses);
@@ -201,6 +196,37 @@ impl Writer {
         if let Some(housekeeper) = self.housekeeper.take() {
             housekeeper.stop();
         }
+    }
+
+    /// Writes acts, which become durable together. Calls each one back.
+    fn write_acts(&mut self, room: Room, acts: Vec<(Act, Then)>) {
+        self.write_uses();
+        let contents: Vec<_> = acts.iter().map(|(act, _)| Content::Act(act)).collect();
+        let together = self.write_in(room, SystemTime::now(), &contents);
+        let written: Vec<io::Result<()>> = match together {
+            Ok(()) => {
+                let synced = self.sync();
+                let again = |error: &io::Error| io::Error::new(error.kind(), error.to_string());
+                contents.iter().map(|_| synced.as_ref().copied().map_err(again)).collect()
+            }
+            // There may be room for some of them.
+            Err(_) if contents.len() > 1 => {
+                let alone = contents.iter().map(|content| {
+                    self.write_in(room, SystemTime::now(), core::slice::from_ref(content))
+                        .and_then(|()| self.sync())
+                });
+                alone.collect()
+            }
+            Err(error) => vec![Err(error)],
+        };
+        for ((_, then), written) in acts.into_iter().zip(written) {
+            if written.is_err() && room == Room::Reserved {
+                // The act is carried out nevertheless.
+                self.lost_acts += 1;
+            }
+            then.call(written.map_err(|error| Unwritten(error.to_string())));
+        }
+        self.owes_checkpoint = true;
     }
 
     /// Writes all uses that wait, and what earlier writes have left.
@@ -483,6 +509,17 @@ impl Writer {
     }
 }
 
+/// Adds the acts that wait for the same room, in their order. Returns the message after them.
+fn with_others(acts: &mut Vec<(Act, Then)>, room: Room, messages: &Receiver<Message>) -> Option<Message> {
+    while acts.len() < ACTS {
+        match messages.try_recv().ok()? {
+            Message::Act(act, of_act, then) if of_act == room => acts.push((in_a_line(*act), then)),
+            other => return Some(other),
+        }
+    }
+    None
+}
+
 /// Says that the trail has failed, if the thread of the writer ends by a panic.
 struct Panic(Arc<Shared>);
 
@@ -503,5 +540,7 @@ const TICK: Duration = Duration::from_millis(50);
 const BUSY_TICK: Duration = Duration::from_millis(20);
 /// Time after which a new file is tried again.
 const ROTATE_AGAIN: Duration = Duration::from_secs(5);
+/// Acts that wait for the disk together, at most.
+const ACTS: usize = 64;
 /// Records that are written in one call.
 const BATCH: usize = 1000;

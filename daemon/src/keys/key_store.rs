@@ -176,6 +176,14 @@ impl KeyStore {
         found.labels.extend(altered.map(|listed| listed.label().clone()));
         found.lists.extend(page.altered_lists);
         drop(found);
+        if !page.is_whole && !is_altered {
+            // The pages before may lack a record that is gone.
+            let all = self.store.check()?;
+            let mut found = self.found_altered();
+            found.labels.extend(all.labels);
+            found.lists.extend(all.lists);
+            found.nameless = found.nameless.max(all.nameless);
+        }
         Ok(listed)
     }
 
@@ -198,6 +206,12 @@ impl KeyStore {
         let found = self.store.check()?;
         *self.found_altered() = found;
         Ok(self.known_altered())
+    }
+
+    /// True if every record is authentic as the store is at one moment. Changes go on meanwhile, so
+    /// what is known of alterations stays as it is.
+    pub(super) fn is_whole(&self) -> Result<bool, StoreError> {
+        Ok(Altered::from(&self.store.check()?).total() == 0)
     }
 
     /// The alterations that are known. Never waits for the disk.

@@ -30,10 +30,11 @@ use core::num::NonZeroUsize;
 use std::collections::HashSet;
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use keyward_proto::Label;
 use keyward_unit::{Header, Unit, Wkid};
+use tokio::sync::oneshot;
 
 use crate::config::EMBEDDED;
 pub(crate) use crate::store::metadata::{BARE_FORMAT, OLD_FORMAT, THIS_FORMAT};
@@ -80,9 +81,14 @@ pub struct Keys {
     /// Locked during a change until the unit knows of the change, so that the unit learns of
     /// changes in their order.
     changing: Arc<Mutex<()>>,
+    /// New keys that wait for their turn to be stored, to be stored together.
+    new: Arc<Mutex<Vec<New>>>,
     /// File for copies of the store.
     scratch: Scratch,
 }
+
+/// A new key, and who waits for it to be stored.
+type New = (Key, oneshot::Sender<Result<Arc<Key>, StoreError>>);
 
 impl Keys {
     /// The keys of a store, of which up to `cached` are kept in memory.
@@ -94,6 +100,7 @@ impl Keys {
             changes: Arc::new(Changes::new()),
             unit: None,
             changing: Arc::default(),
+            new: Arc::default(),
             scratch: Scratch::default(),
         }
     }
@@ -171,6 +178,18 @@ impl Keys {
         self.in_store(move |store| store.get(&label)).await
     }
 
+    /// Keys as they are in the store: for each label the key, if there is one, or the reason why it
+    /// cannot be read.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store cannot be read.
+    pub(crate) async fn stored_all(
+        &self,
+        labels: Vec<Label>,
+    ) -> Result<Vec<Result<Option<Key>, StoreError>>, StoreError> {
+        self.in_store(move |store| Ok(labels.iter().map(|label| store.get(label)).collect())).await
+    }
+
     /// Stores a key if the revision of the stored key is still that of `key`; revision 0 stands for
     /// a key that does not exist yet.
     ///
@@ -178,8 +197,56 @@ impl Keys {
     /// [`StoreError::Exists`] or [`StoreError::Changed`] if another task was faster; other errors
     /// of the store.
     pub async fn put(&self, key: Key) -> Result<Arc<Key>, StoreError> {
+        if key.revision == 0 {
+            return self.add(key).await;
+        }
         let label = key.label.clone();
         self.change(label, move |store| store.put(key)).await.map(Arc::new)
+    }
+
+    /// Stores a new key together with the others that wait for their turn by then: keys that are
+    /// made at the same time wait for the disk once.
+    async fn add(&self, key: Key) -> Result<Arc<Key>, StoreError> {
+        let (sender, stored) = oneshot::channel();
+        let is_first = {
+            let mut new = lock(&self.new);
+            new.push((key, sender));
+            new.len() == 1
+        };
+        // The first one has its turn for those that come after it, too.
+        if !is_first {
+            return stored.await.unwrap_or_else(|_| Err(self.lost()));
+        }
+        let (cache, changes, new) =
+            (Arc::clone(&self.cache), Arc::clone(&self.changes), Arc::clone(&self.new));
+        let (unit, changing) = (self.unit.clone(), Arc::clone(&self.changing));
+        let some = move || -> Vec<New> {
+            let mut new = lock(&new);
+            let count = new.len().min(MOST_TOGETHER);
+            new.drain(..count).collect()
+        };
+        let add = move |store: &KeyStore| loop {
+            // Other changes have their turn between.
+            let _changing = lock(&changing);
+            let (keys, senders): (Vec<_>, Vec<_>) = some().into_iter().unzip();
+            if keys.is_empty() {
+                return Ok(());
+            }
+            for ((result, key), sender) in store.put_new(&keys).into_iter().zip(keys).zip(senders) {
+                let in_memory = forget(&cache, &changes, key.label.clone());
+                if let Some(unit) = &unit {
+                    let now = match &result {
+                        Ok(stored) => Ok(Some(stored.clone())),
+                        Err(_) => store.get(&key.label),
+                    };
+                    retire_unused(unit, &in_memory.as_deref().into_iter().collect::<Vec<_>>(), now);
+                }
+                // The task may have ended.
+                let _ = sender.send(result.map(Arc::new));
+            }
+        };
+        self.in_store(add).await?;
+        stored.await.unwrap_or_else(|_| Err(self.lost()))
     }
 
     /// Applies `change` to a key, and stores the key. If another task has changed the key in the
@@ -248,7 +315,7 @@ impl Keys {
         let (cache, changes) = (Arc::clone(&self.cache), Arc::clone(&self.changes));
         let (unit, changing) = (self.unit.clone(), Arc::clone(&self.changing));
         let repair = move |store: &KeyStore| {
-            let _changing = changing.lock().unwrap_or_else(PoisonError::into_inner);
+            let _changing = lock(&changing);
             let done = store.rebuild();
             // The records of keys in memory may be gone from the store.
             let in_list = |label: &Label| match &done {
@@ -332,6 +399,23 @@ impl Keys {
     pub(crate) async fn left_behind(&self, wkids: Vec<Wkid>) -> Result<Vec<Label>, StoreError> {
         let master_key_of = |blob: &[u8]| Header::read(blob).map(|header| header.wkid());
         self.in_store(move |store| store.left_behind(&wkids, master_key_of)).await
+    }
+
+    /// Authenticates every record. Returns the alterations.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store cannot be read.
+    pub(crate) async fn check(&self) -> Result<Altered, StoreError> {
+        let changing = Arc::clone(&self.changing);
+        let check = move |store: &KeyStore| {
+            if store.is_whole()? {
+                return Ok(store.known_altered());
+            }
+            // Nothing must be repaired between the look and the note of its result.
+            let _changing = lock(&changing);
+            store.check()
+        };
+        self.in_store(check).await
     }
 
     /// True if the store cannot be read because its store key is not known.
@@ -460,7 +544,7 @@ impl Keys {
         let (cache, changes) = (Arc::clone(&self.cache), Arc::clone(&self.changes));
         let (unit, changing) = (self.unit.clone(), Arc::clone(&self.changing));
         let change = move |store: &KeyStore| {
-            let _changing = changing.lock().unwrap_or_else(PoisonError::into_inner);
+            let _changing = lock(&changing);
             let before = unit.as_ref().and_then(|_| store.get(&label).ok().flatten());
             let done = f(store);
             let in_memory = forget(&cache, &changes, label.clone());
@@ -473,6 +557,18 @@ impl Keys {
         self.in_store(change).await
     }
 
+    /// While this is locked, no change begins.
+    #[cfg(test)]
+    fn changing(&self) -> Arc<Mutex<()>> {
+        Arc::clone(&self.changing)
+    }
+
+    /// Number of new keys that wait to be stored.
+    #[cfg(test)]
+    fn waiting(&self) -> usize {
+        lock(&self.new).len()
+    }
+
     async fn in_store<T: Send + 'static>(
         &self,
         f: impl FnOnce(&KeyStore) -> Result<T, StoreError> + Send + 'static,
@@ -480,9 +576,21 @@ impl Keys {
         let store = Arc::clone(&self.store);
         match tokio::task::spawn_blocking(move || f(&store)).await {
             Ok(result) => result,
-            Err(_) => Err(StoreError::Damaged(self.store.path().to_owned())),
+            Err(_) => Err(self.lost()),
         }
     }
+
+    /// Error for work in the store that panicked, which is a sign of damage.
+    fn lost(&self) -> StoreError {
+        StoreError::Damaged(self.store.path().to_owned())
+    }
+}
+
+/// New keys that are stored together, at most.
+const MOST_TOGETHER: usize = 256;
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Removes a key that was changed from memory, then adds the change to the feed. A change that

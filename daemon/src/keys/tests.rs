@@ -3,6 +3,7 @@ use std::path::Path;
 use keyward_proto::{Fingerprint, KeyType, Use};
 
 use super::*;
+use crate::store::Put;
 
 pub(crate) fn key(label: &str) -> Key {
     let version = Version {
@@ -38,7 +39,7 @@ pub(crate) fn unlocked(state_dir: &Path) -> KeyStore {
 /// Stores a record that is authentic, and not a key.
 pub(crate) fn put_unreadable(store: &KeyStore, label: &Label) {
     let record = |revision, _: &str| Some(format!(r#"{{"revision":{revision}}}"#).into_bytes());
-    store.store.put(label, 0, &record).unwrap();
+    store.store.put(&Put { label, expected: 0, record: &record }).unwrap();
 }
 
 pub(crate) fn store_key() -> StoreKey {

@@ -8,7 +8,7 @@ use keyward_proto::Label;
 
 use super::verb::is_urgent;
 use super::{Key, KeyStore, Keys, Life, State, now, record};
-use crate::store::StoreError;
+use crate::store::{Put, StoreError};
 
 /// Urgent change that holds in memory, even if the store has another state.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -54,6 +54,33 @@ impl KeyStore {
         let is_urgent = before.is_some_and(|before| is_urgent(&before, &key, now()));
         let urgent = is_urgent.then(|| Unwritten::Stopped(key.state, key.life.clone()));
         self.urgently(&label, urgent, || self.write_key(key.clone()))
+    }
+
+    /// Stores keys that do not exist yet, which become durable together. Returns a result for each
+    /// of them, as [`Self::put`] does.
+    pub(super) fn put_new(&self, keys: &[Key]) -> Vec<Result<Key, StoreError>> {
+        // One whose label belongs to a key that is destroyed in memory only waits for that.
+        if keys.len() == 1 || keys.iter().any(|key| self.is_pending(&key.label)) {
+            return keys.iter().map(|key| self.put(key.clone())).collect();
+        }
+        let all = self.make_first_secret().and_then(|()| {
+            let records: Vec<_> = keys
+                .iter()
+                .map(|key| move |revision: u64, secret: &str| self.record(key, revision, secret))
+                .collect();
+            let puts = keys.iter().zip(&records);
+            let puts: Vec<_> =
+                puts.map(|(key, record)| Put { label: &key.label, expected: 0, record }).collect();
+            self.store.put_all(&puts)
+        });
+        match all {
+            Ok(all) => {
+                let added = keys.iter().zip(all);
+                added.map(|(key, revision)| Ok(Key { revision: revision?, ..key.clone() })).collect()
+            }
+            // Nothing is tried again: the keys may be on the disk.
+            Err(error) => keys.iter().map(|_| Err(error.again())).collect(),
+        }
     }
 
     /// Deletes a key, even a key whose record was altered.
@@ -174,11 +201,13 @@ impl KeyStore {
             _ => {}
         }
         self.make_first_secret()?;
-        let record = |revision, secret: &str| {
-            record::encode(&Key { revision, ..key.clone() }, self.secrets().named(secret)?)
-        };
-        key.revision = self.store.put(&key.label, expected, &record)?;
+        let record = |revision, secret: &str| self.record(&key, revision, secret);
+        key.revision = self.store.put(&Put { label: &key.label, expected, record: &record })?;
         Ok(key)
+    }
+
+    fn record(&self, key: &Key, revision: u64, secret: &str) -> Option<Vec<u8>> {
+        record::encode(&Key { revision, ..key.clone() }, self.secrets().named(secret)?)
     }
 
     fn delete_key(&self, label: &Label) -> Result<(), StoreError> {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use keyward_proto::Label;
 use thiserror::Error;
 
+use super::FILE;
 use super::metadata::THIS_FORMAT;
 use crate::ground::ownership::{self, Name, OwnershipError};
 use crate::ground::text::quoted;
@@ -101,6 +102,25 @@ pub enum StoreError {
         "the list of the key store that vouches for key {0} was altered; restore the store from a backup, or rebuild the list: keyward key repair"
     )]
     Unlisted(Label),
+}
+
+impl StoreError {
+    /// The same reason, for another one of several changes that failed together.
+    pub(crate) fn again(&self) -> Self {
+        match self {
+            Self::AlteredStore(path) => Self::AlteredStore(path.clone()),
+            Self::Damaged(path) => Self::Damaged(path.clone()),
+            Self::Gone(path) => Self::Gone(path.clone()),
+            Self::Io(path, reason) => {
+                Self::Io(path.clone(), io::Error::new(reason.kind(), reason.to_string()))
+            }
+            Self::Locked(path) => Self::Locked(path.clone()),
+            Self::Secret(path, reason) => {
+                Self::Secret(path.clone(), io::Error::new(reason.kind(), reason.to_string()))
+            }
+            other => Self::Io(PathBuf::from(FILE), io::Error::other(other.to_string())),
+        }
+    }
 }
 
 /// Advice for a file that belongs to another user, for example after root restored it with cp.

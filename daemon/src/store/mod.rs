@@ -23,6 +23,7 @@ mod reserve;
 mod store_key;
 mod witness;
 
+use core::slice;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::Path;
@@ -93,12 +94,24 @@ pub(crate) trait Store: Send + Sync {
     /// [`StoreError::Altered`] or [`StoreError::Unlisted`] if the record is not authentic.
     fn get(&self, label: &Label) -> Result<Option<Vec<u8>>, StoreError>;
 
-    /// Writes a record if the revision of the stored record is still `expected`; 0 stands for no
-    /// record. Returns the new revision, which is higher than every revision of this store before.
+    /// Writes a record as [`Self::put_all`] does.
     ///
     /// # Errors
     /// [`StoreError::Exists`] or [`StoreError::Changed`] if the revision is another one.
-    fn put(&self, label: &Label, expected: u64, record: &Encode<'_>) -> Result<u64, StoreError>;
+    fn put(&self, put: &Put<'_>) -> Result<u64, StoreError> {
+        self.put_all(slice::from_ref(put))?
+            .pop()
+            .unwrap_or_else(|| Err(StoreError::Changed(put.label.clone())))
+    }
+
+    /// Writes several records, which become durable together. A record is refused if the revision
+    /// of the stored record is not the expected one: with [`StoreError::Exists`] or
+    /// [`StoreError::Changed`]. The others are written then. Returns the new revisions, each of
+    /// which is higher than every revision of this store before.
+    ///
+    /// # Errors
+    /// Those of all records.
+    fn put_all(&self, puts: &[Put<'_>]) -> Result<Vec<Result<u64, StoreError>>, StoreError>;
 
     /// Deletes the record of a label, even if the record is not authentic. Notes in the metadata,
     /// under [`metadata::DESTROYED`], that a record was deleted.
@@ -166,6 +179,14 @@ pub(crate) trait Store: Send + Sync {
     fn keep_reserve(&self);
 }
 
+/// A record to write.
+pub(crate) struct Put<'p> {
+    pub(crate) label: &'p Label,
+    /// Revision of the stored record; 0 stands for no record.
+    pub(crate) expected: u64,
+    pub(crate) record: &'p Encode<'p>,
+}
+
 /// Gives the record for a revision; `None` if the record cannot be encoded. The last parameter is
 /// the value of [`metadata::SECRET`] in the same transaction, or an empty text. The store can call
 /// the function more than once.
@@ -193,6 +214,8 @@ pub(crate) struct Page {
     pub(crate) entries: Vec<Entry>,
     /// Numbers of the lists of the index that were found altered.
     pub(crate) altered_lists: BTreeSet<u32>,
+    /// False if something in the store is not as a daemon wrote it, here or elsewhere.
+    pub(crate) is_whole: bool,
 }
 
 /// An entry of the list of records.

@@ -11,31 +11,35 @@ fn record(revision: u64, _: &str) -> Option<Vec<u8>> {
     Some(format!(r#"{{"revision":{revision}}}"#).into_bytes())
 }
 
+fn put(store: &dyn Store, text: &str, expected: u64, record: &Encode<'_>) -> Result<u64, StoreError> {
+    store.put(&Put { label: &label(text), expected, record })
+}
+
 fn keeps_the_contract(store: &dyn Store) {
     assert!(store.is_new().unwrap() && store.is_locked());
     assert!(matches!(store.get(&label("a")), Err(StoreError::Locked(_))));
-    assert!(matches!(store.put(&label("a"), 0, &record), Err(StoreError::Locked(_))));
+    assert!(matches!(put(store, "a", 0, &record), Err(StoreError::Locked(_))));
     let upgrade = Upgrade { secret: &|| panic!("not needed"), rewrite: &|_, _, _| None };
     store.unlock(&StoreKey::from_bytes(&[7; 32]).unwrap(), Some(b"wrapped"), &upgrade).unwrap();
     assert!(!store.is_new().unwrap() && !store.is_locked());
     assert_eq!(store.rejection_secret().unwrap().len(), 32);
 
     // Put if the revision is the expected one. No revision comes twice.
-    assert!(matches!(store.put(&label("a"), 1, &record), Err(StoreError::Changed(_))));
-    let first = store.put(&label("a"), 0, &record).unwrap();
-    assert!(matches!(store.put(&label("a"), 0, &record), Err(StoreError::Exists(_))));
-    let second = store.put(&label("a"), first, &record).unwrap();
+    assert!(matches!(put(store, "a", 1, &record), Err(StoreError::Changed(_))));
+    let first = put(store, "a", 0, &record).unwrap();
+    assert!(matches!(put(store, "a", 0, &record), Err(StoreError::Exists(_))));
+    let second = put(store, "a", first, &record).unwrap();
     assert!(second > first && store.get(&label("a")).unwrap() == record(second, ""));
     store.delete(&label("a")).unwrap();
     assert!(matches!(store.delete(&label("a")), Err(StoreError::Unknown(_))));
     assert!(store.get(&label("a")).unwrap().is_none());
-    assert!(store.put(&label("a"), 0, &record).unwrap() > second);
-    assert!(matches!(store.put(&label("x"), 0, &|_, _| None), Err(StoreError::Damaged(_))));
+    assert!(put(store, "a", 0, &record).unwrap() > second);
+    assert!(matches!(put(store, "x", 0, &|_, _| None), Err(StoreError::Damaged(_))));
     assert!(store.get(&label("x")).unwrap().is_none(), "a refusal changes nothing");
 
     // Lists come in order and in pages.
     for text in ["c", "b"] {
-        store.put(&label(text), 0, &record).unwrap();
+        put(store, text, 0, &record).unwrap();
     }
     let labels = |after, limit| -> Vec<String> {
         let page = store.list(after, limit, false).unwrap();

@@ -37,7 +37,7 @@ use crate::store::reserve::Reserve;
 use crate::store::store_key::{self, Seals, StoreKey};
 use crate::store::witness::Witness;
 use crate::store::{
-    Alterations, Encode, Entry, Page, Rebuilt, Revise, Rewrite, Store, StoreError, Upgrade, revision_of,
+    Alterations, Entry, Page, Put, Rebuilt, Revise, Rewrite, Store, StoreError, Upgrade, revision_of,
 };
 pub(crate) use file::FILE;
 use file::{Failure, StoreFile};
@@ -168,6 +168,36 @@ impl RedbStore {
             Found::Altered => Err(StoreError::Altered(label.clone())),
             Found::Unlisted => Err(StoreError::Unlisted(label.clone())),
         }
+    }
+
+    /// Writes a record, or changes nothing.
+    fn put_one(
+        &self,
+        seals: &Seals,
+        tables: &mut Writing<'_>,
+        root: &mut Root,
+        Put { label, expected, record }: &Put<'_>,
+    ) -> Result<u64, Failure> {
+        let label = *label;
+        let stored = match self.record(label, tables.find(seals, root, label.as_str())?)? {
+            Some(stored) => revision_of(&stored).ok_or_else(|| self.damaged())?,
+            None => 0,
+        };
+        if stored != *expected {
+            return Err(match expected {
+                0 => StoreError::Exists(label.clone()).into(),
+                _ => StoreError::Changed(label.clone()).into(),
+            });
+        }
+        // Counted across all labels: a key that is deleted and made again does not get a revision
+        // that the first key had.
+        let revision = last_revision(tables)? + 1;
+        let record = record(revision, &tables.secret()?).ok_or_else(|| self.damaged())?;
+        if !tables.write(seals, root, label.as_str(), Some(&record))? {
+            return Err(StoreError::Unlisted(label.clone()).into());
+        }
+        tables.meta.insert(REVISION, revision.to_string().as_str())?;
+        Ok(revision)
     }
 
     /// Runs a transaction that reads.
@@ -307,32 +337,28 @@ impl Store for RedbStore {
         })
     }
 
-    fn put(&self, label: &Label, expected: u64, record: &Encode<'_>) -> Result<u64, StoreError> {
-        let revision = self.change(|seals, tables, root| {
-            let stored = match self.record(label, tables.find(seals, root, label.as_str())?)? {
-                Some(stored) => revision_of(&stored).ok_or_else(|| self.damaged())?,
-                None => 0,
-            };
-            if stored != expected {
-                return Err(match expected {
-                    0 => StoreError::Exists(label.clone()).into(),
-                    _ => StoreError::Changed(label.clone()).into(),
+    fn put_all(&self, puts: &[Put<'_>]) -> Result<Vec<Result<u64, StoreError>>, StoreError> {
+        let mut all = Vec::new();
+        let written = self.change(|seals, tables, root| {
+            all.clear();
+            for put in puts {
+                all.push(match self.put_one(seals, tables, root, put) {
+                    Ok(revision) => Ok(revision),
+                    Err(Failure::Refused(reason)) => Err(reason),
+                    Err(fault) => return Err(fault),
                 });
             }
-            // Counted across all labels: a key that is deleted and made again does not get a
-            // revision that the first key had.
-            let revision = last_revision(tables)? + 1;
-            tables.meta.insert(REVISION, revision.to_string().as_str())?;
-            let record = record(revision, &tables.secret()?).ok_or_else(|| self.damaged())?;
-            if !tables.write(seals, root, label.as_str(), Some(&record))? {
-                return Err(StoreError::Unlisted(label.clone()).into());
+            // Without a record there is nothing to make durable.
+            match all.pop_if(|last| puts.len() == 1 && last.is_err()) {
+                Some(Err(reason)) => Err(reason.into()),
+                _ => Ok(()),
             }
-            Ok(revision)
-        })?;
+        });
+        written?;
         if self.name.get() != lock(&self.witness).as_ref().map(|witness| &witness.store) {
             self.note();
         }
-        Ok(revision)
+        Ok(all)
     }
 
     fn delete(&self, label: &Label) -> Result<(), StoreError> {
@@ -353,6 +379,7 @@ impl Store for RedbStore {
         self.read(|tables| {
             let root = tables.root(seals)?.ok_or_else(|| self.altered())?;
             let short = if is_altered { None } else { tables.short_page(seals, &root, after, limit)? };
+            let is_whole = short.is_some();
             let found = match short {
                 Some(found) => found,
                 None => tables.page(seals, &root, after, limit)?,
@@ -361,7 +388,7 @@ impl Store for RedbStore {
                 let record = self.record(&label, found).transpose()?;
                 Some(Entry { label, record })
             });
-            Ok(Page { entries: entries.collect(), altered_lists: found.altered_lists })
+            Ok(Page { entries: entries.collect(), altered_lists: found.altered_lists, is_whole })
         })
     }
 
