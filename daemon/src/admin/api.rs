@@ -328,6 +328,16 @@ pub(crate) struct Page {
     pub(crate) altered: Altered,
 }
 
+/// Result for one of several new keys.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Made {
+    /// The key.
+    Key(Box<KeyView>),
+    /// The status and the message of the refusal.
+    Refused { status: u16, error: String },
+}
+
 /// A unit of a backend.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct UnitView {
@@ -426,6 +436,9 @@ pub(crate) struct Refusal {
 
 /// Begin of the problem that the last reload was refused. The reason follows.
 pub(crate) const REFUSED_RELOAD: &str = "the last reload was refused, so an older configuration is in force";
+
+/// Most keys that a request makes.
+pub(crate) const MOST_LABELS: usize = 200;
 
 /// Longest key file that the daemon reads, in bytes (64 KiB). An RSA key of 8192 bits in PEM has 6
 /// KiB.

@@ -1,5 +1,6 @@
 //! Client of the administrators' socket, for the command line.
 
+use core::iter;
 use core::time::Duration;
 use std::fs::File;
 use std::io::{self, Write};
@@ -24,8 +25,8 @@ use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
 
 use crate::admin::api::{
-    AccessView, Certified, Finished, KEYS_IN_BACKUP, KeyView, MAX_ANSWER, MAX_PAGE, Page, Refusal, Reloaded,
-    RepairedView, RequestSignature, Rewrapped, UnitView, User,
+    AccessView, Certified, Finished, KEYS_IN_BACKUP, KeyView, MAX_ANSWER, MAX_PAGE, Made, Page, Refusal,
+    Reloaded, RepairedView, RequestSignature, Rewrapped, UnitView, User,
 };
 
 use crate::admin::purge_view::{PurgesView, RecoveryNote, RecoveryView};
@@ -63,6 +64,26 @@ impl AdminClient {
 
     pub(crate) fn generate(&self, key: &request::Generate) -> Result<KeyView, AdminClientError> {
         self.call(Method::POST, "/v1/keys", json(key))
+    }
+
+    /// Has several keys made, at most [`MOST_LABELS`](crate::admin::api::MOST_LABELS). Returns as
+    /// many results.
+    pub(crate) fn generate_all(
+        &self,
+        keys: &request::GenerateAll,
+    ) -> Result<Vec<Result<KeyView, AdminClientError>>, AdminClientError> {
+        let all: Vec<Made> = self.call(Method::POST, "/v1/generate", json(keys))?;
+        let of = |made| match made {
+            Made::Key(key) => Ok(*key),
+            Made::Refused { status, error } => Err(match StatusCode::from_u16(status) {
+                Ok(status) => AdminClientError::Refused { status, reason: error },
+                Err(_) => AdminClientError::Garbled(self.socket.clone()),
+            }),
+        };
+        match all.len() == keys.labels.len() {
+            true => Ok(all.into_iter().map(of).collect()),
+            false => Err(AdminClientError::Garbled(self.socket.clone())),
+        }
     }
 
     /// Imports the key in `file`, which is wiped as soon as it is sent.
@@ -352,17 +373,27 @@ impl AdminClient {
 
     /// Every key, in the order of the labels, and the known alterations of the key store.
     pub(crate) fn list(&self) -> Result<(Vec<KeyView>, Altered), AdminClientError> {
-        let mut keys: Vec<KeyView> = Vec::new();
-        loop {
-            let after = keys.last().map(|key| format!("&after={}", in_query(&key.label))).unwrap_or_default();
-            let path = format!("/v1/keys?limit={MAX_PAGE}{after}");
-            let page: Page = self.call(Method::GET, &path, Bytes::new())?;
-            let more = page.more && !page.keys.is_empty();
+        let (mut keys, mut altered) = (Vec::new(), Altered::default());
+        for page in self.pages() {
+            let page = page?;
             keys.extend(page.keys);
-            if !more {
-                return Ok((keys, page.altered));
-            }
+            altered = page.altered;
         }
+        Ok((keys, altered))
+    }
+
+    /// Every key like [`Self::list`], a page at a time. There is nothing after an error.
+    pub(crate) fn pages(&self) -> impl Iterator<Item = Result<Page, AdminClientError>> + '_ {
+        let first = Some(format!("/v1/keys?limit={MAX_PAGE}"));
+        let mut next = first.clone();
+        iter::from_fn(move || {
+            let page = self.call::<Page>(Method::GET, &next.take()?, Bytes::new());
+            if let Ok(Page { keys, more: true, .. }) = &page {
+                let after = keys.last().map(|key| in_query(&key.label));
+                next = after.zip(first.as_ref()).map(|(after, first)| format!("{first}&after={after}"));
+            }
+            Some(page)
+        })
     }
 
     fn call<T: DeserializeOwned>(

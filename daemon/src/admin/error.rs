@@ -56,9 +56,18 @@ pub(super) enum AdminError {
     TooLong,
 }
 
-impl IntoResponse for AdminError {
-    fn into_response(self) -> Response {
-        let status = match &self {
+impl AdminError {
+    /// Logs a failure of the daemon.
+    pub(super) fn log(&self) {
+        // Readers who ask again and again must not fill the log.
+        if self.status().is_server_error() && !matches!(self, Self::ManyReaders | Self::StillReading) {
+            tracing::error!("administrator's request failed: {self}");
+        }
+    }
+
+    /// Status of the answer.
+    pub(super) fn status(&self) -> StatusCode {
+        match self {
             Self::Body(rejection) => rejection.status(),
             Self::Invalid(_) => StatusCode::BAD_REQUEST,
             Self::TooLong => StatusCode::PAYLOAD_TOO_LARGE,
@@ -70,11 +79,14 @@ impl IntoResponse for AdminError {
             Self::OtherHost(_) => StatusCode::MISDIRECTED_REQUEST,
             Self::StillReading => StatusCode::SERVICE_UNAVAILABLE,
             Self::Store(error) => store_status(error),
-        };
-        // Readers who ask again and again must not fill the log.
-        if status.is_server_error() && !matches!(self, Self::ManyReaders | Self::StillReading) {
-            tracing::error!("administrator's request failed: {self}");
         }
+    }
+}
+
+impl IntoResponse for AdminError {
+    fn into_response(self) -> Response {
+        let status = self.status();
+        self.log();
         let refusal = Refusal { error: printable(&self.to_string()) };
         let mut response = (status, Json(&refusal)).into_response();
         // The status page tells a person the same.

@@ -5,15 +5,17 @@ use axum::http::header::CONNECTION;
 use axum::http::{HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
+use keyward_proto::KeyType;
 use serde::Deserialize;
 
 use super::parse::{Document, OfKey, Parameters, number};
 use super::plain_key::PlainKey;
 use super::{Admin, AdminError, Administrator, Answer, Asker, request};
-use crate::admin::api::{KeyView, MAX_PAGE, MAX_PAGE_LENGTH, Page, RepairedView};
+use crate::admin::api::{KeyView, MAX_PAGE, MAX_PAGE_LENGTH, MOST_LABELS, Made, Page, RepairedView};
 use crate::admin::purge_view::PurgesView;
+use crate::ground::text::printable;
 use crate::keys::{Listed, State as KeyState, StoreError, Version};
-use crate::lifecycle::{self, Change, Delete, KeySpec};
+use crate::lifecycle::{self, Change, Delete, KeySpec, Properties};
 use crate::policy::roles::Right;
 
 /// The query of a request for the list of keys.
@@ -73,9 +75,39 @@ pub(super) async fn generate(
     Document(wanted): Document<request::Generate>,
 ) -> Result<(StatusCode, Json<KeyView>), AdminError> {
     let request::Generate { label, key_type, uses, sign_and_decrypt, backend } = wanted;
-    let spec = KeySpec { label, uses, sign_and_decrypt, backend };
+    let spec = KeySpec { label, properties: Properties { uses, sign_and_decrypt, backend } };
     let key = lifecycle::generate(&admin.daemon, actor, spec, key_type).await?;
     Ok((StatusCode::CREATED, admin.view(&key)))
+}
+
+/// Generates the keys of a list. There is a result for each of them, in their order.
+pub(super) async fn generate_all(
+    State(admin): State<Admin>,
+    Extension(Administrator(actor)): Extension<Administrator>,
+    Document(wanted): Document<request::GenerateAll>,
+) -> Answer<Vec<Made>> {
+    let request::GenerateAll { labels, key_type, uses, sign_and_decrypt, backend } = wanted;
+    if labels.is_empty() || labels.len() > MOST_LABELS {
+        return Err(AdminError::Invalid(format!(
+            "{} labels, and 1 to {MOST_LABELS} are possible",
+            labels.len()
+        )));
+    }
+    // Keys that take long to make would wait for each other, and other requests for their threads.
+    if labels.len() > 1 && matches!(key_type, KeyType::Rsa(_) | KeyType::RsaPss(_)) {
+        return Err(AdminError::Invalid(format!("one request makes one key of type {key_type}")));
+    }
+    let properties = Properties { uses, sign_and_decrypt, backend };
+    let all = lifecycle::generate_all(&admin.daemon, actor, &labels, properties, key_type).await?;
+    let made = all.into_iter().map(|made| match made {
+        Ok(key) => Made::Key(Box::new(KeyView::of(&key, &admin.daemon))),
+        Err(error) => {
+            let error = AdminError::from(error);
+            error.log();
+            Made::Refused { status: error.status().as_u16(), error: printable(&error.to_string()) }
+        }
+    });
+    Ok(Json(made.collect()))
 }
 
 pub(super) async fn import(
@@ -89,7 +121,7 @@ pub(super) async fn import(
     let key = match new_version {
         true => lifecycle::import_version(&admin.daemon, actor, &label, file).await?,
         false => {
-            let spec = KeySpec { label, uses, sign_and_decrypt, backend };
+            let spec = KeySpec { label, properties: Properties { uses, sign_and_decrypt, backend } };
             lifecycle::import(&admin.daemon, actor, spec, file).await?
         }
     };
@@ -104,7 +136,7 @@ pub(super) async fn adopt(
     Document(wanted): Document<request::Adopt>,
 ) -> Result<(StatusCode, Json<KeyView>), AdminError> {
     let request::Adopt { blob, public_key, uses, sign_and_decrypt, backend } = wanted;
-    let spec = KeySpec { label, uses, sign_and_decrypt, backend };
+    let spec = KeySpec { label, properties: Properties { uses, sign_and_decrypt, backend } };
     let key = lifecycle::adopt(&admin.daemon, actor, spec, blob, &public_key).await?;
     Ok((StatusCode::CREATED, admin.view(&key)))
 }

@@ -152,6 +152,7 @@ fn routes_of_keys(routes: Routes) -> Routes {
         .route("/v1/keys/{label}/certificates", put(certificates::attach), "attach", Operate)
         .route("/v1/keys/{label}/certificates", delete(certificates::detach), "detach", Operate)
         .route("/v1/keys", post(keys::generate), "generate", Manage)
+        .route("/v1/generate", post(keys::generate_all), "generate", Manage)
         .route("/v1/keys/{label}/import", post(keys::import), "import", Manage)
         .route("/v1/keys/{label}/adopt", post(keys::adopt), "adopt", Manage)
         .route("/v1/keys/{label}/csr", post(csr::sign), "csr", Manage)

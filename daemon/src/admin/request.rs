@@ -6,6 +6,24 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::keys::State;
 
+/// A request to generate several keys that have all but their labels in common.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct GenerateAll {
+    #[serde(with = "labels")]
+    pub(crate) labels: Vec<Label>,
+    #[serde(rename = "type", with = "key_type")]
+    pub(crate) key_type: KeyType,
+    #[serde(with = "uses")]
+    pub(crate) uses: Vec<Use>,
+    /// As in [`Generate`].
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub(crate) sign_and_decrypt: bool,
+    /// As in [`Generate`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) backend: Option<String>,
+}
+
 /// A request to generate a key.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -143,6 +161,24 @@ fn one_use(word: &str) -> Result<Use, String> {
         let known = Use::ALL.map(Use::name).join(", ");
         format!("no such use: {word:?}; the uses are {known}")
     })
+}
+
+/// Labels as texts.
+mod labels {
+    use keyward_proto::Label;
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(labels: &[Label], to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(labels.iter().map(Label::as_str))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Label>, D::Error> {
+        let parse = |text: String| {
+            text.parse().map_err(|error| D::Error::custom(format_args!("{text:?} is {error}")))
+        };
+        Vec::<String>::deserialize(from)?.into_iter().map(parse).collect()
+    }
 }
 
 /// A label as text.

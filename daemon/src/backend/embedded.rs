@@ -245,6 +245,22 @@ impl Embedded {
         }
     }
 
+    /// Generates keys of a type for which that takes less time than a thread takes to begin.
+    pub(super) async fn generate_all(
+        &self,
+        key_type: KeyType,
+        wkid: Option<Wkid>,
+        count: usize,
+    ) -> Vec<Result<NewKey, BackendError>> {
+        let none = || self.usable_unit().map_or_else(|unusable| unusable.into(), |_| BackendError::GivenUp);
+        let Ok(unit) = self.usable_unit().map(Arc::clone) else {
+            return (0..count).map(|_| Err(none())).collect();
+        };
+        let made = move || (0..count).map(|_| wrapped(&unit, unit.generate(key_type)?, wkid)).collect();
+        let made = tokio::task::spawn_blocking(made).await;
+        made.unwrap_or_else(|_| (0..count).map(|_| Err(BackendError::GivenUp)).collect())
+    }
+
     /// Makes or imports a key on a thread that may block, and wraps the key by the master key
     /// `wkid`.
     async fn make<E: Send + 'static>(
@@ -256,13 +272,7 @@ impl Embedded {
         BackendError: From<E>,
     {
         let unit = Arc::clone(self.usable_unit()?);
-        let make = move || {
-            let made = f(&unit)?;
-            Ok(match wkid.filter(|wkid| Some(*wkid) != unit.wkid()) {
-                Some(wkid) => NewKey { blob: unit.rewrap(&made.blob, wkid)?, ..made },
-                None => made,
-            })
-        };
+        let make = move || wrapped(&unit, f(&unit)?, wkid);
         tokio::task::spawn_blocking(make).await.map_err(|_| BackendError::GivenUp)?
     }
 
@@ -289,6 +299,14 @@ fn cost_of_signature(key_type: KeyType) -> Option<Duration> {
 
 /// Time of a private-key operation with RSA 2048 on a processor without AVX-512.
 const SHORTEST: Duration = Duration::from_micros(800);
+
+/// A new key of a unit, wrapped by the master key `wkid`, or by any if `None`.
+fn wrapped(unit: &Unit, made: NewKey, wkid: Option<Wkid>) -> Result<NewKey, BackendError> {
+    Ok(match wkid.filter(|wkid| Some(*wkid) != unit.wkid()) {
+        Some(wkid) => NewKey { blob: unit.rewrap(&made.blob, wkid)?, ..made },
+        None => made,
+    })
+}
 
 #[cfg(test)]
 mod tests {

@@ -35,6 +35,7 @@ mod verify;
 
 use std::sync::Arc;
 
+use futures_util::future::join_all;
 use keyward_proto::{KeyType, Scheme, Use};
 use keyward_unit::{NewKey, Unit, Wkid};
 use tokio::sync::RwLock;
@@ -264,6 +265,29 @@ impl Backend {
         by_kind!(self, kind => kind.generate(key_type, abilities, wkid).await)
     }
 
+    /// Makes several private keys as [`Self::generate`] does, and returns as many results.
+    pub(crate) async fn generate_all(
+        &self,
+        key_type: KeyType,
+        uses: &[Use],
+        wkid: Option<Wkid>,
+        count: usize,
+    ) -> Vec<Result<NewKey, BackendError>> {
+        match &self.kind {
+            Kind::Embedded(embedded) if count > 1 => embedded.generate_all(key_type, wkid, count).await,
+            _ => join_all((0..count).map(|_| self.generate(key_type, uses, wkid))).await,
+        }
+    }
+
+    /// Number of keys that the backend makes at a time: what it makes at once is not lost when the
+    /// daemon ends.
+    pub(crate) fn at_a_time(&self) -> usize {
+        match &self.kind {
+            Kind::Embedded(_) => usize::MAX,
+            Kind::Grep11(_) => AT_A_TIME,
+        }
+    }
+
     /// Imports the private key in a file for these uses. The file is wiped when `file` is dropped.
     ///
     /// # Errors
@@ -358,3 +382,6 @@ impl Backend {
         })
     }
 }
+
+/// Keys that remote units make at a time, of the keys that one request asks for.
+const AT_A_TIME: usize = 8;

@@ -23,6 +23,28 @@ pub(crate) fn print_json(value: &impl Serialize) -> Result<(), Failure> {
     write(&format!("{}\n", printable_json(&text)))
 }
 
+/// A list that is printed as JSON one element after the other.
+#[derive(Default)]
+pub(crate) struct JsonList {
+    is_begun: bool,
+}
+
+impl JsonList {
+    /// Prints an element.
+    pub(crate) fn add(&mut self, element: &impl Serialize) -> Result<(), Failure> {
+        let text = serde_json::to_string_pretty(element);
+        let text = text.map_err(|error| Failure::new(exit::SOFTWARE, error))?;
+        let begin = if self.is_begun { ",\n  " } else { "[\n  " };
+        self.is_begun = true;
+        write(&format!("{begin}{}", printable_json(&text).replace('\n', "\n  ")))
+    }
+
+    /// Prints the end of the list.
+    pub(crate) fn end(self) -> Result<(), Failure> {
+        write(if self.is_begun { "\n]\n" } else { "[]\n" })
+    }
+}
+
 /// Prints a warning on standard error.
 pub(crate) fn warn(text: impl Display) {
     eprintln!("keyward: warning: {}", printable(&text.to_string()));
@@ -46,12 +68,18 @@ fn write(text: &str) -> Result<(), Failure> {
 
 /// An empty table with a row of titles, and without borders.
 pub(crate) fn table(titles: &[&str]) -> Table {
+    let mut table = table_without_titles();
+    table.set_header(titles.iter().copied());
+    table
+}
+
+/// A table like [`table`], whose titles were printed before.
+pub(crate) fn table_without_titles() -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
     if let Some(columns) = columns() {
         table.set_width(columns);
     }
-    table.set_header(titles.iter().copied());
     table
 }
 

@@ -19,7 +19,7 @@ use crate::ground::text::{printable, quoted};
 #[derive(Args, Debug, Default)]
 pub(super) struct Source {
     /// File whose first line is the passphrase, of each key if there are several; other users must
-    /// not be able to read the file [default: ask on the terminal]
+    /// not be able to read the file [default: ask on the terminal, except for a list]
     #[arg(long, value_name = "FILE", conflicts_with = "passphrase_fd")]
     passphrase_file: Option<PathBuf>,
     /// Open descriptor whose first line is the passphrase of an encrypted key
@@ -28,6 +28,11 @@ pub(super) struct Source {
 }
 
 impl Source {
+    /// True if the passphrase is read from standard input.
+    pub(super) fn is_standard_input(&self) -> bool {
+        self.passphrase_fd == Some(0)
+    }
+
     /// Reads the passphrase of the file `encrypted`; `None` if no option names a source and there
     /// is no terminal.
     pub(super) fn read(&self, encrypted: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, Failure> {

@@ -28,7 +28,7 @@ mod versions;
 pub(crate) use audit_key::audit_key;
 pub(crate) use certificates::{attach, detach};
 pub(crate) use change::{Change, change};
-pub(crate) use create::{KeySpec, adopt, generate, import};
+pub(crate) use create::{KeySpec, Properties, adopt, generate, generate_all, import};
 pub(crate) use deadlines::{follow_deadlines, hold_destructions};
 pub(crate) use error::Error;
 pub(crate) use event::{Actor, configuration_loaded, reload};

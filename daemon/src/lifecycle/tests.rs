@@ -15,7 +15,7 @@ use crate::keys::tests::unlocked;
 use crate::keys::{State, StoreError, now};
 use crate::policy::roles::Role;
 
-const ACTOR: Actor = Actor::User { uid: 0, pid: 1, role: Role::Manager };
+const ACTOR: Actor = Actor::User { uid: 2, pid: 1, role: Role::Manager };
 
 /// A daemon with an embedded unit, and the name of the master key of the unit.
 async fn daemon(state_dir: &Path) -> (Arc<Daemon>, Wkid) {
@@ -44,7 +44,7 @@ fn label() -> Label {
 }
 
 fn spec(uses: &[Use]) -> KeySpec {
-    KeySpec { label: label(), uses: uses.to_vec(), sign_and_decrypt: false, backend: None }
+    KeySpec { label: label(), properties: Properties { uses: uses.to_vec(), ..Properties::default() } }
 }
 
 /// A new P-256 key for TLS servers.

@@ -20,7 +20,7 @@ use crate::config::{Config, EMBEDDED};
 use crate::daemon::Daemon;
 use crate::keys::tests::{put_unreadable, unlocked};
 use crate::keys::{Deletion, Key, Life, State, now};
-use crate::lifecycle::{self, Actor, Change, KeySpec};
+use crate::lifecycle::{self, Actor, Change, KeySpec, Properties};
 use crate::policy::authorise::{Grant, Grants, Limits, Peer, Who};
 use crate::policy::purpose::prime;
 use crate::policy::roles::Role;
@@ -170,9 +170,7 @@ async fn a_decryption_takes_the_same_path() {
     let fixture = Fixture::new().await;
     let spec = KeySpec {
         label: label("shop-rsa"),
-        uses: vec![Use::RsaKeyExchange],
-        sign_and_decrypt: false,
-        backend: None,
+        properties: Properties { uses: vec![Use::RsaKeyExchange], ..Properties::default() },
     };
     let key = lifecycle::generate(&fixture.shared.daemon, ACTOR, spec, KeyType::Rsa(2048)).await.unwrap();
     let decrypt = |ciphertext: usize, client_version, fingerprint| Decrypt {
@@ -212,7 +210,7 @@ impl Fixture {
     async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let shared = shared(dir.path()).await;
-        let spec = KeySpec { label: label("shop"), uses: Vec::new(), sign_and_decrypt: false, backend: None };
+        let spec = KeySpec { label: label("shop"), properties: Properties::default() };
         lifecycle::generate(&shared.daemon, ACTOR, spec, KeyType::P256).await.unwrap();
         let fixture = Self {
             shared,

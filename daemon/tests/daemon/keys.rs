@@ -1,7 +1,9 @@
 //! The life of a key, from the command line.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
 use keyward_proto::{KeyType, Outcome, Reference};
@@ -280,6 +282,157 @@ fn lists_of_many_keys_come_in_pages() {
         }
     }
     assert_eq!(seen, labels);
+}
+
+/// More keys than a page has, in a list that does not know all labels when it begins.
+#[test]
+fn the_keys_of_a_list_are_made_and_listed() {
+    let daemon = Daemon::dev("");
+    let labels: Vec<_> = (0..1203).map(|number| format!("key-{number}")).collect();
+    let list = daemon.path("list").display().to_string();
+    fs::write(&list, format!("# keys\n\n{}\n", labels.join("\n"))).unwrap();
+    let generate = ["key", "generate", "--from", &list, "--type", "p256", "--use", "csr"];
+    assert_eq!(daemon.succeed(&generate), "1203 keys generated\n");
+    let text = daemon.succeed(&["key", "list"]);
+    let mut sorted = labels;
+    sorted.sort();
+    let listed: Vec<_> = text.lines().skip(1).map(|line| line.split(' ').next().unwrap()).collect();
+    assert_eq!(listed, sorted);
+    let places: HashSet<_> = text.lines().skip(1).map(|line| line.find(" p256 ").unwrap()).collect();
+    assert_eq!(places.len(), 1, "{text}");
+    let json: serde_json::Value = serde_json::from_str(&daemon.succeed(&["key", "list", "--json"])).unwrap();
+    let of_json: Vec<_> = json.as_array().unwrap().iter().map(|key| key["label"].as_str().unwrap()).collect();
+    assert_eq!(of_json, sorted);
+    assert!(json.as_array().unwrap().iter().all(|key| key["uses"] == serde_json::json!(["csr"])));
+    assert_eq!(daemon.outcome("key-77", &certificate_verify()), Outcome::UseRefused);
+    // Each of them has its own records.
+    let records = daemon.succeed(&["audit", "show", "--key", "key-1202", "--json"]);
+    let phases = records.lines().filter(|line| line.contains("keyward.key.generate")).count();
+    assert_eq!(phases, 2, "{records}");
+
+    // The next list has labels in use and new ones: each of those keeps its key.
+    let before = daemon.succeed(&["key", "show", "key-3", "--json"]);
+    fs::write(&list, "key-3\nnew-1\nkey-5\nnew-2\n").unwrap();
+    let output = daemon.keyward(&["key", "generate", "--from", &list, "--type", "rsa2048", "--json"]);
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(73), "{told}");
+    for line in [
+        "cannot generate key key-3: there is a key key-3 already",
+        "of 4 keys, there already, and left as they are: 2 keys",
+    ] {
+        assert!(told.contains(line), "{told}");
+    }
+    let made: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let mut made: Vec<_> =
+        made.as_array().unwrap().iter().map(|key| key["label"].as_str().unwrap()).collect();
+    made.sort_unstable();
+    assert_eq!(made, ["new-1", "new-2"]);
+    assert_eq!(daemon.succeed(&["key", "show", "key-3", "--json"]), before);
+}
+
+#[test]
+fn a_list_that_cannot_be_carried_out_makes_nothing() {
+    let daemon = Daemon::dev("");
+    let list = daemon.path("list").display().to_string();
+    for (text, code, line) in [
+        ("a\nb c\n", 65, "line 2 has no label"),
+        ("a\nb\na\n", 65, "lines 1 and 3 have the same label, a"),
+        ("# nothing\n", 65, "there is no label in the list"),
+    ] {
+        fs::write(&list, text).unwrap();
+        let (found, told) = daemon.fail(&["key", "generate", "--from", &list, "--type", "p256"]);
+        assert!(found == code && told.contains(line), "{found} {told}");
+    }
+    fs::write(&list, "a\nb\n").unwrap();
+    let output = daemon.keyward(&["key", "generate", "--from", &list, "--type", "p256", "--backend", "hsm"]);
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(told.contains("cannot generate the next keys: there is no backend"), "{told}");
+    assert!(told.contains("of 2 keys, without an answer, or not tried: 2 keys"), "{told}");
+    let many: Vec<_> = (0..201).map(|number| format!("\"a{number}\"")).collect();
+    for labels in [String::new(), many.join(",")] {
+        let body = format!(r#"{{"labels": [{labels}], "type": "p256", "uses": []}}"#);
+        assert_eq!(daemon.http("POST", "/v1/generate", &body).unwrap().0, 400);
+    }
+    // Keys of RSA would keep a request, and the threads of others, for long.
+    let slow = r#"{"labels": ["a", "b"], "type": "rsa2048", "uses": []}"#;
+    assert_eq!(daemon.http("POST", "/v1/generate", slow).unwrap().0, 400);
+    // One label twice in a request: the second one is refused.
+    let twice = r#"{"labels": ["a", "a"], "type": "p256", "uses": []}"#;
+    let (status, made) = daemon.http("POST", "/v1/generate", twice).unwrap();
+    let made: serde_json::Value = serde_json::from_str(&made).unwrap();
+    assert_eq!(
+        (status, &made[0]["key"]["label"], &made[1]["refused"]["status"]),
+        (200, &"a".into(), &409.into())
+    );
+    assert_eq!(daemon.succeed(&["key", "list"]).lines().count(), 2);
+}
+
+#[test]
+fn the_keys_in_the_files_of_a_list_are_imported() {
+    let daemon = Daemon::dev("");
+    let path = |name: &str| daemon.path(name).display().to_string();
+    let make = |name: &str, more: &[&str]| {
+        let mut openssl = Command::new("openssl");
+        openssl.args(["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out"]);
+        assert!(openssl.arg(path(name)).args(more).stderr(Stdio::null()).status().unwrap().success());
+    };
+    make("one key.pem", &[]);
+    make("sealed.pem", &["-aes256", "-pass", "pass:secret"]);
+    fs::write(path("bad.pem"), "no key").unwrap();
+    let lines = [("one", "one key.pem"), ("bad", "bad.pem"), ("sealed", "sealed.pem"), ("gone", "gone.pem")];
+    let text: String = lines.iter().map(|(label, file)| format!("{label} {}\n", path(file))).collect();
+    fs::write(path("list"), text).unwrap();
+    let import = |more: &[&str]| {
+        let list = path("list");
+        let output = daemon.keyward(&[&["key", "import", "--from", &list], more].concat());
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, told) = import(&[]);
+    assert!(code == 65 || code == 66, "the first failure: {code} {told}");
+    for line in [
+        "cannot import key bad: the file is not a key file",
+        "cannot import key gone: cannot read",
+        "cannot import key sealed: ",
+        "of 4 keys, not imported: 3 keys",
+    ] {
+        assert!(told.contains(line), "{told}");
+    }
+    fs::write(path("passphrase"), "secret\n").unwrap();
+    fs::set_permissions(path("passphrase"), fs::Permissions::from_mode(0o600)).unwrap();
+    fs::write(path("list"), format!("sealed {}\none {}\n", path("sealed.pem"), path("one key.pem"))).unwrap();
+    // Another run finds the key that the first one has imported.
+    let (code, told) = import(&["--passphrase-file", &path("passphrase")]);
+    assert!(code == 0 && told.contains("the files still hold the private keys"), "{told}");
+    let listed = daemon.succeed(&["key", "list"]);
+    assert!(listed.contains("\none ") && listed.contains("\nsealed "), "{listed}");
+    let (code, told) = import(&["--passphrase-file", &path("passphrase"), "--use", "csr"]);
+    assert!(
+        code == 73 && told.contains("there already, and left as they are: 2 keys"),
+        "with other uses: {told}"
+    );
+    let both = daemon.keyward(&["key", "import", "--from", "-", "--passphrase-fd", "0"]);
+    assert_eq!(both.status.code(), Some(64));
+
+    // A run that was interrupted before a certificate was attached: the next one attaches it.
+    let site = path("site.pem");
+    let certificate = path("site.crt");
+    let words =
+        ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=a"];
+    let mut openssl = Command::new("openssl");
+    openssl.args(words).args(["-keyout", &site, "-out", &certificate]).stderr(Stdio::null());
+    assert!(openssl.status().unwrap().success());
+    daemon.succeed(&["key", "import", "site", "--in", &site]);
+    let has_certificate = || daemon.succeed(&["key", "list", "--json"]).contains("\"subject\"");
+    assert!(!has_certificate());
+    fs::write(&site, fs::read_to_string(&site).unwrap() + &fs::read_to_string(&certificate).unwrap())
+        .unwrap();
+    fs::write(path("list"), format!("unknown {}\nsite {site}\n", path("gone.pem"))).unwrap();
+    let (code, told) = import(&[]);
+    assert!(code == 66 && told.contains("of 2 keys, not imported: 1 key"), "{told}");
+    assert!(has_certificate() && told.contains("the files still hold the private keys"), "{told}");
+    // A label that there is no key of does not end the list.
+    let (code, told) = import(&["--new-version"]);
+    assert!(code == 66 && !told.contains("not tried"), "{told}");
 }
 
 #[test]

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use keyward_proto::{KeyType, Use};
 
-use super::named::Named;
+use super::bulk::{Missed, make_all, read_list};
+use super::named::{Named, NamedOrListed};
 use super::uses::one_use;
 use crate::admin::api::MAX_KEY_FILE;
 use crate::admin::request;
@@ -16,7 +17,7 @@ use crate::cli::failure::Failure;
 #[derive(Args, Debug)]
 pub(in crate::cli) struct Generate {
     #[command(flatten)]
-    key: Named,
+    key: NamedOrListed,
     /// Type of the key: p256, p384, p521, ed25519, rsa2048, rsa3072, rsa4096, rsa-pss2048,
     /// rsa-pss3072, rsa-pss4096, ml-dsa-44, ml-dsa-65 or ml-dsa-87
     #[arg(long = "type", value_name = "TYPE", value_parser = generated)]
@@ -60,9 +61,27 @@ impl Generate {
     pub(super) fn run(self) -> Result<(), Failure> {
         let Self { key, key_type, properties } = self;
         let Properties { uses, sign_and_decrypt, backend } = properties;
-        let label = key.label.clone();
-        let wanted = request::Generate { label, key_type, uses, sign_and_decrypt, backend };
-        key.run("generate", |admin, _| admin.generate(&wanted))
+        let (list, client) = match key.split() {
+            Err(listed) => listed,
+            Ok(key) => {
+                let label = key.label.clone();
+                let wanted = request::Generate { label, key_type, uses, sign_and_decrypt, backend };
+                return key.run("generate", |admin, _| admin.generate(&wanted));
+            }
+        };
+        let entries = read_list(&list, false)?;
+        let some = if matches!(key_type, KeyType::Rsa(_) | KeyType::RsaPss(_)) { 1 } else { SOME };
+        make_all(&entries, &client, ["generate", "generated"], some, |admin, some| {
+            let wanted = request::GenerateAll {
+                labels: some.iter().map(|entry| entry.label.clone()).collect(),
+                key_type,
+                uses: uses.clone(),
+                sign_and_decrypt,
+                backend: backend.clone(),
+            };
+            Ok(admin.generate_all(&wanted)?.into_iter().map(|made| made.map_err(Missed::from)).collect())
+        })
+        .result
     }
 }
 
@@ -76,6 +95,9 @@ impl Adopt {
         key.run("adopt", |admin, label| admin.adopt(label, &adopted))
     }
 }
+
+/// Keys of a list that a request asks for. A slow unit makes them while the command waits.
+const SOME: usize = 50;
 
 /// Parses a key type that units generate. Keys of other types can be imported.
 fn generated(text: &str) -> Result<KeyType, String> {

@@ -1,19 +1,24 @@
 //! `keyward key import`: a private key from a file, with its certificates if the file has any.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use hyper::StatusCode;
 use hyper::body::Bytes;
+use keyward_proto::{Label, Use};
 use keyward_unit::{ImportError, KeyFile};
 use zeroize::Zeroizing;
 
+use super::bulk::{Entry, Missed, make_all, read_list};
 use super::create::Properties;
-use super::named::{Named, for_daemon};
+use super::named::{Named, NamedOrListed, for_daemon};
 use super::print::print_key;
 use crate::admin::api::KeyView;
 use crate::admin::client::{AdminClient, AdminClientError};
 use crate::admin::request;
 use crate::cli::chain_warnings::warn_of_chain;
+use crate::cli::client::Client;
 use crate::cli::failure::Failure;
 use crate::cli::input::read_input;
 use crate::cli::output::{note, print_json, warn};
@@ -25,13 +30,20 @@ use crate::keys::certificates::{Chain, InvalidChain};
 #[derive(Args, Debug)]
 pub(in crate::cli) struct Import {
     #[command(flatten)]
-    key: Named,
+    key: NamedOrListed,
     /// File with the private key: PKCS#8, PKCS#1, SEC1 or OpenSSH in PEM or DER, or PKCS#12; the
     /// certificates of the key in the file are attached; - for standard input
-    #[arg(long = "in", value_name = "FILE")]
-    file: PathBuf,
+    #[arg(long = "in", value_name = "FILE", required_unless_present = "from", conflicts_with = "from")]
+    file: Option<PathBuf>,
     #[command(flatten)]
     passphrase: passphrase::Source,
+    #[command(flatten)]
+    choice: Choice,
+}
+
+/// The private key in a file, and the key that it becomes.
+#[derive(Args, Debug)]
+struct Choice {
     /// Number of the private key, from 1, in a file with several; certificates of other keys are
     /// then ignored
     #[arg(long, value_name = "NUMBER")]
@@ -44,42 +56,133 @@ pub(in crate::cli) struct Import {
     new_version: bool,
 }
 
+/// A private key in a file.
+struct Chosen {
+    /// PKCS#8.
+    plain: Zeroizing<Vec<u8>>,
+    /// The public key as SubjectPublicKeyInfo.
+    public: Vec<u8>,
+    /// The certificates of the key in the file.
+    chain: Option<Chain>,
+}
+
 impl Import {
     pub(super) fn run(self) -> Result<(), Failure> {
         hardening::harden().map_err(|error| {
             Failure::new(exit::OS, format_args!("cannot keep the key out of core dumps: {error}"))
         })?;
-        let bytes = read_input(&self.file)?;
-        let attempt = format!("cannot import key {}", self.key.label);
-        let (plain, chain) = self.chosen(&bytes).map_err(|failure| failure.while_trying(&attempt))?;
-        drop(bytes);
-        let key = self.key.call("import", |admin, label| self.send(admin, label, plain))?;
-        let key = match chain {
-            Some(chain) => self.attach(&chain)?,
-            None => key,
-        };
-        if self.key.client.json {
-            print_json(&key)?;
-        } else {
-            print_key(&key)?;
+        let Self { key, file, passphrase, choice } = self;
+        match key.split() {
+            Ok(key) => choice.import_one(&key, &file.unwrap_or_default(), &passphrase),
+            Err((list, client)) => choice.import_all(&list, client, &passphrase),
         }
-        if self.file != Path::new("-") {
-            let command =
-                for_daemon(format!("keyward key reference {}", self.key.label), &self.key.client.runtime_dir);
+    }
+}
+
+impl Choice {
+    fn import_one(&self, key: &Named, file: &Path, passphrase: &passphrase::Source) -> Result<(), Failure> {
+        let bytes = read_input(file)?;
+        let attempt = format!("cannot import key {}", key.label);
+        let Chosen { plain, chain, .. } = self
+            .chosen(&bytes, || passphrase.read(file), key)
+            .map_err(|failure| failure.while_trying(&attempt))?;
+        drop(bytes);
+        let mut imported = key.call("import", |admin, label| self.send(admin, label, plain))?;
+        if let Some(chain) = chain {
+            imported = attach(key, &chain)?;
+            match chain.certificates.len() {
+                1 => note("the certificate in the file was attached to the key"),
+                count => note(format_args!("{count} certificates in the file were attached to the key")),
+            }
+            warn_of_chain(&chain);
+        }
+        if key.client.json {
+            print_json(&imported)?;
+        } else {
+            print_key(&imported)?;
+        }
+        if file != Path::new("-") {
+            let command = for_daemon(format!("keyward key reference {}", key.label), &key.client.runtime_dir);
             note(format_args!(
                 "{} still holds the private key: remove the file and its copies when every server has the reference ({command}), or keep it offline",
-                self.file.display(),
+                file.display(),
             ));
         }
         Ok(())
     }
 
-    /// The private key that the options choose, as PKCS#8, and its certificates.
-    fn chosen(&self, bytes: &[u8]) -> Result<(Zeroizing<Vec<u8>>, Option<Chain>), Failure> {
+    /// Imports the keys of a list. The passphrase is that of each encrypted file.
+    fn import_all(
+        &self,
+        list: &Path,
+        client: Client,
+        passphrase: &passphrase::Source,
+    ) -> Result<(), Failure> {
+        if list == Path::new("-") && passphrase.is_standard_input() {
+            return Err(Failure::new(
+                exit::USAGE,
+                "the list and the passphrase cannot both be standard input",
+            ));
+        }
+        let entries = read_list(list, true)?;
+        // Read once, and never asked for: there can be many encrypted files.
+        let passphrase = passphrase.read(Path::new("-"))?;
+        let (runtime_dir, json) = (client.runtime_dir.clone(), client.json);
+        let of = |label: &Label| Named {
+            label: label.clone(),
+            client: Client { runtime_dir: runtime_dir.clone(), json },
+        };
+        let import = |admin: &AdminClient, entry: &Entry| -> Result<KeyView, Missed> {
+            let key = of(&entry.label);
+            let bytes = read_input(&entry.file)?;
+            let Chosen { plain, public, chain } = self.chosen(&bytes, || Ok(passphrase.clone()), &key)?;
+            drop(bytes);
+            let imported = match self.send(admin, entry.label.as_str(), plain) {
+                // An earlier run has imported this key, and may have been interrupted.
+                Err(AdminClientError::Refused { status: StatusCode::CONFLICT, reason }) => {
+                    let stored = admin.show(entry.label.as_str())?;
+                    let is_same = stored.public_key(stored.current).is_some_and(|known| known == public);
+                    if !is_same || !self.has_uses(&stored) {
+                        return Err(AdminClientError::Refused { status: StatusCode::CONFLICT, reason }.into());
+                    }
+                    if stored.certified().is_some() {
+                        return Ok(stored);
+                    }
+                    stored
+                }
+                sent => sent?,
+            };
+            let Some(chain) = chain else { return Ok(imported) };
+            admin.attach(entry.label.as_str(), Bytes::from(chain.to_pem()))?;
+            Ok(admin.show(entry.label.as_str())?)
+        };
+        let done = make_all(&entries, &client, ["import", "imported"], 1, |admin, some| {
+            let all: Vec<_> = some.iter().map(|entry| import(admin, entry)).collect();
+            // Without an answer, nobody knows whether the key was imported.
+            match all.into_iter().next() {
+                Some(Err(missed)) if !missed.is_of_the_key() => Err(missed),
+                first => Ok(first.into_iter().collect()),
+            }
+        });
+        if done.made > 0 {
+            note(
+                "the files still hold the private keys: remove them and their copies when every server has the references, or keep them offline",
+            );
+        }
+        done.result
+    }
+
+    /// The private key that the options choose.
+    fn chosen(
+        &self,
+        bytes: &[u8],
+        passphrase: impl FnOnce() -> Result<Option<Zeroizing<Vec<u8>>>, Failure>,
+        key: &Named,
+    ) -> Result<Chosen, Failure> {
         let failed = |error: ImportError| Failure::new(exit::DATA, error);
         let file = match KeyFile::read(bytes, None) {
             Err(ImportError::Encrypted) => {
-                let passphrase = self.passphrase.read(&self.file)?;
+                let passphrase = passphrase()?;
                 KeyFile::read(bytes, passphrase.as_ref().map(|passphrase| passphrase.as_slice()))
             }
             read => read,
@@ -101,30 +204,39 @@ impl Import {
         };
         let plain = file.pkcs8(index).map_err(failed)?;
         let spki = file.spki(index).map_err(failed)?;
+        let public = spki.to_vec();
+        let chosen = |chain| Chosen { plain, public, chain };
         if file.certificates().is_empty() {
-            return Ok((plain, None));
+            return Ok(chosen(None));
         }
         let assembled = certificates.clone().and_then(|chain| chain.assembled(spki)).and_then(|chain| {
             chain.as_ref().map(Chain::check).transpose()?;
             Ok::<_, InvalidChain>(chain)
         });
         match assembled {
-            Ok(Some(chain)) => Ok((plain, Some(chain))),
+            Ok(Some(chain)) => Ok(chosen(Some(chain))),
             Ok(None) if self.index.is_none() => Err(ambiguous(
                 "the certificates in the file are not for its private key; to import the key without them, add --index 1",
             )),
-            Ok(None) => Ok((plain, None)),
+            Ok(None) => Ok(chosen(None)),
             Err(reason) => {
                 let command = for_daemon(
-                    format!("keyward cert attach {} --in CHAIN", self.key.label),
-                    &self.key.client.runtime_dir,
+                    format!("keyward cert attach {} --in CHAIN", key.label),
+                    &key.client.runtime_dir,
                 );
                 warn(format_args!(
                     "the certificates in the file are not attached: {reason}; attach others: {command}"
                 ));
-                Ok((plain, None))
+                Ok(chosen(None))
             }
         }
+    }
+
+    /// True if a key has the uses that a new key would get.
+    fn has_uses(&self, key: &KeyView) -> bool {
+        let wanted: BTreeSet<_> = self.properties.uses.iter().map(|one| one.name()).collect();
+        let wanted = if wanted.is_empty() { BTreeSet::from([Use::TlsServer.name()]) } else { wanted };
+        self.new_version || key.uses.iter().map(String::as_str).collect::<BTreeSet<_>>() == wanted
     }
 
     fn send(
@@ -142,21 +254,15 @@ impl Import {
         };
         admin.import(label, &import, plain)
     }
+}
 
-    /// Attaches the certificates, and returns the changed key.
-    fn attach(&self, chain: &Chain) -> Result<KeyView, Failure> {
-        let attached = self.key.call("attach the certificates in the file to", |admin, label| {
-            admin.attach(label, Bytes::from(chain.to_pem()))?;
-            admin.show(label)
-        });
-        let key = attached.map_err(|failure| failure.while_trying("the key is imported, but"))?;
-        match chain.certificates.len() {
-            1 => note("the certificate in the file was attached to the key"),
-            count => note(format_args!("{count} certificates in the file were attached to the key")),
-        }
-        warn_of_chain(chain);
-        Ok(key)
-    }
+/// Attaches the certificates to an imported key, and returns the changed key.
+fn attach(key: &Named, chain: &Chain) -> Result<KeyView, Failure> {
+    let attached = key.call("attach the certificates in the file to", |admin, label| {
+        admin.attach(label, Bytes::from(chain.to_pem()))?;
+        admin.show(label)
+    });
+    attached.map_err(|failure| failure.while_trying("the key is imported, but"))
 }
 
 /// The contents of a file, for a person who has to choose a key.

@@ -1,5 +1,6 @@
 //! `keyward key`: the keys of a daemon.
 
+mod bulk;
 mod confirm;
 mod create;
 mod dates;
@@ -20,12 +21,12 @@ use serde_json::json;
 use super::altered::{warn_of_altered_keys, warn_of_sealed_unit};
 use super::client::Client;
 use super::failure::Failure;
-use super::output::{print, print_json};
+use super::output::{JsonList, print, print_json};
 use crate::admin::api::KeyView;
 use crate::admin::client::{AdminClient, AdminClientError};
 use crate::admin::request;
 use crate::ground::exit;
-use crate::keys;
+use crate::keys::{self, Altered};
 pub(super) use confirm::confirmed;
 use create::{Adopt, Generate};
 use dates::SetDates;
@@ -34,7 +35,7 @@ use destroy::{Compromise, Purge};
 use import::Import;
 use named::Named;
 pub(super) use named::for_daemon;
-use print::print_keys;
+use print::KeyTable;
 use rewrap::Rewrap;
 use uses::SetUses;
 pub(super) use uses::how_to_allow;
@@ -152,15 +153,27 @@ fn set_state(state: keys::State) -> impl FnOnce(&AdminClient, &str) -> Result<Ke
 }
 
 fn list(client: &Client) -> Result<(), Failure> {
-    let (keys, altered) = AdminClient::new(&client.runtime_dir)
-        .and_then(|admin| admin.list())
-        .map_err(|error| Failure::from(error).while_trying("cannot list keys"))?;
-    warn_of_altered_keys(&keys, &altered);
-    warn_of_sealed_unit(&keys);
-    let incomplete = keys.iter().any(|key| key.problem.is_some()) || altered.total() > 0;
-    let printed = if client.json { print_json(&keys) } else { print_keys(&keys) };
-    match incomplete {
-        true => printed.and(Err(Failure::silent(exit::DATA))),
-        false => printed,
+    let failed = |error| Failure::from(error).while_trying("cannot list keys");
+    let admin = AdminClient::new(&client.runtime_dir).map_err(failed)?;
+    let (mut table, mut json) = (KeyTable::default(), JsonList::default());
+    let (mut altered, mut doubtful) = (Altered::default(), Vec::new());
+    for page in admin.pages() {
+        let page = page.map_err(failed)?;
+        match client.json {
+            true => page.keys.iter().try_for_each(|key| json.add(key))?,
+            false => table.print(&page.keys)?,
+        }
+        let is_doubtful = |key: &KeyView| key.problem.is_some() || key.unverified || key.unwritten;
+        doubtful.extend(page.keys.into_iter().filter(is_doubtful));
+        altered = page.altered;
+    }
+    if client.json {
+        json.end()?;
+    }
+    warn_of_altered_keys(&doubtful, &altered);
+    warn_of_sealed_unit(&doubtful);
+    match doubtful.iter().any(|key| key.problem.is_some()) || altered.total() > 0 {
+        true => Err(Failure::silent(exit::DATA)),
+        false => Ok(()),
     }
 }

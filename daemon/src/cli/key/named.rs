@@ -1,7 +1,7 @@
 //! A key that a command names.
 
 use core::slice;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use keyward_proto::Label;
@@ -23,6 +23,31 @@ pub(in crate::cli) struct Named {
     pub(super) label: Label,
     #[command(flatten)]
     pub(super) client: Client,
+}
+
+/// A key that a command names, or the keys of a list.
+#[derive(Args, Debug)]
+pub(in crate::cli) struct NamedOrListed {
+    /// Label of the key
+    #[arg(value_name = "LABEL", required_unless_present = "from", conflicts_with = "from")]
+    label: Option<Label>,
+    /// File with a list of keys, one in each line; - for standard input
+    #[arg(long, value_name = "FILE")]
+    from: Option<PathBuf>,
+    #[command(flatten)]
+    client: Client,
+}
+
+impl NamedOrListed {
+    /// The key, or the file with the list.
+    pub(super) fn split(self) -> Result<Named, (PathBuf, Client)> {
+        let Self { label, from, client } = self;
+        match (label, from) {
+            (Some(label), _) => Ok(Named { label, client }),
+            // One of both is there.
+            (None, from) => Err((from.unwrap_or_default(), client)),
+        }
+    }
 }
 
 impl Named {

@@ -2,51 +2,79 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use comfy_table::{ContentArrangement, Table};
+use comfy_table::{ColumnConstraint, ContentArrangement, Table, Width};
 use sha2::{Digest, Sha256};
 
 use crate::admin::api::{ApprovalView, KeyView};
 use crate::cli::failure::Failure;
-use crate::cli::output::{ago, columns, from_now, print, print_table, table, time};
+use crate::cli::output::{ago, columns, from_now, print, print_table, table, table_without_titles, time};
 use crate::ground::ownership::Name;
 use crate::keys::Deletion;
 
-pub(super) fn print_keys(keys: &[KeyView]) -> Result<(), Failure> {
-    print_table(&list(keys, columns()))
+/// Table of keys that is printed a part at a time. The first part decides about the columns: if
+/// that part is wider than a terminal, the table lacks the columns that matter least.
+#[derive(Default)]
+pub(super) struct KeyTable {
+    /// The columns and the width of each one; none before the first part.
+    columns: Vec<(usize, usize)>,
 }
 
-/// Table of keys with whole cells. If it is wider than a terminal, it lacks the columns that matter
-/// least.
-fn list(keys: &[KeyView], width: Option<u16>) -> Table {
-    let cells = |key: &KeyView| {
-        [
-            key.label.clone(),
-            key.key_type.clone(),
-            if key.problem.is_none() { key.current.to_string() } else { String::new() },
-            state(key),
-            key.uses.join(", "),
-            key.backend.clone(),
-            expires(key),
-            key.last_used.map(ago).unwrap_or_default(),
-        ]
+impl KeyTable {
+    /// Prints the next keys.
+    pub(super) fn print(&mut self, keys: &[KeyView]) -> Result<(), Failure> {
+        print_table(&self.part(keys, columns()))
+    }
+
+    fn part(&mut self, keys: &[KeyView], width: Option<u16>) -> Table {
+        let rows: Vec<_> = keys.iter().map(cells).collect();
+        let is_first = self.columns.is_empty();
+        if is_first {
+            self.columns = shown(&rows, width);
+        }
+        let titles: Vec<_> = self.columns.iter().map(|(column, _)| TITLES[*column]).collect();
+        let mut table = if is_first { table(&titles) } else { table_without_titles() };
+        table.set_content_arrangement(ContentArrangement::Disabled);
+        let of_row = |row: &[String; 8]| {
+            self.columns.iter().map(|(column, _)| row[*column].clone()).collect::<Vec<_>>()
+        };
+        table.add_rows(rows.iter().map(of_row));
+        for (column, (_, width)) in table.column_iter_mut().zip(&self.columns) {
+            let with_blanks = u16::try_from(width + 2).unwrap_or(u16::MAX);
+            column.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(with_blanks)));
+        }
+        table
+    }
+}
+
+/// The columns that have a place, with their widths.
+fn shown(rows: &[[String; 8]], width: Option<u16>) -> Vec<(usize, usize)> {
+    let width_of = |column: usize| {
+        let cells = rows.iter().map(|row| row[column].chars().count());
+        cells.max().unwrap_or(0).max(TITLES[column].len())
     };
-    let titles = TITLES.map(str::to_owned);
-    let rows: Vec<_> = [titles].into_iter().chain(keys.iter().map(cells)).collect();
-    let width_of = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let mut shown: Vec<_> = (0..TITLES.len()).collect();
+    let mut shown: Vec<_> = (0..TITLES.len()).map(|column| (column, width_of(column))).collect();
     for title in LEAST {
         // Two blanks are between columns.
-        let needed: usize = shown.iter().map(|column| width_of(*column) + 2).sum();
+        let needed: usize = shown.iter().map(|(_, width)| width + 2).sum();
         if width.is_none_or(|width| needed <= usize::from(width) + 2) {
             break;
         }
-        shown.retain(|column| TITLES[*column] != title);
+        shown.retain(|(column, _)| TITLES[*column] != title);
     }
-    let of_row = |row: &[String; 8]| shown.iter().map(|column| row[*column].clone()).collect::<Vec<_>>();
-    let mut table = table(&shown.iter().map(|column| TITLES[*column]).collect::<Vec<_>>());
-    table.set_content_arrangement(ContentArrangement::Disabled);
-    table.add_rows(rows[1..].iter().map(of_row));
-    table
+    shown
+}
+
+fn cells(key: &KeyView) -> [String; 8] {
+    [
+        key.label.clone(),
+        key.key_type.clone(),
+        if key.problem.is_none() { key.current.to_string() } else { String::new() },
+        state(key),
+        key.uses.join(", "),
+        key.backend.clone(),
+        expires(key),
+        key.last_used.map(ago).unwrap_or_default(),
+    ]
 }
 
 const TITLES: [&str; 8] = ["LABEL", "TYPE", "VERSION", "STATE", "USES", "BACKEND", "CERTIFICATE", "LAST USE"];
@@ -203,7 +231,7 @@ mod tests {
         let deletion = Deletion { by: 0, at: now(), destroy_at: now() + 2_500_000 };
         let deleted = KeyView { deletion: Some(deletion), state: "deleted".into(), ..key("mail") };
         let keys = [key("shop.example.org"), deleted];
-        let of = |width| list(&keys, width).lines().collect::<Vec<_>>();
+        let of = |width| KeyTable::default().part(&keys, width).lines().collect::<Vec<_>>();
         let all = of(None);
         assert!(TITLES.iter().all(|title| all[0].contains(title)), "{all:?}");
         for width in [40, 80, 100, 120, 140] {
@@ -221,5 +249,25 @@ mod tests {
             "{lines:#?}"
         );
         assert!(!lines[0].contains("BACKEND"), "{lines:#?}");
+    }
+
+    #[test]
+    fn the_parts_of_a_table_have_the_same_columns() {
+        let key = |label: &str| KeyView {
+            label: label.into(),
+            state: "enabled".into(),
+            key_type: "p256".into(),
+            backend: "embedded".into(),
+            ..KeyView::default()
+        };
+        let mut table = KeyTable::default();
+        let mut lines = |keys: &[KeyView]| table.part(keys, Some(90)).lines().collect::<Vec<_>>();
+        let first = lines(&[key("shop.example.org"), key("mail")]);
+        let second = lines(&[key("a"), key("b")]);
+        let longer = lines(&[key("a.label.that.is.longer.than.the.ones.before")]);
+        assert_eq!((first.len(), second.len(), longer.len()), (3, 2, 1));
+        let place = |line: &String| line.find("enabled").unwrap();
+        assert_eq!(place(&first[1]), place(&second[0]), "{first:#?} {second:#?}");
+        assert!(longer[0].contains("before") && place(&longer[0]) > place(&first[1]), "{longer:#?}");
     }
 }

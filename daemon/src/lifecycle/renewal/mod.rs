@@ -26,7 +26,7 @@ use std::sync::Arc;
 use keyward_proto::{KeyType, Label, Use};
 
 use super::Error;
-use super::create::{KeySpec, generate};
+use super::create::{KeySpec, Properties, generate};
 use super::event::Actor;
 use crate::audit;
 use crate::config::{Authority, Config, Issuer, Plan, origin};
@@ -123,7 +123,10 @@ async fn found_or_made(
     if let Some(key) = daemon.keys.get(label).await? {
         return Ok(key);
     }
-    let spec = KeySpec { label: label.clone(), uses: uses.to_vec(), sign_and_decrypt: false, backend: None };
+    let spec = KeySpec {
+        label: label.clone(),
+        properties: Properties { uses: uses.to_vec(), ..Properties::default() },
+    };
     match generate(daemon, Actor::Daemon, spec, key_type).await {
         // Another request has made it meanwhile.
         Err(Error::Store(StoreError::Exists(_))) => {

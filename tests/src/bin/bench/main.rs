@@ -31,6 +31,7 @@ mod capacity;
 mod handshakes;
 mod instructions;
 mod loads;
+mod many;
 mod nginx;
 mod overhead;
 mod results;
@@ -89,7 +90,7 @@ fn main() -> ExitCode {
 type Part = (&'static str, fn(bool, &mut Results));
 
 /// The parts in the order of their measurement.
-const PARTS: [Part; 9] = [
+const PARTS: [Part; 10] = [
     ("handshakes", handshakes::run),
     ("rustls", handshakes::run_rustls),
     ("unit", |quick, _| unit::run(quick)),
@@ -99,6 +100,7 @@ const PARTS: [Part; 9] = [
     ("async", |quick, _| asynchronous::run(quick)),
     ("loads", loads::run),
     ("instructions", instructions::run),
+    ("keys", many::run),
 ];
 
 /// EX_USAGE of sysexits.h.
