@@ -60,6 +60,7 @@ async fn text(peers: &Shared) -> Bytes {
         metrics.renewals.set(plans, watched, daemon.renewals.agent_seen());
     }
     metrics.set_altered(daemon.keys.altered().total());
+    metrics.set_checked(daemon.is_surveyed());
     if let Some(trail) = daemon.trail() {
         let view = AuditView::of(trail);
         metrics.audit.set(&AuditLook {

@@ -41,6 +41,7 @@ pub(crate) struct Metrics {
     connections: Gauge,
     keys: Gauge,
     altered: Gauge,
+    checked: Gauge,
     not_final: Gauge,
     ready: Family<BackendLabels, Gauge>,
     waiting: Family<BackendLabels, Gauge>,
@@ -166,6 +167,7 @@ impl Metrics {
             connections: Gauge::default(),
             keys: Gauge::default(),
             altered: Gauge::default(),
+            checked: Gauge::default(),
             not_final: Gauge::default(),
             audit: AuditMetrics::default(),
             renewals: RenewalMetrics::default(),
@@ -200,6 +202,8 @@ impl Metrics {
         registry.register("keys", "Keys in the key store", self.keys.clone());
         let help = "Keys, lists of keys and nameless records in the key store that were altered";
         registry.register("keys_altered", help, self.altered.clone());
+        let help = "1 once every record of the key store was checked since the start";
+        registry.register("keys_checked", help, self.checked.clone());
         let help = "1 while destroyed keys can come back from copies of the key store";
         registry.register("purges_not_final", help, self.not_final.clone());
         let help = "Connections of peers that the daemon closed: a frame was malformed, not complete in time or cut off by a hang-up, answers were not read, a limit was reached, or a user without a grant sent no request";
@@ -371,6 +375,11 @@ impl Metrics {
     /// Sets whether destroyed keys can come back from copies of the key store.
     pub(crate) fn set_final(&self, is_final: bool) {
         self.not_final.set((!is_final).into());
+    }
+
+    /// Sets whether every record was checked since the start.
+    pub(crate) fn set_checked(&self, is_checked: bool) {
+        self.checked.set(is_checked.into());
     }
 
     /// Sets the number of altered keys, lists and records.

@@ -9,7 +9,6 @@ use super::store_key;
 use crate::backend::{Backend, Backends, Unusable};
 use crate::config::{Config, EMBEDDED};
 use crate::keys::{KeyStore, StoreKeyError, unlock};
-use crate::lifecycle;
 
 /// Opens the embedded unit, if there is a master key, and prepares the remote backends. Unlocks the
 /// store.
@@ -101,17 +100,4 @@ pub(super) fn check_dev(options: &Options, made_with_dev: Option<bool>) -> Resul
         Some(made_with_dev) => Err(ServeError::Dev(options.state_dir.clone(), made_with_dev)),
         None => Ok(()),
     }
-}
-
-/// Returns a message about keys that the embedded unit cannot unwrap, if there are any. An
-/// unfinished change of the master key leaves such keys.
-pub(super) fn keys_of_other_master_keys(
-    store: &KeyStore,
-    backends: &Backends,
-) -> Result<Option<String>, ServeError> {
-    let Some(backend) = backends.get(EMBEDDED) else { return Ok(None) };
-    let Some(Ok(unit)) = backend.embedded_unit() else { return Ok(None) };
-    let wkids: Vec<_> = [unit.wkid(), unit.other_wkid()].into_iter().flatten().collect();
-    let keys = store.left_behind(&wkids, |blob| backend.master_key_of(blob))?;
-    Ok(lifecycle::left_behind(&keys))
 }

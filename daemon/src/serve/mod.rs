@@ -25,6 +25,7 @@ pub(crate) mod sockets;
 mod start;
 pub mod starter;
 pub(crate) mod store_key;
+mod survey;
 mod unit_server;
 pub(crate) mod upgrade;
 

@@ -13,7 +13,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::accept::{Tasks, accept};
-use super::backends::{keys_of_other_master_keys, open_backends};
+use super::backends::open_backends;
 use super::configuration::log_warnings;
 use super::drain::drain;
 use super::error::ServeError;
@@ -22,6 +22,7 @@ use super::options::Options;
 use super::reload::{record, reload};
 use super::sockets::{self, HandedOver, MetricsSockets, Opened, SocketError, Sockets};
 use super::starter::{self, Starter};
+use super::survey::survey;
 use super::upgrade;
 use super::{audit, background, confinement, unit_server};
 use crate::backend::{Backend, Embedded};
@@ -91,10 +92,6 @@ fn run(
     if options.unit.is_none() {
         log_problems(&store, is_new, &config)?;
     }
-    let unusable_keys = keys_of_other_master_keys(&store, &backends)?;
-    if let Some(problem) = &unusable_keys {
-        tracing::error!("{problem}");
-    }
     unit_server::simulate(options, &backends)?;
     let (sockets, opened) = match unit_server {
         None => Sockets::open(&options.runtime_dir, &config.socket.extra, passed, metrics)?,
@@ -104,7 +101,6 @@ fn run(
     let at_start = config.clone();
     let daemon = Daemon::new(config, dev_grants(options.dev), options.dev, store, backends);
     let daemon = daemon.with_config_file(absolute_config_file(options)).with_scratch(scratch);
-    daemon.set_unusable_keys(unusable_keys);
     let daemon = daemon.serving_grep11(options.unit.is_some());
     let peers = Arc::new(Shared::new(Arc::new(daemon), reactors, descriptors));
     let mut runtime = match unit_server {
@@ -157,6 +153,9 @@ impl Server<'_> {
         let (stop, tasks) = (CancellationToken::new(), Tasks::default());
         // A unit that hangs must not keep the daemon from being stopped.
         if signals.unless_stopped(start_units(daemon)).await.is_none() {
+            return Ok(None);
+        }
+        if signals.unless_stopped(survey(daemon)).await.is_none() {
             return Ok(None);
         }
         audit::start(daemon, &self.options.state_dir);
@@ -328,11 +327,6 @@ fn open_store(options: &Options, config: &Config) -> Result<KeyStore, ServeError
 
 /// Logs problems of the key store that do not prevent the start.
 fn log_problems(store: &KeyStore, is_new: bool, config: &Config) -> Result<(), ServeError> {
-    if !store.is_locked()
-        && let Some((problem, advice)) = store.check()?.problem()
-    {
-        tracing::error!("{problem}; {advice}");
-    }
     // A new store has its own warning. An empty store has one at each start, because the daemon may
     // have been started once since the store was lost.
     if let Some(problem) = store.problem() {

@@ -5,14 +5,14 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Output};
+use std::process::Command;
 
 use nix::unistd::{Group, User};
 use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::fixture::{Daemon, PROGRAM, failure_of, has_root};
-use crate::users::{ALICE, MALLORY, as_ids, as_member, as_user};
+use crate::users::{ALICE, MALLORY, as_ids, as_member, as_user, keyward_as};
 
 /// A daemon of root without `--dev`, with this configuration. Every user can reach its sockets.
 fn daemon(configuration: &str) -> Daemon {
@@ -39,13 +39,6 @@ fn reload(daemon: &Daemon, text: &str) {
 
 fn role(role: &str, holder: &str) -> String {
     format!("[[role]]\nrole = {role:?}\n{holder}\n")
-}
-
-/// Runs a command of the command line as a user.
-fn keyward_as(daemon: &Daemon, uid: u32, words: &[&str]) -> Output {
-    let mut command = Command::new(PROGRAM);
-    command.args(words).arg("--runtime-dir").arg(daemon.path("run")).uid(uid).gid(uid);
-    command.output().unwrap()
 }
 
 fn gid_of(group: &str) -> u32 {

@@ -3,12 +3,15 @@
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::thread;
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
 use rustix::process::{Gid, Uid};
+
+use crate::fixture::{Daemon, PROGRAM};
 
 /// Numbers of users that do not exist.
 pub(crate) const MALLORY: u32 = 7001;
@@ -93,4 +96,11 @@ pub(crate) fn identity() -> (String, String) {
     let text = String::from_utf8(openssl.output().unwrap().stdout).unwrap();
     let at = text.find("-----BEGIN CERTIFICATE").unwrap();
     (text[..at].to_owned(), text[at..].to_owned())
+}
+
+/// Runs a command of the command line as a user.
+pub(crate) fn keyward_as(daemon: &Daemon, uid: u32, words: &[&str]) -> Output {
+    let mut command = Command::new(PROGRAM);
+    command.args(words).arg("--runtime-dir").arg(daemon.path("run")).uid(uid).gid(uid);
+    command.output().unwrap()
 }
