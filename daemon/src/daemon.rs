@@ -414,7 +414,7 @@ impl Daemon {
         let is_without_plans = self.config().plans.is_empty();
         let orphans = is_without_plans.then(|| self.renewals.orphans()).flatten();
         let of_renewals = self.renewals.problem().into_iter().chain(orphans);
-        let unsurveyed = (!self.is_surveyed()).then(|| UNSURVEYED.to_owned());
+        let unsurveyed = (!self.is_surveyed() && !self.keys.is_locked()).then(|| UNSURVEYED.to_owned());
         unusable.into_iter().chain(unsurveyed).chain(pending).chain(noted).chain(of_renewals).collect()
     }
 

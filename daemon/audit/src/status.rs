@@ -12,7 +12,7 @@ use crate::{Checkpoint, Signing, Trail};
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Status {
     /// When the writer has last looked for work. It does so every 50 milliseconds: an older time
-    /// is that of a disk that hangs. `None`: not yet. A clock that is set is no older time.
+    /// is that of a disk that hangs. `None`: not yet. The time does not depend on the clock.
     pub looked: Option<Instant>,
     /// Number of the last record. 0: there is none.
     pub last: u64,

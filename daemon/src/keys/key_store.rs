@@ -209,7 +209,7 @@ impl KeyStore {
     }
 
     /// True if every record is authentic as the store is at one moment. Changes go on meanwhile, so
-    /// what is known of alterations stays as it is.
+    /// the known alterations stay as they are.
     pub(super) fn is_whole(&self) -> Result<bool, StoreError> {
         Ok(Altered::from(&self.store.check()?).total() == 0)
     }

@@ -26,6 +26,8 @@ mod unwritten;
 mod usage;
 mod verb;
 
+use core::cell::Cell;
+use core::mem;
 use core::num::NonZeroUsize;
 use std::collections::HashSet;
 use std::io;
@@ -80,15 +82,49 @@ pub struct Keys {
     unit: Option<Arc<Unit>>,
     /// Locked during a change until the unit knows of the change, so that the unit learns of
     /// changes in their order.
-    changing: Arc<Mutex<()>>,
+    changing: Arc<TurnLock>,
     /// New keys that wait for their turn to be stored, to be stored together.
-    new: Arc<Mutex<Vec<New>>>,
+    new: Arc<Mutex<NewKeys>>,
     /// File for copies of the store.
     scratch: Scratch,
 }
 
-/// A new key, and who waits for it to be stored.
+/// A new key, and the sender to the task that waits for the key to be stored.
 type New = (Key, oneshot::Sender<Result<Arc<Key>, StoreError>>);
+
+/// New keys that wait to be stored.
+#[derive(Default)]
+struct NewKeys {
+    waiting: Vec<New>,
+    /// True while a thread stores keys, or is about to begin.
+    are_stored: bool,
+}
+
+/// The turn of a thread to store new keys.
+struct Turn {
+    new: Arc<Mutex<NewKeys>>,
+    is_over: Cell<bool>,
+}
+
+impl Turn {
+    /// The next keys to store together. `None` ends the turn: the next key begins another one.
+    fn next(&self) -> Option<Vec<New>> {
+        let mut new = lock(&self.new);
+        let count = new.waiting.len().min(MOST_TOGETHER);
+        new.are_stored = count > 0;
+        self.is_over.set(count == 0);
+        (count > 0).then(|| new.waiting.drain(..count).collect())
+    }
+}
+
+impl Drop for Turn {
+    /// Gives up the keys that wait, if the thread has panicked, or could not begin.
+    fn drop(&mut self) {
+        if !self.is_over.get() {
+            *lock(&self.new) = NewKeys::default();
+        }
+    }
+}
 
 impl Keys {
     /// The keys of a store, of which up to `cached` are kept in memory.
@@ -210,43 +246,41 @@ impl Keys {
         let (sender, stored) = oneshot::channel();
         let is_first = {
             let mut new = lock(&self.new);
-            new.push((key, sender));
-            new.len() == 1
+            new.waiting.push((key, sender));
+            !mem::replace(&mut new.are_stored, true)
         };
-        // The first one has its turn for those that come after it, too.
-        if !is_first {
-            return stored.await.unwrap_or_else(|_| Err(self.lost()));
+        if is_first {
+            self.store_new();
         }
-        let (cache, changes, new) =
-            (Arc::clone(&self.cache), Arc::clone(&self.changes), Arc::clone(&self.new));
-        let (unit, changing) = (self.unit.clone(), Arc::clone(&self.changing));
-        let some = move || -> Vec<New> {
-            let mut new = lock(&new);
-            let count = new.len().min(MOST_TOGETHER);
-            new.drain(..count).collect()
-        };
-        let add = move |store: &KeyStore| loop {
-            // Other changes have their turn between.
-            let _changing = lock(&changing);
-            let (keys, senders): (Vec<_>, Vec<_>) = some().into_iter().unzip();
-            if keys.is_empty() {
-                return Ok(());
-            }
-            for ((result, key), sender) in store.put_new(&keys).into_iter().zip(keys).zip(senders) {
-                let in_memory = forget(&cache, &changes, key.label.clone());
-                if let Some(unit) = &unit {
-                    let now = match &result {
-                        Ok(stored) => Ok(Some(stored.clone())),
-                        Err(_) => store.get(&key.label),
-                    };
-                    retire_unused(unit, &in_memory.as_deref().into_iter().collect::<Vec<_>>(), now);
-                }
-                // The task may have ended.
-                let _ = sender.send(result.map(Arc::new));
-            }
-        };
-        self.in_store(add).await?;
         stored.await.unwrap_or_else(|_| Err(self.lost()))
+    }
+
+    /// Stores the new keys that wait, and the ones that come meanwhile, on another thread.
+    fn store_new(&self) {
+        let turn = Turn { new: Arc::clone(&self.new), is_over: Cell::new(false) };
+        let store = Arc::clone(&self.store);
+        let (cache, changes) = (Arc::clone(&self.cache), Arc::clone(&self.changes));
+        let (unit, changing) = (self.unit.clone(), Arc::clone(&self.changing));
+        drop(tokio::task::spawn_blocking(move || {
+            loop {
+                // Other changes have their turn between.
+                let _changing = changing.blocking_lock();
+                let Some(some) = turn.next() else { return };
+                let (keys, senders): (Vec<_>, Vec<_>) = some.into_iter().unzip();
+                for ((result, key), sender) in store.put_new(&keys).into_iter().zip(keys).zip(senders) {
+                    let in_memory = forget(&cache, &changes, key.label.clone());
+                    if let Some(unit) = &unit {
+                        let now = match &result {
+                            Ok(stored) => Ok(Some(stored.clone())),
+                            Err(_) => store.get(&key.label),
+                        };
+                        retire_unused(unit, &in_memory.as_deref().into_iter().collect::<Vec<_>>(), now);
+                    }
+                    // The task may have ended.
+                    let _ = sender.send(result.map(Arc::new));
+                }
+            }
+        }));
     }
 
     /// Applies `change` to a key, and stores the key. If another task has changed the key in the
@@ -315,7 +349,7 @@ impl Keys {
         let (cache, changes) = (Arc::clone(&self.cache), Arc::clone(&self.changes));
         let (unit, changing) = (self.unit.clone(), Arc::clone(&self.changing));
         let repair = move |store: &KeyStore| {
-            let _changing = lock(&changing);
+            let _changing = changing.blocking_lock();
             let done = store.rebuild();
             // The records of keys in memory may be gone from the store.
             let in_list = |label: &Label| match &done {
@@ -412,7 +446,7 @@ impl Keys {
                 return Ok(store.known_altered());
             }
             // Nothing must be repaired between the look and the note of its result.
-            let _changing = lock(&changing);
+            let _changing = changing.blocking_lock();
             store.check()
         };
         self.in_store(check).await
@@ -544,7 +578,7 @@ impl Keys {
         let (cache, changes) = (Arc::clone(&self.cache), Arc::clone(&self.changes));
         let (unit, changing) = (self.unit.clone(), Arc::clone(&self.changing));
         let change = move |store: &KeyStore| {
-            let _changing = lock(&changing);
+            let _changing = changing.blocking_lock();
             let before = unit.as_ref().and_then(|_| store.get(&label).ok().flatten());
             let done = f(store);
             let in_memory = forget(&cache, &changes, label.clone());
@@ -559,14 +593,14 @@ impl Keys {
 
     /// While this is locked, no change begins.
     #[cfg(test)]
-    fn changing(&self) -> Arc<Mutex<()>> {
+    fn changing(&self) -> Arc<TurnLock> {
         Arc::clone(&self.changing)
     }
 
     /// Number of new keys that wait to be stored.
     #[cfg(test)]
     fn waiting(&self) -> usize {
-        lock(&self.new).len()
+        lock(&self.new).waiting.len()
     }
 
     async fn in_store<T: Send + 'static>(
@@ -585,6 +619,9 @@ impl Keys {
         StoreError::Damaged(self.store.path().to_owned())
     }
 }
+
+/// Lock whose waiters have their turn in their order.
+type TurnLock = tokio::sync::Mutex<()>;
 
 /// New keys that are stored together, at most.
 const MOST_TOGETHER: usize = 256;

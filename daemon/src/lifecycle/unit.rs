@@ -257,6 +257,7 @@ async fn settle(daemon: &Daemon) {
         match daemon.keys.unlock(Arc::clone(unit), daemon.dev).await {
             Ok(()) => {
                 tracing::info!("the unit has its master key, and the key store is open");
+                daemon.set_surveyed(true);
                 daemon.shredding.want();
             }
             Err(error) => tracing::error!("{error}"),

@@ -17,12 +17,20 @@ use crate::lifecycle;
 pub(super) async fn survey(daemon: &Arc<Daemon>) {
     daemon.set_surveyed(false);
     let looking = tokio::spawn(look_at_all(Arc::clone(daemon)));
-    if tokio::time::timeout(PATIENCE, looking).await.is_err() {
-        tracing::info!("the records of the key store are being checked; the daemon serves meanwhile");
+    match tokio::time::timeout(PATIENCE, looking).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::error!("the records of the key store cannot be checked: {error}"),
+        Err(_) => {
+            tracing::info!("the records of the key store are being checked; the daemon serves meanwhile");
+        }
     }
 }
 
 async fn look_at_all(daemon: Arc<Daemon>) {
+    // A store that is locked is checked when it is unlocked.
+    if daemon.keys.is_locked() {
+        return;
+    }
     while let Err(error) = look(&daemon).await {
         tracing::error!("the records of the key store cannot be checked: {error}");
         tokio::time::sleep(RETRY).await;
@@ -31,10 +39,6 @@ async fn look_at_all(daemon: Arc<Daemon>) {
 }
 
 async fn look(daemon: &Daemon) -> Result<(), StoreError> {
-    // A store that is locked is checked when it is unlocked.
-    if daemon.keys.is_locked() {
-        return Ok(());
-    }
     if let Some((problem, advice)) = daemon.keys.check().await?.problem() {
         tracing::error!("{problem}; {advice}");
     }

@@ -465,7 +465,11 @@ fn an_altered_part_of_a_list_affects_only_its_own_keys() {
     for label in &labels {
         assert_eq!(store.get(label).is_ok(), !is_near(&label), "{label}");
     }
-    assert_eq!(store.check().unwrap().lists, 1);
+    let altered = store.check().unwrap();
+    assert_eq!((altered.lists, altered.count), (1, labels.iter().filter(is_near).count() + 1));
+    let listed = store.list(None, 1000).unwrap();
+    let refused = listed.iter().filter(|listed| matches!(listed, Listed::Altered { .. })).count();
+    assert_eq!((listed.len(), refused), (labels.len() + 1, altered.count));
     let rebuilt = store.rebuild().unwrap();
     assert_eq!((rebuilt.kept.len(), rebuilt.removed.len()), (labels.len() + 1, 0));
     assert!(shop(&store).unwrap().unwrap().state == State::Disabled);
@@ -535,7 +539,7 @@ async fn new_keys_are_stored_together() {
     keys.put(key("key-7")).await.unwrap();
     let (changing, (go_on, wait), (held, is_held)) = (keys.changing(), channel(), channel());
     let holder = std::thread::spawn(move || {
-        let _held = changing.lock().unwrap();
+        let _held = changing.blocking_lock();
         held.send(()).unwrap();
         wait.recv()
     });

@@ -42,7 +42,13 @@ where
             match label.parse::<Label>() {
                 Err(_) => altered.nameless += 1,
                 Ok(_) if list.is_some_and(|list| list.contains_key(label)) => {}
-                Ok(label) => drop(altered.labels.insert(label)),
+                // A part of the list may be as it was.
+                Ok(label) => {
+                    if list.is_some() || !matches!(self.find(seals, root, label.as_str())?, Found::Record(_))
+                    {
+                        altered.labels.insert(label);
+                    }
+                }
             }
         }
         Ok(altered)
