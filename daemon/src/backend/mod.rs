@@ -279,8 +279,8 @@ impl Backend {
         }
     }
 
-    /// Number of keys that the backend makes at a time: what it makes at once is not lost when the
-    /// daemon ends.
+    /// Number of keys that the backend makes at a time. If the daemon ends, keys that are made and
+    /// not stored are lost.
     pub(crate) fn at_a_time(&self) -> usize {
         match &self.kind {
             Kind::Embedded(_) => usize::MAX,

@@ -71,9 +71,16 @@ pub(crate) async fn generate_all(
     let properties = properties.checked();
     let placement = Placement::of(daemon, properties.backend.as_deref()).await?;
     check_uses(&properties.uses, key_type, properties.sign_and_decrypt)?;
-    let mut all = Vec::new();
-    for labels in labels.chunks(placement.backend.at_a_time()) {
-        all.extend(generate_some(daemon, actor, labels, &properties, key_type, &placement).await?);
+    // The first key of a backend decides its master key, before other keys are made.
+    let (first, others) = labels.split_at(if placement.wkid.is_none() { labels.len().min(1) } else { 0 });
+    let mut all = generate_some(daemon, actor, first, &properties, key_type, &placement).await;
+    if others.is_empty() {
+        return Ok(all);
+    }
+    drop(placement);
+    let placement = Placement::of(daemon, properties.backend.as_deref()).await?;
+    for labels in others.chunks(placement.backend.at_a_time()) {
+        all.extend(generate_some(daemon, actor, labels, &properties, key_type, &placement).await);
     }
     Ok(all)
 }
@@ -85,8 +92,14 @@ async fn generate_some(
     properties: &Properties,
     key_type: KeyType,
     placement: &Placement<'_>,
-) -> Result<Vec<Result<Arc<Key>, Error>>, Error> {
-    let found = daemon.keys.stored_all(labels.to_vec()).await?;
+) -> Vec<Result<Arc<Key>, Error>> {
+    if labels.is_empty() {
+        return Vec::new();
+    }
+    let found = match daemon.keys.stored_all(labels.to_vec()).await {
+        Ok(found) => found,
+        Err(error) => return labels.iter().map(|_| Err(error.again().into())).collect(),
+    };
     let begun = join_all(labels.iter().zip(found).map(async |(label, found)| {
         refuse_existing(label, found?.as_ref())?;
         begin(daemon, actor, Action::Generate, Some(label)).await
@@ -107,7 +120,7 @@ async fn generate_some(
             Ok(key)
         }
     });
-    Ok(join_all(all).await)
+    join_all(all).await
 }
 
 /// Imports the private key in a file. The file is dropped as soon as the unit has wrapped the key.

@@ -410,6 +410,11 @@ fn the_keys_in_the_files_of_a_list_are_imported() {
         code == 73 && told.contains("there already, and left as they are: 2 keys"),
         "with other uses: {told}"
     );
+    // A key that is about to be destroyed is not imported.
+    daemon.succeed(&["key", "delete", "one", "--yes"]);
+    let (code, told) = import(&["--passphrase-file", &path("passphrase")]);
+    assert!(code == 73 && told.contains("left as they are: 1 key"), "{told}");
+    daemon.succeed(&["key", "restore", "one"]);
     let both = daemon.keyward(&["key", "import", "--from", "-", "--passphrase-fd", "0"]);
     assert_eq!(both.status.code(), Some(64));
 

@@ -185,7 +185,11 @@ pub(super) fn make_all(
             let answer = match answer {
                 Ok(answer) => answer,
                 Err(reason) => {
-                    report(reason, "the next keys", true);
+                    let attempt = match entries {
+                        [Entry { label, .. }] => format!("key {label}"),
+                        _ => "the next keys".to_owned(),
+                    };
+                    report(reason, &attempt, true);
                     continue;
                 }
             };
@@ -199,9 +203,13 @@ pub(super) fn make_all(
                         }
                     }
                     Err(reason) => {
-                        let counter = if reason.kind == Kind::Exists { &mut existing } else { &mut missed };
-                        *counter += 1;
-                        let is_shown = reason.kind != Kind::Exists || *counter <= SHOWN;
+                        match reason.kind {
+                            Kind::Exists => existing += 1,
+                            Kind::OfTheKey => missed += 1,
+                            // The key may be there.
+                            Kind::OfAll => {}
+                        }
+                        let is_shown = reason.kind != Kind::Exists || existing <= SHOWN;
                         report(reason, &format!("key {label}"), is_shown);
                     }
                 }

@@ -25,6 +25,7 @@ use crate::cli::output::{note, print_json, warn};
 use crate::cli::passphrase;
 use crate::ground::exit;
 use crate::ground::hardening;
+use crate::keys::State;
 use crate::keys::certificates::{Chain, InvalidChain};
 
 #[derive(Args, Debug)]
@@ -138,12 +139,14 @@ impl Choice {
             let Chosen { plain, public, chain } = self.chosen(&bytes, || Ok(passphrase.clone()), &key)?;
             drop(bytes);
             let imported = match self.send(admin, entry.label.as_str(), plain) {
-                // An earlier run has imported this key, and may have been interrupted.
-                Err(AdminClientError::Refused { status: StatusCode::CONFLICT, reason }) => {
+                // An earlier run may have imported this key, and have been interrupted.
+                Err(AdminClientError::Refused { status, reason })
+                    if status == StatusCode::CONFLICT
+                        || (self.new_version && status == StatusCode::UNPROCESSABLE_ENTITY) =>
+                {
                     let stored = admin.show(entry.label.as_str())?;
-                    let is_same = stored.public_key(stored.current).is_some_and(|known| known == public);
-                    if !is_same || !self.has_uses(&stored) {
-                        return Err(AdminClientError::Refused { status: StatusCode::CONFLICT, reason }.into());
+                    if !self.is_done(&stored, &public) {
+                        return Err(AdminClientError::Refused { status, reason }.into());
                     }
                     if stored.certified().is_some() {
                         return Ok(stored);
@@ -153,8 +156,7 @@ impl Choice {
                 sent => sent?,
             };
             let Some(chain) = chain else { return Ok(imported) };
-            admin.attach(entry.label.as_str(), Bytes::from(chain.to_pem()))?;
-            Ok(admin.show(entry.label.as_str())?)
+            Ok(attach(&key, &chain)?)
         };
         let done = make_all(&entries, &client, ["import", "imported"], 1, |admin, some| {
             let all: Vec<_> = some.iter().map(|entry| import(admin, entry)).collect();
@@ -230,6 +232,14 @@ impl Choice {
                 Ok(chosen(None))
             }
         }
+    }
+
+    /// True if a key is the one that this import would make: it signs, and is at the same place.
+    fn is_done(&self, key: &KeyView, public: &[u8]) -> bool {
+        let is_same = key.public_key(key.current).is_some_and(|known| known == public);
+        let signs = key.state == State::Enabled.name() && key.deletion.is_none();
+        let is_there = self.properties.backend.as_ref().is_none_or(|backend| *backend == key.backend);
+        is_same && signs && is_there && self.has_uses(key)
     }
 
     /// True if a key has the uses that a new key would get.
