@@ -51,6 +51,7 @@ fn golden_json_of_commands_and_routes() {
 const STEPS: &str = r#"
     keyward key generate : made --type p256
     POST /v1/keys : {"label": "other", "type": "p256", "uses": ["csr"]}
+    POST /v1/generate : {"labels": ["several", "several"], "type": "p256", "uses": ["csr"]}
     keyward key import : again --in HERE/imported.key
     POST /v1/keys/{label}/import : /v1/keys/third/import @HERE/imported.key
     keyward key set-uses : made --use tls-server --use csr
