@@ -1,16 +1,14 @@
 //! Very many keys: the time to make them, to be ready again, and to use a key for the first time,
-//! and the memory of the daemon, also with many connections.
+//! and the memory of the daemon.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use keyward_client::{Address, Client, Input};
 use keyward_proto::{Label, Scheme};
-use keyward_tests::tool::wait_for;
-use keyward_tests::{Attacker, Daemon, is_root};
+use keyward_tests::Daemon;
 use serde_json::json;
 
 use super::percentile;
@@ -29,8 +27,7 @@ pub(super) fn run(quick: bool, results: &mut Results) {
         ];
         table.add(&cells, &json!({ "figure": figure }));
     };
-    let grants = (0..USERS).map(|user| format!("[[grant]]\nuid = {}\nkeys = [\"*\"]\n", FIRST + user));
-    let mut daemon = Daemon::prepare(&grants.collect::<String>());
+    let mut daemon = Daemon::prepare("");
     let one_core = || ["taskset", "-c", "0"].map(str::to_owned).to_vec();
     daemon.run_by(one_core());
     daemon.start_quiet();
@@ -89,20 +86,6 @@ pub(super) fn run(quick: bool, results: &mut Results) {
     let mut list = daemon.keyward(&["key", "list", "--json"]);
     assert!(list.stdout(Stdio::null()).status().expect("keyward").success());
     add("s for the list of all keys", seconds(begin), 1, None);
-    if is_root() {
-        // Other users must reach the socket.
-        fs::set_permissions(daemon.directory(), fs::Permissions::from_mode(0o711)).expect("permissions");
-        let before = resident(&daemon);
-        let settings = format!("connections={}", CONNECTIONS / USERS);
-        let idle: Vec<_> =
-            (0..USERS).map(|user| Attacker::start(&daemon, FIRST + user, "flood", &settings)).collect();
-        wait_for("the connections", || {
-            (daemon.status()["connections"].as_u64() >= Some(CONNECTIONS.into())).then_some(())
-        });
-        let grown = (resident(&daemon) - before) * 1024.0 / f64::from(CONNECTIONS);
-        add("KiB of memory for each idle connection", grown, 1, Some(16.0));
-        drop(idle);
-    }
     results.keep(table);
 }
 
@@ -127,9 +110,3 @@ static MESSAGE: std::sync::LazyLock<Vec<u8>> =
 
 /// Keys that are used for the first time.
 const USED: u32 = 500;
-/// Connections of users with grants: the default limit is 4,096.
-const CONNECTIONS: u32 = 4000;
-/// Users who have as many connections each.
-const USERS: u32 = 4;
-/// Number of the first of these users.
-const FIRST: u32 = 7300;
