@@ -20,14 +20,13 @@ pub mod rows;
 mod scratch;
 pub(crate) mod shred;
 mod state;
+mod together;
 pub(crate) mod unlock;
 mod unverified;
 mod unwritten;
 mod usage;
 mod verb;
 
-use core::cell::Cell;
-use core::mem;
 use core::num::NonZeroUsize;
 use std::collections::HashSet;
 use std::io;
@@ -36,7 +35,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use keyward_proto::Label;
 use keyward_unit::{Header, Unit, Wkid};
-use tokio::sync::oneshot;
 
 use crate::config::EMBEDDED;
 pub(crate) use crate::store::metadata::{BARE_FORMAT, OLD_FORMAT, THIS_FORMAT};
@@ -56,6 +54,7 @@ pub(crate) use migration::migrate;
 pub(crate) use scratch::{CopyFile, Scratch};
 pub(crate) use state::now;
 pub use state::{Approval, Deletion, Life, Standing, State};
+use together::NewKeys;
 pub(crate) use unlock::StoreKeyError;
 pub(crate) use usage::{PeerUsage, SAVE_INTERVAL, Usage};
 pub use verb::{Effect, Inadmissible, Verb};
@@ -87,43 +86,6 @@ pub struct Keys {
     new: Arc<Mutex<NewKeys>>,
     /// File for copies of the store.
     scratch: Scratch,
-}
-
-/// A new key, and the sender to the task that waits for the key to be stored.
-type New = (Key, oneshot::Sender<Result<Arc<Key>, StoreError>>);
-
-/// New keys that wait to be stored.
-#[derive(Default)]
-struct NewKeys {
-    waiting: Vec<New>,
-    /// True while a thread stores keys, or is about to begin.
-    are_stored: bool,
-}
-
-/// The turn of a thread to store new keys.
-struct Turn {
-    new: Arc<Mutex<NewKeys>>,
-    is_over: Cell<bool>,
-}
-
-impl Turn {
-    /// The next keys to store together. `None` ends the turn: the next key begins another one.
-    fn next(&self) -> Option<Vec<New>> {
-        let mut new = lock(&self.new);
-        let count = new.waiting.len().min(MOST_TOGETHER);
-        new.are_stored = count > 0;
-        self.is_over.set(count == 0);
-        (count > 0).then(|| new.waiting.drain(..count).collect())
-    }
-}
-
-impl Drop for Turn {
-    /// Gives up the keys that wait, if the thread has panicked, or could not begin.
-    fn drop(&mut self) {
-        if !self.is_over.get() {
-            *lock(&self.new) = NewKeys::default();
-        }
-    }
 }
 
 impl Keys {
@@ -238,49 +200,6 @@ impl Keys {
         }
         let label = key.label.clone();
         self.change(label, move |store| store.put(key)).await.map(Arc::new)
-    }
-
-    /// Stores a new key together with the others that wait for their turn by then: keys that are
-    /// made at the same time wait for the disk once.
-    async fn add(&self, key: Key) -> Result<Arc<Key>, StoreError> {
-        let (sender, stored) = oneshot::channel();
-        let is_first = {
-            let mut new = lock(&self.new);
-            new.waiting.push((key, sender));
-            !mem::replace(&mut new.are_stored, true)
-        };
-        if is_first {
-            self.store_new();
-        }
-        stored.await.unwrap_or_else(|_| Err(self.lost()))
-    }
-
-    /// Stores the new keys that wait, and the ones that come meanwhile, on another thread.
-    fn store_new(&self) {
-        let turn = Turn { new: Arc::clone(&self.new), is_over: Cell::new(false) };
-        let store = Arc::clone(&self.store);
-        let (cache, changes) = (Arc::clone(&self.cache), Arc::clone(&self.changes));
-        let (unit, changing) = (self.unit.clone(), Arc::clone(&self.changing));
-        drop(tokio::task::spawn_blocking(move || {
-            loop {
-                // Other changes have their turn between.
-                let _changing = changing.blocking_lock();
-                let Some(some) = turn.next() else { return };
-                let (keys, senders): (Vec<_>, Vec<_>) = some.into_iter().unzip();
-                for ((result, key), sender) in store.put_new(&keys).into_iter().zip(keys).zip(senders) {
-                    let in_memory = forget(&cache, &changes, key.label.clone());
-                    if let Some(unit) = &unit {
-                        let now = match &result {
-                            Ok(stored) => Ok(Some(stored.clone())),
-                            Err(_) => store.get(&key.label),
-                        };
-                        retire_unused(unit, &in_memory.as_deref().into_iter().collect::<Vec<_>>(), now);
-                    }
-                    // The task may have ended.
-                    let _ = sender.send(result.map(Arc::new));
-                }
-            }
-        }));
     }
 
     /// Applies `change` to a key, and stores the key. If another task has changed the key in the
@@ -591,18 +510,6 @@ impl Keys {
         self.in_store(change).await
     }
 
-    /// While this is locked, no change begins.
-    #[cfg(test)]
-    fn changing(&self) -> Arc<TurnLock> {
-        Arc::clone(&self.changing)
-    }
-
-    /// Number of new keys that wait to be stored.
-    #[cfg(test)]
-    fn waiting(&self) -> usize {
-        lock(&self.new).waiting.len()
-    }
-
     async fn in_store<T: Send + 'static>(
         &self,
         f: impl FnOnce(&KeyStore) -> Result<T, StoreError> + Send + 'static,
@@ -622,9 +529,6 @@ impl Keys {
 
 /// Lock whose waiters have their turn in their order.
 type TurnLock = tokio::sync::Mutex<()>;
-
-/// New keys that are stored together, at most.
-const MOST_TOGETHER: usize = 256;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
