@@ -1,8 +1,6 @@
 //! Many keys at once: the keys of a list in a file.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread;
@@ -15,6 +13,7 @@ use crate::admin::api::KeyView;
 use crate::admin::client::{AdminClient, AdminClientError};
 use crate::cli::client::Client;
 use crate::cli::failure::Failure;
+use crate::cli::input::read_text;
 use crate::cli::output::{JsonList, print};
 use crate::ground::exit;
 
@@ -85,17 +84,7 @@ pub(super) struct Done {
 /// # Errors
 /// The file cannot be read. A line is no such line, or has a label that another line has.
 pub(super) fn read_list(path: &Path, with_files: bool) -> Result<Vec<Entry>, Failure> {
-    let mut text = String::new();
-    let read = match path == Path::new("-") {
-        true => io::stdin().lock().take(LONGEST_LIST + 1).read_to_string(&mut text),
-        false => File::open(path).and_then(|file| file.take(LONGEST_LIST + 1).read_to_string(&mut text)),
-    };
-    let length = read.map_err(|error| Failure::reading(path, &error))?;
-    if length as u64 > LONGEST_LIST {
-        let why = format_args!("cannot read {}: longer than {LONGEST_LIST} bytes", path.display());
-        return Err(Failure::new(exit::DATA, why));
-    }
-    parse(&text, with_files)
+    parse(&read_text(path, LONGEST_LIST)?, with_files)
         .map_err(|why| Failure::new(exit::DATA, format_args!("cannot read {}: {why}", path.display())))
 }
 
@@ -244,7 +233,7 @@ fn style() -> ProgressStyle {
 }
 
 /// Longest list, in bytes (256 MiB): more than a million labels of full length.
-const LONGEST_LIST: u64 = 256 * 1024 * 1024;
+const LONGEST_LIST: usize = 256 * 1024 * 1024;
 /// Labels in use that are named.
 const SHOWN: usize = 10;
 /// Requests at a time for one key each: half of the connections that a user can have, so that other
