@@ -85,12 +85,14 @@ impl Choice {
         let bytes = read_input(file)?;
         let attempt = format!("cannot import key {}", key.label);
         let Chosen { plain, chain, .. } = self
-            .chosen(&bytes, || passphrase.read(file), key)
+            .chosen(&bytes, || passphrase.read(file), &key.label, &key.client.runtime_dir)
             .map_err(|failure| failure.while_trying(&attempt))?;
         drop(bytes);
         let mut imported = key.call("import", |admin, label| self.send(admin, label, plain))?;
         if let Some(chain) = chain {
-            imported = attach(key, &chain)?;
+            let attached = key
+                .call("attach the certificates in the file to", |admin, label| attach(admin, label, &chain));
+            imported = attached.map_err(|failure| failure.while_trying(IMPORTED))?;
             match chain.certificates.len() {
                 1 => note("the certificate in the file was attached to the key"),
                 count => note(format_args!("{count} certificates in the file were attached to the key")),
@@ -128,23 +130,19 @@ impl Choice {
         let entries = read_list(list, true)?;
         // Read once, and never asked for: there can be many encrypted files.
         let passphrase = passphrase.read(Path::new("-"))?;
-        let (runtime_dir, json) = (client.runtime_dir.clone(), client.json);
-        let of = |label: &Label| Named {
-            label: label.clone(),
-            client: Client { runtime_dir: runtime_dir.clone(), json },
-        };
-        let import = |admin: &AdminClient, entry: &Entry| -> Result<KeyView, Missed> {
-            let key = of(&entry.label);
-            let bytes = read_input(&entry.file)?;
-            let Chosen { plain, public, chain } = self.chosen(&bytes, || Ok(passphrase.clone()), &key)?;
+        let import = |admin: &AdminClient, Entry { label, file }: &Entry| -> Result<KeyView, Missed> {
+            let bytes = read_input(file)?;
+            let passphrase = || Ok(passphrase.clone());
+            let Chosen { plain, public, chain } =
+                self.chosen(&bytes, passphrase, label, &client.runtime_dir)?;
             drop(bytes);
-            let imported = match self.send(admin, entry.label.as_str(), plain) {
+            let imported = match self.send(admin, label.as_str(), plain) {
                 // An earlier run may have imported this key, and have been interrupted.
                 Err(AdminClientError::Refused { status, reason })
                     if status == StatusCode::CONFLICT
                         || (self.new_version && status == StatusCode::UNPROCESSABLE_ENTITY) =>
                 {
-                    let stored = admin.show(entry.label.as_str())?;
+                    let stored = admin.show(label.as_str())?;
                     if !self.is_done(&stored, &public) {
                         return Err(AdminClientError::Refused { status, reason }.into());
                     }
@@ -156,12 +154,15 @@ impl Choice {
                 sent => sent?,
             };
             let Some(chain) = chain else { return Ok(imported) };
-            Ok(attach(&key, &chain)?)
+            let attached = attach(admin, label.as_str(), &chain);
+            Ok(attached.map_err(|error| {
+                let attempt = format_args!("cannot attach the certificates in the file to key {label}");
+                Failure::from(error).while_trying(attempt).while_trying(IMPORTED)
+            })?)
         };
         let done = make_all(&entries, &client, ["import", "imported"], 1, |admin, some| {
-            let all: Vec<_> = some.iter().map(|entry| import(admin, entry)).collect();
             // Without an answer, nobody knows whether the key was imported.
-            match all.into_iter().next() {
+            match some.first().map(|entry| import(admin, entry)) {
                 Some(Err(missed)) if !missed.is_of_the_key() => Err(missed),
                 first => Ok(first.into_iter().collect()),
             }
@@ -179,7 +180,8 @@ impl Choice {
         &self,
         bytes: &[u8],
         passphrase: impl FnOnce() -> Result<Option<Zeroizing<Vec<u8>>>, Failure>,
-        key: &Named,
+        label: &Label,
+        runtime_dir: &Path,
     ) -> Result<Chosen, Failure> {
         let failed = |error: ImportError| Failure::new(exit::DATA, error);
         let file = match KeyFile::read(bytes, None) {
@@ -222,10 +224,7 @@ impl Choice {
             )),
             Ok(None) => Ok(chosen(None)),
             Err(reason) => {
-                let command = for_daemon(
-                    format!("keyward cert attach {} --in CHAIN", key.label),
-                    &key.client.runtime_dir,
-                );
+                let command = for_daemon(format!("keyward cert attach {label} --in CHAIN"), runtime_dir);
                 warn(format_args!(
                     "the certificates in the file are not attached: {reason}; attach others: {command}"
                 ));
@@ -267,13 +266,13 @@ impl Choice {
 }
 
 /// Attaches the certificates to an imported key, and returns the changed key.
-fn attach(key: &Named, chain: &Chain) -> Result<KeyView, Failure> {
-    let attached = key.call("attach the certificates in the file to", |admin, label| {
-        admin.attach(label, Bytes::from(chain.to_pem()))?;
-        admin.show(label)
-    });
-    attached.map_err(|failure| failure.while_trying("the key is imported, but"))
+fn attach(admin: &AdminClient, label: &str, chain: &Chain) -> Result<KeyView, AdminClientError> {
+    admin.attach(label, Bytes::from(chain.to_pem()))?;
+    admin.show(label)
 }
+
+/// Begin of the reason why the certificates are not attached.
+const IMPORTED: &str = "the key is imported, but";
 
 /// The contents of a file, for a person who has to choose a key.
 fn listed(file: &KeyFile, certificates: Option<&Chain>) -> String {
