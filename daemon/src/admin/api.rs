@@ -2,7 +2,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use keyward_proto::{Label, Reference};
+use keyward_proto::{KeyType, Label, Reference};
 use serde::{Deserialize, Serialize};
 
 use crate::backend::Backend;
@@ -437,8 +437,14 @@ pub(crate) struct Refusal {
 /// Begin of the problem that the last reload was refused. The reason follows.
 pub(crate) const REFUSED_RELOAD: &str = "the last reload was refused, so an older configuration is in force";
 
-/// Most keys that a request makes.
-pub(crate) const MOST_LABELS: usize = 200;
+/// Most keys of a type that a request makes. Keys that take long to make would wait for each other,
+/// and other requests for their threads.
+pub(crate) fn most_labels(key_type: KeyType) -> usize {
+    match key_type {
+        KeyType::Rsa(_) | KeyType::RsaPss(_) => 1,
+        _ => 200,
+    }
+}
 
 /// Longest key file that the daemon reads, in bytes (64 KiB). An RSA key of 8192 bits in PEM has 6
 /// KiB.

@@ -66,7 +66,7 @@ impl AdminClient {
         self.call(Method::POST, "/v1/keys", json(key))
     }
 
-    /// Has several keys made, at most [`MOST_LABELS`](crate::admin::api::MOST_LABELS). Returns as
+    /// Has several keys made, at most [`most_labels`](crate::admin::api::most_labels). Returns as
     /// many results.
     pub(crate) fn generate_all(
         &self,

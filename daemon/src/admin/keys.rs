@@ -5,13 +5,12 @@ use axum::http::header::CONNECTION;
 use axum::http::{HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use keyward_proto::KeyType;
 use serde::Deserialize;
 
 use super::parse::{Document, OfKey, Parameters, number};
 use super::plain_key::PlainKey;
 use super::{Admin, AdminError, Administrator, Answer, Asker, request};
-use crate::admin::api::{KeyView, MAX_PAGE, MAX_PAGE_LENGTH, MOST_LABELS, Made, Page, RepairedView};
+use crate::admin::api::{KeyView, MAX_PAGE, MAX_PAGE_LENGTH, Made, Page, RepairedView, most_labels};
 use crate::admin::purge_view::PurgesView;
 use crate::ground::text::printable;
 use crate::keys::{Listed, State as KeyState, StoreError, Version};
@@ -87,15 +86,10 @@ pub(super) async fn generate_all(
     Document(wanted): Document<request::GenerateAll>,
 ) -> Answer<Vec<Made>> {
     let request::GenerateAll { labels, key_type, uses, sign_and_decrypt, backend } = wanted;
-    if labels.is_empty() || labels.len() > MOST_LABELS {
-        return Err(AdminError::Invalid(format!(
-            "{} labels, and 1 to {MOST_LABELS} are possible",
-            labels.len()
-        )));
-    }
-    // Keys that take long to make would wait for each other, and other requests for their threads.
-    if labels.len() > 1 && matches!(key_type, KeyType::Rsa(_) | KeyType::RsaPss(_)) {
-        return Err(AdminError::Invalid(format!("one request makes one key of type {key_type}")));
+    let (count, most) = (labels.len(), most_labels(key_type));
+    if count == 0 || count > most {
+        let why = format!("{count} labels, and 1 to {most} are possible for keys of type {key_type}");
+        return Err(AdminError::Invalid(why));
     }
     let properties = Properties { uses, sign_and_decrypt, backend };
     let all = lifecycle::generate_all(&admin.daemon, actor, &labels, properties, key_type).await?;

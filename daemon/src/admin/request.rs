@@ -16,10 +16,10 @@ pub(crate) struct GenerateAll {
     pub(crate) key_type: KeyType,
     #[serde(with = "uses")]
     pub(crate) uses: Vec<Use>,
-    /// As in [`Generate`].
+    /// True if the administrator accepts that each RSA key signs and decrypts.
     #[serde(default, skip_serializing_if = "core::ops::Not::not")]
     pub(crate) sign_and_decrypt: bool,
-    /// As in [`Generate`].
+    /// The backend whose unit makes the keys; none for the default backend.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) backend: Option<String>,
 }

@@ -105,7 +105,7 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// The same reason, for another one of several changes that failed together.
+    /// Copy of the error, for several changes that fail together: each one has its own.
     pub(crate) fn again(&self) -> Self {
         match self {
             Self::AlteredStore(path) => Self::AlteredStore(path.clone()),

@@ -10,7 +10,7 @@ use keyward_proto::{KeyType, Use};
 use super::bulk::{Missed, make_all, read_list};
 use super::named::{Named, NamedOrListed};
 use super::uses::one_use;
-use crate::admin::api::MAX_KEY_FILE;
+use crate::admin::api::{MAX_KEY_FILE, most_labels};
 use crate::admin::request;
 use crate::cli::failure::Failure;
 
@@ -70,7 +70,7 @@ impl Generate {
             }
         };
         let entries = read_list(&list, false)?;
-        let some = if matches!(key_type, KeyType::Rsa(_) | KeyType::RsaPss(_)) { 1 } else { SOME };
+        let some = SOME.min(most_labels(key_type));
         make_all(&entries, &client, ["generate", "generated"], some, |admin, some| {
             let wanted = request::GenerateAll {
                 labels: some.iter().map(|entry| entry.label.clone()).collect(),
