@@ -69,17 +69,18 @@ pub(crate) async fn generate_all(
     key_type: KeyType,
 ) -> Result<Vec<Result<Arc<Key>, Error>>, Error> {
     let properties = properties.checked();
-    let placement = Placement::of(daemon, properties.backend.as_deref()).await?;
+    let mut placement = Placement::of(daemon, properties.backend.as_deref()).await?;
     check_uses(&properties.uses, key_type, properties.sign_and_decrypt)?;
+    let (mut all, mut left) = (Vec::new(), labels);
     // The first key of a backend decides its master key, before other keys are made.
-    let (first, others) = labels.split_at(if placement.wkid.is_none() { labels.len().min(1) } else { 0 });
-    let mut all = generate_some(daemon, actor, first, &properties, key_type, &placement).await;
-    if others.is_empty() {
-        return Ok(all);
+    if placement.wkid.is_none() && left.len() > 1 {
+        let (first, others) = left.split_at(1);
+        all = generate_some(daemon, actor, first, &properties, key_type, &placement).await;
+        left = others;
+        drop(placement);
+        placement = Placement::of(daemon, properties.backend.as_deref()).await?;
     }
-    drop(placement);
-    let placement = Placement::of(daemon, properties.backend.as_deref()).await?;
-    for labels in others.chunks(placement.backend.at_a_time()) {
+    for labels in left.chunks(placement.backend.at_a_time()) {
         all.extend(generate_some(daemon, actor, labels, &properties, key_type, &placement).await);
     }
     Ok(all)
@@ -93,9 +94,6 @@ async fn generate_some(
     key_type: KeyType,
     placement: &Placement<'_>,
 ) -> Vec<Result<Arc<Key>, Error>> {
-    if labels.is_empty() {
-        return Vec::new();
-    }
     let found = match daemon.keys.stored_all(labels.to_vec()).await {
         Ok(found) => found,
         Err(error) => return labels.iter().map(|_| Err(error.again().into())).collect(),
