@@ -101,8 +101,8 @@ mod tests {
     use super::super::tests::{key, unlocked};
     use super::*;
 
-    /// Keys that are made at the same time become durable together; the label that is taken is refused
-    /// alone.
+    /// Keys that are made at the same time become durable together; the label that is taken is
+    /// refused alone.
     #[tokio::test]
     async fn new_keys_are_stored_together() {
         let dir = tempfile::tempdir().unwrap();

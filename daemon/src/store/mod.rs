@@ -110,8 +110,8 @@ pub(crate) trait Store: Send + Sync {
     /// which is higher than every revision of this store before.
     ///
     /// # Errors
-    /// [`StoreError`] if no record can be written: the store is locked or altered, or the disk has a
-    /// fault.
+    /// [`StoreError`] if no record can be written: the store is locked or altered, or the disk has
+    /// a fault.
     fn put_all(&self, puts: &[Put<'_>]) -> Result<Vec<Result<u64, StoreError>>, StoreError>;
 
     /// Deletes the record of a label, even if the record is not authentic. Notes in the metadata,
