@@ -3,7 +3,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -28,8 +28,18 @@ struct OwnerSlots {
     account: Arc<Account>,
     /// Connections by slot number. A smaller number is an older connection.
     connections: BTreeMap<u64, Arc<Connection>>,
+    users: SlotsOfUsers,
     /// Time at which the last connection was closed.
     left: Instant,
+}
+
+/// Slot numbers of each user of one owner. Kept, because thousands of connections may come in a
+/// second, and a count of the users for each of them would take longer than all the rest.
+#[derive(Default)]
+struct SlotsOfUsers {
+    numbers: HashMap<u32, BTreeSet<u64>>,
+    /// Number of connections of each user, and the user.
+    counts: BTreeSet<(usize, u32)>,
 }
 
 /// State of an open connection.
@@ -67,16 +77,17 @@ impl SlotTable {
         let slots = self.owners.entry(owner.clone()).or_insert_with(|| {
             self.last_user = self.last_user.wrapping_add(1);
             let account = Arc::new(Account::new(self.last_user));
-            OwnerSlots { account, connections: BTreeMap::new(), left: Instant::now() }
+            let (connections, users) = Default::default();
+            OwnerSlots { account, connections, users, left: Instant::now() }
         });
-        slots.connections.insert(self.last_slot, connection);
+        slots.insert(self.last_slot, connection);
         (self.last_slot, Arc::clone(&slots.account))
     }
 
     /// Removes a connection, unless another connection has replaced it.
     pub(super) fn remove(&mut self, owner: &Owner, number: u64) {
         if let Some(slots) = self.owners.get_mut(owner)
-            && slots.connections.remove(&number).is_some()
+            && slots.remove(number)
         {
             slots.left = Instant::now();
             self.total -= 1;
@@ -161,7 +172,7 @@ impl SlotTable {
         // At once: otherwise its descriptor would stay open without being counted.
         connection.close.cancel();
         connection.abort.cancel();
-        slots.connections.remove(&number);
+        slots.remove(number);
         self.total -= 1;
         true
     }
@@ -174,13 +185,9 @@ impl OwnerSlots {
     /// The user with the most connections gives up one, even a busy one, if `newcomer` has none
     /// or would still have fewer. Otherwise `newcomer` gives up an idle one of its own.
     fn member_to_replace(&self, newcomer: u32) -> (u32, bool) {
-        let mut counts = HashMap::<u32, usize>::new();
-        for connection in self.connections.values() {
-            *counts.entry(connection.peer.uid).or_default() += 1;
-        }
-        let own = counts.get(&newcomer).copied().unwrap_or(0);
-        match counts.into_iter().max_by_key(|(_, count)| *count) {
-            Some((uid, most)) if own == 0 || most > own + 1 => (uid, true),
+        let own = self.users.count(newcomer);
+        match self.users.counts.last() {
+            Some((most, uid)) if own == 0 || *most > own + 1 => (*uid, true),
             _ => (newcomer, false),
         }
     }
@@ -188,15 +195,59 @@ impl OwnerSlots {
     /// Connection that has been idle longest, of one user if `uid` is set. The oldest connection
     /// if all of them are busy.
     fn longest_idle(&self, uid: Option<u32>) -> Option<(u64, Arc<Connection>)> {
-        let longest_of = |most: usize| {
-            let of_user =
-                self.connections.iter().filter(|(_, one)| uid.is_none_or(|uid| one.peer.uid == uid));
-            of_user.take(most).min_by_key(|(number, one)| (one.idle_since(), **number))
-        };
-        // The longest idle connection is nearly always among the oldest ones. A search through all
-        // connections takes 0.1 ms, in which users who connect have to wait.
-        let found = longest_of(OLDEST).filter(|(_, one)| one.is_idle()).or_else(|| longest_of(usize::MAX));
-        found.map(|(number, connection)| (*number, Arc::clone(connection)))
+        let Some(uid) = uid else { return longest_idle(self.connections.iter()) };
+        let numbers = self.users.numbers.get(&uid)?;
+        longest_idle(numbers.iter().filter_map(|number| self.connections.get_key_value(number)))
+    }
+
+    fn insert(&mut self, number: u64, connection: Arc<Connection>) {
+        self.users.insert(connection.peer.uid, number);
+        self.connections.insert(number, connection);
+    }
+
+    /// Removes a connection. Returns `false` if there is none with this number.
+    fn remove(&mut self, number: u64) -> bool {
+        let Some(connection) = self.connections.remove(&number) else { return false };
+        self.users.remove(connection.peer.uid, number);
+        true
+    }
+}
+
+/// Connection of `connections`, in the order of their slot numbers, that has been idle longest.
+/// The oldest connection if all of them are busy.
+fn longest_idle<'a>(
+    connections: impl Iterator<Item = (&'a u64, &'a Arc<Connection>)> + Clone,
+) -> Option<(u64, Arc<Connection>)> {
+    let longest_of =
+        |most: usize| connections.clone().take(most).min_by_key(|(number, one)| (one.idle_since(), **number));
+    // The longest idle connection is nearly always among the oldest ones. A search through all
+    // connections takes 0.1 ms, in which users who connect have to wait.
+    let found = longest_of(OLDEST).filter(|(_, one)| one.is_idle()).or_else(|| longest_of(usize::MAX));
+    found.map(|(number, connection)| (*number, Arc::clone(connection)))
+}
+
+impl SlotsOfUsers {
+    /// Number of connections of a user.
+    fn count(&self, uid: u32) -> usize {
+        self.numbers.get(&uid).map_or(0, BTreeSet::len)
+    }
+
+    fn insert(&mut self, uid: u32, number: u64) {
+        let numbers = self.numbers.entry(uid).or_default();
+        self.counts.remove(&(numbers.len(), uid));
+        numbers.insert(number);
+        self.counts.insert((numbers.len(), uid));
+    }
+
+    fn remove(&mut self, uid: u32, number: u64) {
+        let Some(numbers) = self.numbers.get_mut(&uid) else { return };
+        self.counts.remove(&(numbers.len(), uid));
+        numbers.remove(&number);
+        if numbers.is_empty() {
+            self.numbers.remove(&uid);
+        } else {
+            self.counts.insert((numbers.len(), uid));
+        }
     }
 }
 
