@@ -76,8 +76,18 @@ impl<T> Queue<T> {
     /// waiting requests. Returns `None` if `user` would then have the most.
     pub fn evict_for(&mut self, user: User) -> Option<T> {
         let own = self.users.get(&user).map_or(0, |queue| queue.requests.len());
+        self.evict_above(own + 1)
+    }
+
+    /// Removes the newest request of the user with the most waiting requests.
+    pub fn evict(&mut self) -> Option<T> {
+        self.evict_above(0)
+    }
+
+    /// Removes the newest request of the user with the most, if these are more than `number`.
+    fn evict_above(&mut self, number: usize) -> Option<T> {
         let longest = self.users.values_mut().max_by_key(|queue| queue.requests.len())?;
-        let (cost, request) = (longest.requests.len() > own + 1).then(|| longest.requests.pop_back())??;
+        let (cost, request) = (longest.requests.len() > number).then(|| longest.requests.pop_back())??;
         longest.cost = longest.cost.saturating_sub(cost);
         self.waiting -= 1;
         Some(request)

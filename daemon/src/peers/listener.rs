@@ -16,8 +16,8 @@ use tokio::io::unix::AsyncFd;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::ground::fair::Queue;
 use crate::ground::text::printable;
+use crate::peers::accepted::Accepted;
 use crate::peers::connections::{Admission, Slot};
 use crate::peers::credentials::{credentials, groups};
 use crate::peers::owner::Owner;
@@ -42,7 +42,7 @@ pub(crate) fn accept(
 ) -> io::Result<impl Future<Output = ()>> {
     listen(&listener, BACKLOG)?;
     let socket = wait_for_reading(listener)?;
-    let listener = Listener { shared, tasks, stop, replaced, accepted: Queue::new() };
+    let listener = Listener { shared, tasks, stop, replaced, accepted: Accepted::new() };
     Ok(listener.run(socket))
 }
 
@@ -51,8 +51,7 @@ struct Listener {
     tasks: TaskTracker,
     stop: CancellationToken,
     replaced: CancellationToken,
-    /// Accepted connections that wait for a look-up of their peer, by user id.
-    accepted: Queue<(UnixStream, Peer)>,
+    accepted: Accepted<(UnixStream, Peer)>,
 }
 
 impl Listener {
@@ -60,7 +59,7 @@ impl Listener {
         while !self.stop.is_cancelled() && !self.replaced.is_cancelled() {
             match self.accept_some(socket.get_ref()) {
                 Ok(()) => {}
-                Err(Errno::AGAIN) if self.accepted.waiting() == 0 => {
+                Err(Errno::AGAIN) if self.accepted.is_empty() => {
                     let ready = tokio::select! {
                         ready = socket.readable() => ready,
                         () = self.stop.cancelled() => break,
@@ -94,6 +93,7 @@ impl Listener {
     /// # Errors
     /// `EAGAIN` if no more connections wait, and other errors of accept(2).
     fn accept_some(&mut self, socket: &UnixListener) -> Result<(), Errno> {
+        let config = self.shared.daemon.config();
         for _ in 0..AT_ONCE {
             let stream = match accept_with(socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
                 Ok(stream) => UnixStream::from(stream),
@@ -105,10 +105,7 @@ impl Listener {
             }
             let Some(peer) = credentials(&stream) else { continue };
             let uid = peer.uid;
-            // At the limit, the newest one of the user with the most of them is closed.
-            if self.accepted.waiting() < MAX_ACCEPTED || self.accepted.evict_for(uid).is_some() {
-                self.accepted.push(uid, ESTIMATE, (stream, peer));
-            } else {
+            if !self.accepted.push(uid, config.grants.name_user(uid), (stream, peer)) {
                 self.shared.daemon.metrics.over_limit();
             }
         }
@@ -117,12 +114,12 @@ impl Listener {
 
     /// Admits the next connection in the queue. Returns `false` if the queue is empty.
     fn admit_next(&mut self) -> bool {
-        let Some((uid, estimate, (stream, peer))) = self.accepted.pop() else { return false };
+        let Some((share, (stream, peer))) = self.accepted.pop() else { return false };
         let begin = Instant::now();
         if !is_hung_up(&stream) {
             self.admit(stream, peer);
         }
-        self.accepted.charge(uid, estimate, begin.elapsed());
+        self.accepted.charge(&share, begin.elapsed());
         true
     }
 
@@ -233,12 +230,6 @@ pub(crate) const BACKLOG: i32 = 64;
 
 /// Maximum number of connections that are accepted before the next peer is looked up.
 const AT_ONCE: usize = 64;
-
-/// Maximum number of accepted connections that wait for a look-up.
-const MAX_ACCEPTED: usize = 1024;
-
-/// Estimate of the time of a look-up, until it is measured.
-const ESTIMATE: Duration = Duration::from_micros(30);
 
 /// Time to wait for descriptors to become free.
 pub(crate) const PAUSE: Duration = Duration::from_millis(50);

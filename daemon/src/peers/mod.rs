@@ -1,8 +1,8 @@
 //! The path of one signature through the daemon. In the order of the calls:
 //!
-//! 1. [`listener`] accepts a connection. [`credentials`] takes the user, the group and the process
-//!    of the peer from the kernel, [`system`] its other groups, and [`service`] its systemd
-//!    service.
+//! 1. [`listener`] accepts a connection, which waits in [`accepted`] for its turn. [`credentials`]
+//!    takes the user, the group and the process of the peer from the kernel, [`system`] its other
+//!    groups, and [`service`] its systemd service.
 //! 2. [`connections`] gives the connection a slot, within the limits of its [`owner`]. The
 //!    [`slot_table`] chooses the connection that is closed if there is no free slot.
 //! 3. [`reactors`] are the threads. `listener` starts a task on one of them, with the socket as a
@@ -20,6 +20,7 @@
 //!
 //! [`shared`] holds the state of all connections.
 
+mod accepted;
 mod answer;
 pub(crate) mod connections;
 pub(crate) mod credentials;

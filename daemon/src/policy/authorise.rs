@@ -93,6 +93,11 @@ impl Grants {
         Some(if first.uid.is_some() { first } else { given.find(|who| who.uid.is_some()).unwrap_or(first) })
     }
 
+    /// True if a grant names this user by user id.
+    pub(crate) fn name_user(&self, uid: u32) -> bool {
+        self.0.iter().any(|grant| grant.who.uid == Some(uid))
+    }
+
     /// True if the grants of a process of that user can depend on its service.
     pub fn depend_on_service(&self, uid: u32) -> bool {
         let of_user = |who: &Who| who.service.is_some() && who.uid.is_none_or(|one| one == uid);
