@@ -11,7 +11,7 @@ use zeroize::Zeroize;
 
 use crate::answer::Answer;
 use crate::client::Shared;
-use crate::connection::{Broken, Connection};
+use crate::connection::{Broken, Connection, has_most_of};
 use crate::pool::Owner;
 use crate::{Error, system};
 
@@ -111,12 +111,12 @@ impl<T: Answer> Call<T> {
     /// # Errors
     /// The errors of [`Call::poll`].
     pub fn finish(mut self) -> Result<T, Error> {
-        loop {
-            self.exchange.wait(self.exchange.deadline)?;
-            if self.exchange.has_answer()? {
-                return self.answer();
-            }
+        let exchange = &mut self.exchange;
+        let mut wait = has_most_of(exchange.shared.timeout, exchange.deadline);
+        while !exchange.has_answer(core::mem::take(&mut wait))? {
+            exchange.wait(exchange.deadline)?;
         }
+        self.answer()
     }
 
     /// Waits for the answer for `at_most`. Call this in the process that started or last polled the
@@ -130,7 +130,7 @@ impl<T: Answer> Call<T> {
     }
 
     fn advance(mut self) -> Result<Progress<T>, Error> {
-        match self.exchange.has_answer()? {
+        match self.exchange.has_answer(false)? {
             true => self.answer().map(Progress::Ready),
             false => Ok(Progress::Pending(self)),
         }
@@ -217,9 +217,10 @@ impl Exchange {
         self.connection.wait_for_answer(until).map_err(|broken| self.shared.error(broken))
     }
 
-    /// Takes what has arrived, without waiting. Returns true once the whole frame is there.
-    fn has_answer(&mut self) -> Result<bool, Error> {
-        match self.connection.receive(&mut self.received) {
+    /// Takes what has arrived. Returns true once the whole frame is there. With `wait`, waits for
+    /// the first bytes for most of the timeout.
+    fn has_answer(&mut self, wait: bool) -> Result<bool, Error> {
+        match self.connection.receive(&mut self.received, wait) {
             Ok(true) => Ok(true),
             Ok(false) if Instant::now() >= self.deadline => Err(self.shared.error(Broken::Late)),
             Ok(false) => Ok(false),

@@ -5,6 +5,7 @@
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::Command;
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -114,6 +115,26 @@ fn a_stuck_daemon_costs_the_deadline_and_its_late_answer_reaches_nobody() {
     assert!(took >= Duration::from_millis(200) && took < Duration::from_millis(600), "{took:?}");
     release.send(()).unwrap();
     assert_eq!(client.status().unwrap().peer_uid, 1, "on a connection of its own");
+}
+
+/// A process that is stopped and continued begins its sleep again (signal(7), "Interruption of
+/// system calls and library functions by stop signals").
+#[test]
+fn the_deadline_holds_although_signals_interrupt_the_wait() {
+    let (client, _directory) = scene(Duration::from_millis(300), |_, mut stream| {
+        let _request = read_request(&mut stream);
+        // Silent until the client hangs up.
+        let _ = read_request(&mut stream);
+    });
+    let script = "for each in $(seq 25); do kill -STOP $PPID; kill -CONT $PPID; sleep 0.04; done";
+    let mut interrupter = Command::new("sh").args(["-c", script]).spawn().unwrap();
+    let began = Instant::now();
+    let error = client.status().unwrap_err();
+    let took = began.elapsed();
+    assert!(interrupter.try_wait().unwrap().is_none(), "interrupted to the end");
+    assert!(interrupter.wait().unwrap().success());
+    assert!(matches!(error, Error::DeadlineExceeded(_)), "{error}");
+    assert!(took >= Duration::from_millis(300) && took < Duration::from_millis(600), "{took:?}");
 }
 
 #[test]
