@@ -182,8 +182,8 @@ fn wait_at_most(socket: &OwnedFd, timeout: Duration) -> Result<(), Errno> {
     set_socket_timeout(socket, Timeout::Send, Some(timeout))
 }
 
-/// True if little of the time to the deadline is over, so that the kernel's limits from the beginning
-/// are right.
+/// True if little of the time to the deadline is over, so that the kernel's limits from the
+/// beginning are right.
 pub(crate) fn has_most_of(timeout: Duration, deadline: Instant) -> bool {
     remaining(deadline).is_some_and(|left| left >= short_of(timeout))
 }

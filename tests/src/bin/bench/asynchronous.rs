@@ -1,30 +1,37 @@
-//! Handshakes of one thread of HAProxy with its key at a remote unit, in asynchronous jobs, as a
-//! table in Markdown.
+//! Handshakes of one thread of HAProxy with its key at a remote unit, in asynchronous jobs.
 
 use std::time::Duration;
 
 use keyward_tests::server::Site;
 use keyward_tests::{Daemon, Handshake, Haproxy, Load, Pki, Units, scratch};
 
+use super::results::{Cell, Results, Table};
 use super::seen::Seen;
 use super::{in_ms, percentile};
 
-pub(super) fn run(quick: bool) {
+pub(super) fn run(quick: bool, results: &mut Results) {
     let time = Duration::from_secs(if quick { 1 } else { 5 });
-    println!(
-        "Full handshakes of one thread of HAProxy with ssl-mode-async: TLS 1.3, X25519, P-256, {time:?} of each; the daemon"
+    let title = format!(
+        "Full handshakes of one thread of HAProxy with ssl-mode-async: TLS 1.3, X25519, P-256, {time:?} of each; the daemon lets so many signatures be in flight at a unit that takes 20 ms; a call is what the daemon waits for the unit, on average; possible is their quotient; half as many clients again, since a handshake is more than its signature; times in ms"
     );
-    println!(
-        "lets so many signatures be under way, which with 20 ms for each gives what is possible; the clients are"
-    );
-    println!("half as many again, since a handshake is more than its signature\n");
-    println!("| under way | possible | handshakes/s | ratio | goal | p50 | p99 | processors used |");
-    println!("|---|---|---|---|---|---|---|---|");
+    let columns = [
+        ("in flight", 11),
+        ("a call", 8),
+        ("possible/s", 12),
+        ("handshakes/s", 14),
+        ("ratio", 8),
+        ("goal", 8),
+        ("p50", 8),
+        ("p99", 8),
+        ("processors used", 17),
+        ("HAProxy's thread", 18),
+    ];
+    let mut table = Table::new("async", title, &columns);
     let directory = scratch();
     let units = Units::new(&directory.path().join("units"));
     let unit = units.start("unit", &["--simulate-latency", "20ms"]);
-    for under_way in [1_usize, 5, 10, 20, 50] {
-        let section = units.section(&[unit.address()], &format!("in-flight = {under_way}\n"));
+    for in_flight in [1_usize, 5, 10, 20, 50] {
+        let section = units.section(&[unit.address()], &format!("in-flight = {in_flight}\n"));
         let mut daemon = Daemon::prepare_for_units(section, "");
         daemon.start_quiet();
         let pki = Pki::new(daemon.directory());
@@ -32,17 +39,23 @@ pub(super) fn run(quick: bool) {
         let reference = daemon.reference("shop");
         let site = Site::new(pki.certify(&daemon, &reference), reference);
         let haproxy = Haproxy::start_asynchronous(&daemon, std::slice::from_ref(&site));
-        let clients = under_way + under_way.div_ceil(2);
+        let clients = in_flight + in_flight.div_ceil(2);
         let load = Load::start(&Handshake::new(&pki, site.address), clients);
         let seen = Seen::of(&daemon, &unit, &haproxy.workers(), load, time);
-        let possible = under_way as f64 / 0.02;
-        println!(
-            "| {under_way} | {possible:.0}/s | {:.0} | {:.2} | 0.9 | {:.1} ms | {:.1} ms | {:.0} % |",
-            seen.rate,
-            seen.rate / possible,
-            percentile(50, &seen.latencies, in_ms),
-            percentile(99, &seen.latencies, in_ms),
-            seen.busy * 100.0,
-        );
+        let possible = in_flight as f64 / seen.call;
+        let cells = [
+            Cell::Text(in_flight.to_string()),
+            Cell::Number(seen.call * 1e3, 1),
+            Cell::Number(possible, 0),
+            Cell::Number(seen.rate, 0),
+            Cell::Number(seen.rate / possible, 2),
+            Cell::Number(0.95, 2),
+            Cell::Number(percentile(50, &seen.latencies, in_ms), 1),
+            Cell::Number(percentile(99, &seen.latencies, in_ms), 1),
+            Cell::Text(format!("{:.0} %", seen.busy * 100.0)),
+            Cell::Text(format!("{:.0} %", seen.of_server * 100.0)),
+        ];
+        table.add(&cells, vec![seen.json()]);
     }
+    results.keep(table);
 }

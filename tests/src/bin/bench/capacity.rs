@@ -8,30 +8,31 @@ use std::time::{Duration, Instant};
 use keyward_proto::{Outcome, Scheme};
 use keyward_tests::signers::{Signed, due_within};
 use keyward_tests::{Daemon, Signers, UnitServer, Units, scratch};
+use serde_json::json;
 
-use super::{in_ms, percentile};
+use super::results::{Cell, Results, Table};
+use super::{in_ms, percentile, percentiles};
 
-pub(super) fn run(quick: bool) {
+pub(super) fn run(quick: bool, results: &mut Results) {
     let time = Duration::from_secs(if quick { 2 } else { 10 });
-    println!(
-        "Two units of {RATE} P-256 signatures/s, {LATENCY} each, over mutual TLS; {time:?} of each load"
+    let title = format!(
+        "Two units of {RATE} P-256 signatures/s, {LATENCY} each, over mutual TLS; {time:?} of each load; times in ms from when a request was due; a request that finds the queue full is refused"
     );
-    println!("times in ms from when a request was due; a request that finds the queue full is refused\n");
-    println!(
-        "{:>7}{:>14}{:>8}{:>8}{:>8}{:>8}{:>11}{:>8}{:>8}{:>8}{:>8}{:>7}",
-        "load/s",
-        "signatures/s",
-        "goal",
-        "p50",
-        "p99",
-        "goal",
-        "refused/s",
-        "p50",
-        "p99",
-        "max",
-        "goal",
-        "failed"
-    );
+    let columns = [
+        ("load/s", 8),
+        ("signatures/s", 14),
+        ("goal", 8),
+        ("p50", 8),
+        ("p99", 8),
+        ("goal", 8),
+        ("refused/s", 11),
+        ("p50", 8),
+        ("p99", 8),
+        ("max", 8),
+        ("goal", 8),
+        ("failed", 8),
+    ];
+    let mut table = Table::new("capacity", title, &columns);
     let directory = scratch();
     let units = Units::new(&directory.path().join("units"));
     let rate = RATE.to_string();
@@ -43,25 +44,27 @@ pub(super) fn run(quick: bool) {
     daemon.generate("shop", "p256");
     for load in [Load::SATURATION, Load::HEAVY] {
         let served = load.serve(&daemon, time);
-        println!(
-            "{:>7}{:>14.0}{:>8}{:>8.1}{:>8.1}{:>8}{:>11.0}{:>8.1}{:>8.1}{:>8.1}{:>8}{:>7}",
-            load.rate,
-            served.signed.len() as f64 / time.as_secs_f64(),
-            load.throughput_goal,
-            percentile(50, &served.signed, in_ms),
-            percentile(99, &served.signed, in_ms),
-            load.latency_goal,
-            served.refused.len() as f64 / time.as_secs_f64(),
-            percentile(50, &served.refused, in_ms),
-            percentile(99, &served.refused, in_ms),
-            percentile(100, &served.refused, in_ms),
-            load.refusal_goal,
-            served.failed.len(),
-        );
-        if let Some(failed) = served.failed.first() {
-            println!("{:>7}failed: {failed}", "");
-        }
+        let each_second = |requests: &[Duration]| requests.len() as f64 / time.as_secs_f64();
+        let ms = |percent, requests: &[Duration]| Cell::Number(percentile(percent, requests, in_ms), 1);
+        let cells = [
+            Cell::Text(load.rate.to_string()),
+            Cell::Number(each_second(&served.signed), 0),
+            Cell::Text(load.throughput_goal.to_owned()),
+            ms(50, &served.signed),
+            ms(99, &served.signed),
+            Cell::Text(load.latency_goal.to_owned()),
+            Cell::Number(each_second(&served.refused), 0),
+            ms(50, &served.refused),
+            ms(99, &served.refused),
+            ms(100, &served.refused),
+            Cell::Text(load.refusal_goal.to_owned()),
+            Cell::Number(served.failed.len() as f64, 0),
+        ];
+        let (signed, refused) = (percentiles(&served.signed), percentiles(&served.refused));
+        let round = json!({ "signed_ms": signed, "refused_ms": refused, "failed": served.failed });
+        table.add(&cells, vec![round]);
     }
+    results.keep(table);
 }
 
 /// A load of requests, and the goals for it.

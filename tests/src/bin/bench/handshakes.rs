@@ -67,23 +67,24 @@ fn measure(
     let title = format!(
         "Full handshakes of {name}: {CLIENTS} clients, {rounds} rounds of {time:?}; medians, CPU time in us per handshake"
     );
+    let of_server = format!("of {name}");
     let mut columns = vec![
-        ("key".to_owned(), 9),
-        ("file".to_owned(), 9),
-        ("keyward".to_owned(), 11),
-        (format!("of {name}"), 11),
-        ("of daemon".to_owned(), 11),
-        ("ratio".to_owned(), 8),
-        ("goal".to_owned(), 8),
-        ("middle half".to_owned(), 16),
+        ("key", 9),
+        ("file", 9),
+        ("keyward", 11),
+        (&of_server, 11),
+        ("of daemon", 11),
+        ("ratio", 8),
+        ("goal", 8),
+        ("middle half", 16),
     ];
     let mut daemon = Daemon::prepare("");
     daemon.start_quiet();
     let softhsm = with_softhsm.then(|| SoftHsm::new(&daemon)).flatten();
     if softhsm.is_some() {
-        columns.extend([("SoftHSM2".to_owned(), 10), ("its ratio".to_owned(), 11)]);
+        columns.extend([("SoftHSM2", 10), ("its ratio", 11)]);
     }
-    let mut table = Table::new(part, title, columns);
+    let mut table = Table::new(part, title, &columns).drawn("ratio");
     let pki = Pki::new(daemon.directory());
     for (key_type, goal) in keys {
         let file = daemon.import(key_type, key_type);
@@ -108,7 +109,7 @@ fn measure(
         let rounds: Vec<Round> = (0..rounds).map(|_| round()).collect();
         table.add(
             &cells(key_type, *goal, &rounds, softhsm.is_some()),
-            &json!(rounds.iter().map(Round::json).collect::<Vec<_>>()),
+            rounds.iter().map(Round::json).collect(),
         );
     }
     table
@@ -117,7 +118,7 @@ fn measure(
 /// The row of a key type.
 fn cells(key_type: &str, goal: f64, rounds: &[Round], with_softhsm: bool) -> Vec<Cell> {
     let median = |part: fn(&Round) -> f64| Cell::Number(percentile(50, rounds, part), 0);
-    let ratio = |percent| percentile(percent, rounds, |round| (round.server + round.daemon) / round.file);
+    let ratio = |percent| percentile(percent, rounds, Round::ratio);
     let mut cells = vec![
         Cell::Text(key_type.to_owned()),
         median(|round| round.file),
@@ -178,9 +179,15 @@ struct Round {
 }
 
 impl Round {
+    /// Cost with the key in the daemon, as a multiple of that with the key in a file.
+    fn ratio(&self) -> f64 {
+        (self.server + self.daemon) / self.file
+    }
+
     fn json(&self) -> serde_json::Value {
         let Self { file, server, daemon, softhsm } = self;
-        json!({ "file": file, "server": server, "daemon": daemon, "softhsm": softhsm })
+        let ratio = self.ratio();
+        json!({ "file": file, "server": server, "daemon": daemon, "ratio": ratio, "softhsm": softhsm })
     }
 }
 

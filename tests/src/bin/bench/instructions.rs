@@ -8,7 +8,7 @@
 //! Callgrind is slow, so periodic work happens more often under it, and even more often on a busy
 //! machine. So the lowest of several rounds counts.
 
-use keyward_tests::cost::{Side, Signatures, instructions};
+use keyward_tests::cost::{Cost, Side, Signatures, instructions};
 use serde_json::json;
 
 use super::percentile;
@@ -20,8 +20,7 @@ pub(super) fn run(quick: bool, results: &mut Results) {
         "Instructions of a signature, embedded unit: callgrind, {number} signatures, least of {rounds}; unit: instructions of the daemon in Unit::sign"
     );
     let columns = [("message", 20), ("server", 10), ("daemon", 10), ("sum", 10), ("most", 10), ("unit", 10)];
-    let columns = columns.map(|(name, width)| (name.to_owned(), width));
-    let mut table = Table::new("instructions", title, columns.into());
+    let mut table = Table::new("instructions", title, &columns);
     for (name, key_type, mode) in [
         ("P-256, TLS 1.3", "p256", "paced-tls13"),
         ("P-256, TLS 1.2", "p256", "paced-tls12"),
@@ -36,9 +35,8 @@ pub(super) fn run(quick: bool, results: &mut Results) {
         let unit = percentile(0, &rounds, |round| round[1].within(UNIT));
         let numbers = [server, daemon, server + daemon, most, unit].map(|number| Cell::Number(number, 0));
         let cells: Vec<_> = [Cell::Text(name.to_owned())].into_iter().chain(numbers).collect();
-        let rounds: Vec<_> =
-            rounds.iter().map(|round| [round[0].instructions, round[1].instructions]).collect();
-        table.add(&cells, &json!(rounds));
+        let each = |[server, daemon]: &[Cost; 2]| json!({ "server": server.instructions, "daemon": daemon.instructions });
+        table.add(&cells, rounds.iter().map(each).collect());
     }
     results.keep(table);
 }

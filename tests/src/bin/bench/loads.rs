@@ -15,8 +15,7 @@ pub(super) fn run(quick: bool, results: &mut Results) {
         "Loading 1000 plain key files, with the provider in the process and without: medians of {rounds} rounds, in ms"
     );
     let columns = [("OpenSSL", 9), ("key", 9), ("without", 10), ("with", 10), ("ratio", 8), ("goal", 8)];
-    let columns = columns.map(|(name, width)| (name.to_owned(), width));
-    let mut table = Table::new("loads", title, columns.into());
+    let mut table = Table::new("loads", title, &columns).drawn("ratio");
     let daemon = Daemon::prepare("");
     let without = daemon.path("without.cnf");
     fs::write(&without, WITHOUT).unwrap();
@@ -31,23 +30,18 @@ pub(super) fn run(quick: bool, results: &mut Results) {
                 }
                 host.run()["seconds"]
             };
-            let mut times = [Vec::new(), Vec::new()];
-            for _ in 0..rounds {
-                for (with, times) in times.iter_mut().enumerate() {
-                    times.push(load(with == 1));
-                }
-            }
-            let rounds = json!({ "without": times[0], "with": times[1] });
-            let [without, with] = times.map(|times| percentile(50, &times, |time| *time));
+            let rounds: Vec<_> = (0..rounds).map(|_| [false, true].map(load)).collect();
+            let [without, with] = [0, 1].map(|which| percentile(50, &rounds, |round| round[which]));
             let cells = [
                 Cell::Text(format!("{openssl:?}")),
                 Cell::Text(key_type.to_owned()),
                 Cell::Number(without * 1e3, 1),
                 Cell::Number(with * 1e3, 1),
-                Cell::Number(with / without, 3),
+                Cell::Number(percentile(50, &rounds, |[without, with]| with / without), 3),
                 Cell::Number(1.1, 1),
             ];
-            table.add(&cells, &rounds);
+            let each = |[without, with]: &[f64; 2]| json!({ "without": without, "with": with, "ratio": with / without });
+            table.add(&cells, rounds.iter().map(each).collect());
         }
     }
     results.keep(table);

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! target/dist/bench [--quick] [PART]...
+//! target/dist/bench --draw FILE
 //!
 //! handshakes   CPU time of a handshake, key in the daemon against key in a file
 //! rustls       the same with servers on rustls
@@ -13,13 +14,15 @@
 //! async        handshakes of one thread that waits for many signatures at a time
 //! loads        plain key files, loaded in a process that has the provider, too
 //! instructions what a signature executes in server and daemon, counted by valgrind
+//! keys         a million keys
 //!
 //! --quick      short rounds, which show that it works and little else
+//! --draw FILE  draws the tables of a kept bench.json beside that file, and measures nothing
 //! ```
 //!
-//! Without a PART all of them are measured, in this order. The tables of handshakes, rustls, loads
-//! and instructions are also written to `target/bench.json`, with the figures of each round. The
-//! build that is measured is the one of this program. KEYWARD_BUILD names another one, as in
+//! Without a PART all of them are measured, in this order. The tables are also written to
+//! `target/bench.json`, with the figures of each round, and drawn beside it as SVG. The build that
+//! is measured is the one of this program. KEYWARD_BUILD names another one, as in
 //! KEYWARD_BUILD=../older/target/dist.
 
 #![forbid(unsafe_code)]
@@ -34,12 +37,14 @@ mod loads;
 mod many;
 mod nginx;
 mod overhead;
+mod plots;
 mod results;
 mod seen;
 mod softhsm;
 mod unit;
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
@@ -50,13 +55,15 @@ use results::Results;
 
 fn main() -> ExitCode {
     let (mut quick, mut chosen) = (false, Vec::new());
-    for word in std::env::args().skip(1) {
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
         match PARTS.iter().find(|(name, _)| *name == word) {
             Some(part) => chosen.push(part),
             None if word == "--quick" => quick = true,
+            None if word == "--draw" => return draw(words.next()),
             None => {
                 let parts = PARTS.map(|(name, _)| name).join(", ");
-                eprintln!("bench: there is no {word}; say --quick, or a part: {parts}");
+                eprintln!("bench: there is no {word}; say --quick, --draw FILE, or a part: {parts}");
                 return ExitCode::from(USAGE);
             }
         }
@@ -76,14 +83,44 @@ fn main() -> ExitCode {
         println!("{name}: {text}");
     }
     let mut results = Results::new(&about);
+    let mut written = Vec::new();
     for (_, run) in chosen {
         println!();
         run(quick, &mut results);
+        // After each part: a long run may be interrupted.
+        written = results.write();
     }
-    if let Some(path) = results.write() {
-        println!("\nThe tables with the figures of each round: {}", path.display());
+    println!("\nThe tables with the figures of each round, and pictures:");
+    for path in written {
+        println!("{}", path.display());
     }
     ExitCode::SUCCESS
+}
+
+/// Draws the tables of a kept file beside it.
+fn draw(kept: Option<String>) -> ExitCode {
+    let Some(kept) = kept.map(PathBuf::from) else {
+        eprintln!("bench: --draw needs the path of a bench.json");
+        return ExitCode::from(USAGE);
+    };
+    let drawn = fs::read_to_string(&kept).map_err(Into::into).and_then(|text| {
+        let directory = kept.parent().unwrap_or(Path::new("."));
+        plots::draw(&serde_json::from_str(&text)?, directory)
+    });
+    match drawn {
+        Ok(pictures) if pictures.is_empty() => {
+            eprintln!("bench: no table of {} has a figure to draw", kept.display());
+            ExitCode::FAILURE
+        }
+        Ok(pictures) => {
+            pictures.iter().for_each(|picture| println!("{}", picture.display()));
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("bench: cannot draw the tables of {}: {error}", kept.display());
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// Name of a part, and its measurement, quick or not, which may keep its tables.
@@ -93,11 +130,11 @@ type Part = (&'static str, fn(bool, &mut Results));
 const PARTS: [Part; 10] = [
     ("handshakes", handshakes::run),
     ("rustls", handshakes::run_rustls),
-    ("unit", |quick, _| unit::run(quick)),
-    ("overhead", |quick, _| overhead::run(quick)),
-    ("capacity", |quick, _| capacity::run(quick)),
-    ("nginx", |quick, _| nginx::run(quick)),
-    ("async", |quick, _| asynchronous::run(quick)),
+    ("unit", unit::run),
+    ("overhead", overhead::run),
+    ("capacity", capacity::run),
+    ("nginx", nginx::run),
+    ("async", asynchronous::run),
     ("loads", loads::run),
     ("instructions", instructions::run),
     ("keys", many::run),
@@ -140,6 +177,12 @@ fn percentile<T>(percent: usize, measured: &[T], part: impl Fn(&T) -> f64) -> f6
     values.sort_by(f64::total_cmp);
     let rank = (values.len() * percent / 100).min(values.len().saturating_sub(1));
     values.get(rank).copied().unwrap_or_default()
+}
+
+/// Every percentile of times, from the least to the longest, in milliseconds. Enough to draw them,
+/// without the thousands of times themselves.
+fn percentiles(times: &[Duration]) -> Vec<f64> {
+    (0..=100).map(|percent| percentile(percent, times, in_ms)).collect()
 }
 
 fn in_ms(time: &Duration) -> f64 {

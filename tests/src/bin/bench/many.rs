@@ -17,15 +17,14 @@ use super::results::{Cell, Results, Table};
 pub(super) fn run(quick: bool, results: &mut Results) {
     let count = if quick { 20_000 } else { 1_000_000 };
     let columns = [("measurement", 62), ("figure", 10), ("goal", 8)];
-    let columns = columns.map(|(name, width)| (name.to_owned(), width));
-    let mut table = Table::new("keys", format!("{count} P-256 keys"), columns.into());
+    let mut table = Table::new("keys", format!("{count} P-256 keys"), &columns);
     let mut add = |name: &str, figure: f64, digits: usize, goal: Option<f64>| {
         let cells = [
             Cell::Text(name.to_owned()),
             Cell::Number(figure, digits),
             goal.map_or(Cell::None, |goal| Cell::Number(goal, 0)),
         ];
-        table.add(&cells, &json!({ "figure": figure }));
+        table.add(&cells, vec![json!({ "figure": figure })]);
     };
     let mut daemon = Daemon::prepare("");
     let one_core = || ["taskset", "-c", "0"].map(str::to_owned).to_vec();

@@ -11,36 +11,48 @@ use std::thread;
 use keyward_tests::tool::succeed;
 use keyward_tests::{Daemon, UnitServer, Units, built, scratch};
 use rustix::thread::{CpuSet, sched_setaffinity};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::percentile;
+use super::results::{Cell, Results, Table};
 
-pub(super) fn run(quick: bool) {
+pub(super) fn run(quick: bool, results: &mut Results) {
     let rounds = if quick { 3 } else { 15 };
-    println!(
-        "A GREP11 call through the daemon and a bare one: one call at a time, unit and client on a processor each"
+    let title = format!(
+        "A GREP11 call through the daemon and a bare one: one call at a time, unit and client on a processor each; {rounds} rounds of {SECONDS} s, medians of their p50 in us"
     );
-    println!("{rounds} rounds of {SECONDS} s; medians of their p50, times in us\n");
-    println!(
-        "{:<9}{:<9}{:>8}{:>10}{:>8}{:>8}  {:<20}{:>8}{:>6}",
-        "line", "key", "bare", "keyward", "more", "goal", "middle half of more", "verify", "rest"
-    );
+    let columns = [
+        ("line", 9),
+        ("key", 9),
+        ("bare", 8),
+        ("keyward", 10),
+        ("more", 8),
+        ("goal", 8),
+        ("middle half of more", 22),
+        ("verify", 8),
+        ("rest", 6),
+    ];
+    let mut table = Table::new("overhead", title, &columns).drawn("more");
     for line in [Line::tls(), Line::plaintext()] {
         for key_type in ["p256", "ed25519", "p384", "rsa2048"] {
             let rounds: Vec<Round> = (0..rounds).map(|_| line.round(key_type)).collect();
             let more = |percent| percentile(percent, &rounds, Round::more);
-            println!(
-                "{:<9}{key_type:<9}{:>8.0}{:>10.0}{:>8.0}{GOAL:>8}  {:<20}{:>8.0}{:>6.0}",
-                line.name,
-                percentile(50, &rounds, |round| round.bare),
-                percentile(50, &rounds, |round| round.keyward),
-                more(50),
-                format!("{:.0} to {:.0}", more(25), more(75)),
-                percentile(50, &rounds, |round| round.verify),
-                percentile(50, &rounds, |round| round.more() - round.verify),
-            );
+            let median = |part: fn(&Round) -> f64| Cell::Number(percentile(50, &rounds, part), 0);
+            let cells = [
+                Cell::Text(line.name.to_owned()),
+                Cell::Text(key_type.to_owned()),
+                median(|round| round.bare),
+                median(|round| round.keyward),
+                Cell::Number(more(50), 0),
+                Cell::Number(GOAL, 0),
+                Cell::Text(format!("{:.0} to {:.0}", more(25), more(75))),
+                median(|round| round.verify),
+                median(|round| round.more() - round.verify),
+            ];
+            table.add(&cells, rounds.iter().map(Round::json).collect());
         }
     }
+    results.keep(table);
 }
 
 /// A unit on one processor, and a daemon on another one.
@@ -64,6 +76,11 @@ struct Round {
 impl Round {
     fn more(&self) -> f64 {
         self.keyward - self.bare
+    }
+
+    fn json(&self) -> Value {
+        let Self { bare, keyward, verify } = self;
+        json!({ "bare": bare, "keyward": keyward, "verify": verify, "more": self.more() })
     }
 }
 
@@ -136,4 +153,4 @@ const UNIT: usize = 0;
 const OTHERS: usize = 1;
 const SECONDS: &str = "1";
 /// Limit of the daemon's cost, in microseconds.
-const GOAL: &str = "60";
+const GOAL: f64 = 60.0;

@@ -1,10 +1,12 @@
-//! Tables of measurements: printed for people, and kept as JSON with the figure of each round.
+//! Tables of measurements: printed for people, and kept as JSON with the figures of each round.
 
 use std::fs;
 use std::path::PathBuf;
 
 use keyward_tests::target;
 use serde_json::{Value, json};
+
+use super::plots;
 
 /// Tables of one run of the program.
 pub(crate) struct Results {
@@ -16,7 +18,10 @@ pub(crate) struct Results {
 pub(crate) struct Table {
     part: &'static str,
     title: String,
+    /// Names and widths.
     columns: Vec<(String, usize)>,
+    /// Figure of the rounds that is drawn.
+    drawn: Option<&'static str>,
     rows: Vec<Value>,
 }
 
@@ -39,38 +44,43 @@ impl Results {
     /// Keeps a table.
     pub(crate) fn keep(&mut self, table: Table) {
         let columns: Vec<_> = table.columns.iter().map(|(name, _)| name).collect();
-        let Table { part, title, rows, .. } = &table;
-        self.parts.push(json!({ "part": part, "title": title, "columns": columns, "rows": rows }));
+        let Table { part, title, drawn, rows, .. } = &table;
+        self.parts
+            .push(json!({ "part": part, "title": title, "columns": columns, "drawn": drawn, "rows": rows }));
     }
 
-    /// Writes all tables to a file, and returns its path. Without a table, writes nothing.
-    pub(crate) fn write(&self) -> Option<PathBuf> {
-        if self.parts.is_empty() {
-            return None;
-        }
+    /// Writes all tables to `bench.json` and draws them beside it. Returns the paths.
+    pub(crate) fn write(&self) -> Vec<PathBuf> {
         let path = target().join("bench.json");
-        let text = serde_json::to_string_pretty(&json!({ "about": self.about, "parts": self.parts }));
-        fs::write(&path, text.expect("JSON")).expect("target/bench.json");
-        Some(path)
+        let results = json!({ "about": self.about, "parts": self.parts });
+        fs::write(&path, serde_json::to_string_pretty(&results).expect("JSON")).expect("target/bench.json");
+        let pictures = plots::draw(&results, &target()).expect("pictures");
+        [path].into_iter().chain(pictures).collect()
     }
 }
 
 impl Table {
     /// Begins a table and prints its head. `columns` are names and widths; the first one is to the
-    /// left.
-    pub(crate) fn new(part: &'static str, title: String, columns: Vec<(String, usize)>) -> Self {
-        println!("{title}\n");
+    /// left. The title may have several parts, each after a semicolon.
+    pub(crate) fn new(part: &'static str, title: String, columns: &[(&str, usize)]) -> Self {
+        println!("{}\n", title.replace("; ", ";\n"));
+        let columns: Vec<_> = columns.iter().map(|(name, width)| ((*name).to_owned(), *width)).collect();
         print_line(&columns, |(name, _)| name.clone());
-        Self { part, title, columns, rows: Vec::new() }
+        Self { part, title, columns, drawn: None, rows: Vec::new() }
+    }
+
+    /// Has a picture drawn of the table: this figure of each round.
+    pub(crate) fn drawn(self, figure: &'static str) -> Self {
+        Self { drawn: Some(figure), ..self }
     }
 
     /// Adds a row and prints it. `rounds` are the figures of each round, from which the row is
     /// made.
-    pub(crate) fn add(&mut self, cells: &[Cell], rounds: &Value) {
+    pub(crate) fn add(&mut self, cells: &[Cell], rounds: Vec<Value>) {
         let mut cell = cells.iter();
         print_line(&self.columns, |_| cell.next().map(Cell::text).unwrap_or_default());
-        let named = self.columns.iter().zip(cells).map(|((name, _), cell)| (name.clone(), cell.json()));
-        self.rows.push(json!({ "cells": Value::Object(named.collect()), "rounds": rounds }));
+        let cells: Vec<_> = cells.iter().map(Cell::json).collect();
+        self.rows.push(json!({ "cells": cells, "rounds": rounds }));
     }
 }
 

@@ -5,8 +5,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use keyward_tests::{Daemon, Load, UnitServer};
+use serde_json::{Value, json};
 
-use super::cpu_time;
+use super::{cpu_time, percentiles};
 
 /// Measurements of a server under load.
 pub(super) struct Seen {
@@ -18,9 +19,23 @@ pub(super) struct Seen {
     pub(super) latencies: Vec<Duration>,
     /// The share of the time of all processors that these handshakes took, including the clients.
     pub(super) busy: f64,
+    /// The share of the time of one processor that the processes of the server took.
+    pub(super) of_server: f64,
 }
 
 impl Seen {
+    /// The measurements, with the percentiles of the times in milliseconds.
+    pub(super) fn json(&self) -> Value {
+        let Self { call, rate, latencies, busy, of_server } = self;
+        json!({
+            "call_ms": call * 1e3,
+            "handshakes/s": rate,
+            "handshake_ms": percentiles(latencies),
+            "busy": busy,
+            "of_server": of_server,
+        })
+    }
+
     /// Observes a load on a server for a while. The server has these working processes.
     pub(super) fn of(daemon: &Daemon, unit: &UnitServer, server: &[u32], load: Load, time: Duration) -> Self {
         thread::sleep(LEAD);
@@ -37,6 +52,7 @@ impl Seen {
             call: (after.called - before.called) / (after.calls - before.calls),
             rate: latencies.len() as f64 / (end - begin).as_secs_f64(),
             latencies,
+            of_server: (after.of_server - before.of_server) / (end - begin).as_secs_f64(),
             busy: (after.at_work - before.at_work) / (end - begin).as_secs_f64() / processors() as f64,
         }
     }
@@ -50,6 +66,8 @@ struct Counters {
     called: f64,
     /// CPU time of the unit, the daemon, the server, and the clients, in seconds.
     at_work: f64,
+    /// CPU time of the server, in seconds.
+    of_server: f64,
 }
 
 impl Counters {
@@ -57,11 +75,13 @@ impl Counters {
         let metric =
             |name: &str, phase| daemon.metric(&format!("keyward_signature_seconds_{name}"), &[phase]);
         let [at_unit, network] = ["phase=\"unit\"", "phase=\"network\""];
-        let processes = server.iter().copied().chain([unit.id(), daemon.id(), std::process::id()]);
+        let seconds = |processes: &[u32]| processes.iter().copied().map(cpu_time).sum::<f64>() / 1e6;
+        let of_server = seconds(server);
         Self {
             calls: metric("count", at_unit),
             called: metric("sum", at_unit) + metric("sum", network),
-            at_work: processes.map(cpu_time).sum::<f64>() / 1e6,
+            at_work: of_server + seconds(&[unit.id(), daemon.id(), std::process::id()]),
+            of_server,
         }
     }
 }

@@ -5,18 +5,28 @@ use std::process::Command;
 
 use keyward_tests::tool::succeed;
 use keyward_tests::{Pki, UnitServer, built, scratch};
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use super::results::{Cell, Results, Table};
 use super::{cpu_time, percentile};
 
-pub(super) fn run(quick: bool) {
+pub(super) fn run(quick: bool, results: &mut Results) {
     let (rounds, seconds) = if quick { (1, "1") } else { (5, "2") };
-    println!("GREP11 server on one processor, over TLS; the client on another one");
-    println!("medians of {rounds} rounds of {seconds} s; times in us\n");
-    println!(
-        "{:<9}{:>6}{:>14}{:>8}{:>8}{:>8}{:>12}{:>8}{:>8}",
-        "key", "calls", "signatures/s", "goal", "p50", "p99", "CPU a call", "bare", "beside"
+    let title = format!(
+        "GREP11 server on one processor, over TLS; the client on another one; medians of {rounds} rounds of {seconds} s, times in us"
     );
+    let columns = [
+        ("key", 9),
+        ("calls at a time", 17),
+        ("signatures/s", 14),
+        ("goal", 8),
+        ("p50", 8),
+        ("p99", 8),
+        ("CPU a call", 12),
+        ("bare", 8),
+        ("beside", 8),
+    ];
+    let mut table = Table::new("unit", title, &columns).drawn("signatures/s");
     let directory = scratch();
     let pki = Pki::new(directory.path());
     let (certificate, key) = pki.leaf("server");
@@ -26,9 +36,13 @@ pub(super) fn run(quick: bool) {
     command.arg("--tls-cert").arg(certificate).arg("--tls-key").arg(key);
     command.arg("--dev").arg("--state-dir").arg(state);
     let server = UnitServer::start_command(&mut command, directory.path(), "unit");
-    for (key_type, goal) in
-        [("p256", "8000"), ("ed25519", ""), ("p384", ""), ("rsa2048", "2500"), ("rsa3072", "")]
-    {
+    for (key_type, goal) in [
+        ("p256", Some(8000.0)),
+        ("ed25519", None),
+        ("p384", None),
+        ("rsa2048", Some(2500.0)),
+        ("rsa3072", None),
+    ] {
         for [connections, calls] in [["1", "1"], ["2", "16"]] {
             let round = || {
                 let before = cpu_time(server.id());
@@ -41,29 +55,28 @@ pub(super) fn run(quick: bool) {
                 let signatures = number("signatures");
                 let cpu = (cpu_time(server.id()) - before) / signatures;
                 let bare = number("bare_us");
-                [
-                    number("calls"),
-                    number("signatures_per_second"),
-                    number("p50_us"),
-                    number("p99_us"),
-                    cpu,
-                    bare,
-                    cpu - bare,
-                ]
+                let [p50, p99] = ["p50_us", "p99_us"].map(number);
+                [number("calls"), number("signatures_per_second"), p50, p99, cpu, bare, cpu - bare]
             };
             let measured: Vec<_> = (0..rounds).map(|_| round()).collect();
             let median = |which: usize| percentile(50, &measured, |round| round[which]);
-            let goal = if connections == "1" { "" } else { goal };
-            println!(
-                "{key_type:<9}{:>6.0}{:>14.0}{goal:>8}{:>8.0}{:>8.0}{:>12.1}{:>8.1}{:>8.1}",
-                median(0),
-                median(1),
-                median(2),
-                median(3),
-                median(4),
-                median(5),
-                median(6),
-            );
+            let cells = [
+                Cell::Text(key_type.to_owned()),
+                Cell::Text(format!("{:.0}", median(0))),
+                Cell::Number(median(1), 0),
+                goal.filter(|_| connections != "1").map_or(Cell::None, |goal| Cell::Number(goal, 0)),
+                Cell::Number(median(2), 0),
+                Cell::Number(median(3), 0),
+                Cell::Number(median(4), 1),
+                Cell::Number(median(5), 1),
+                Cell::Number(median(6), 1),
+            ];
+            let rounds = measured.iter().map(|round| {
+                let [_, rate, p50, p99, cpu, bare, _] = round;
+                json!({ "signatures/s": rate, "p50_us": p50, "p99_us": p99, "cpu_us": cpu, "bare_us": bare })
+            });
+            table.add(&cells, rounds.collect());
         }
     }
+    results.keep(table);
 }
