@@ -330,6 +330,35 @@ mod tests {
     }
 
     #[test]
+    fn connections_that_a_member_has_closed_do_not_count() {
+        let admit = members(8);
+        let accounts: Vec<_> = (0..8).map(|uid| slot(admit(uid))).collect();
+        let mut first: Vec<_> = (0..5).map(|_| slot(admit(100))).collect();
+        let second: Vec<_> = (0..3).map(|_| slot(admit(101))).collect();
+        first.truncate(1);
+        let more: Vec<_> = (102..106).map(|uid| slot(admit(uid))).collect();
+        let late = slot(admit(200));
+        assert!(first.iter().chain(&more).all(|slot| !slot.close_token().is_cancelled()));
+        assert_eq!(second.iter().filter(|slot| slot.close_token().is_cancelled()).count(), 1);
+        drop((accounts, late));
+    }
+
+    /// A range of user ids that come one after the other does not push out a member that came
+    /// before, whichever of the ids is larger.
+    #[test]
+    fn of_members_with_one_connection_the_newest_gives_up_its_own() {
+        for member in [50, 5_000_000] {
+            let admit = members(8);
+            let accounts: Vec<_> = (0..8).map(|uid| slot(admit(uid))).collect();
+            let kept = slot(admit(member));
+            kept.set_busy();
+            let range: Vec<_> = (100_000..100_050).map(|uid| slot(admit(uid))).collect();
+            assert!(!kept.abort_token().is_cancelled(), "{member}");
+            drop((accounts, range));
+        }
+    }
+
+    #[test]
     fn users_without_a_grant_share_their_slots() {
         let connections = Arc::new(Connections::new());
         let limits = ConnectionLimits { total: 4096, per_user: 1024 };

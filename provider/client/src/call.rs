@@ -11,7 +11,7 @@ use zeroize::Zeroize;
 
 use crate::answer::Answer;
 use crate::client::Shared;
-use crate::connection::{Broken, Connection, has_most_of};
+use crate::connection::{Broken, Connection, may_wait};
 use crate::pool::Owner;
 use crate::{Error, system};
 
@@ -112,7 +112,7 @@ impl<T: Answer> Call<T> {
     /// The errors of [`Call::poll`].
     pub fn finish(mut self) -> Result<T, Error> {
         let exchange = &mut self.exchange;
-        let mut wait = has_most_of(exchange.shared.timeout, exchange.deadline);
+        let mut wait = may_wait(exchange.shared.timeout, exchange.deadline);
         while !exchange.has_answer(core::mem::take(&mut wait))? {
             exchange.wait(exchange.deadline)?;
         }
@@ -218,7 +218,7 @@ impl Exchange {
     }
 
     /// Takes what has arrived. Returns true once the whole frame is there. With `wait`, waits for
-    /// the first bytes for most of the timeout.
+    /// the first bytes, but not to the deadline.
     fn has_answer(&mut self, wait: bool) -> Result<bool, Error> {
         match self.connection.receive(&mut self.received, wait) {
             Ok(true) => Ok(true),

@@ -27,7 +27,7 @@ pub(crate) struct Connection {
 
 impl Connection {
     /// Connects before the deadline. After that, each attempt to send waits at most `timeout`, and
-    /// each attempt to receive at most [`short_of`] it.
+    /// each attempt to receive at most three quarters of that.
     pub(crate) fn open(address: &Address, timeout: Duration, deadline: Instant) -> Result<Self, Errno> {
         let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
         let socket = above_standard_streams(socket)?;
@@ -45,7 +45,9 @@ impl Connection {
             }
         }
         wait_at_most(&socket, timeout)?;
-        set_socket_timeout(&socket, Timeout::Recv, Some(short_of(timeout)))?;
+        // Timers of sockets are late by up to an eighth (the timer wheel of the kernel), so the
+        // wait ends before the 15/16 that `has_most_of` has found left.
+        set_socket_timeout(&socket, Timeout::Recv, Some(not_zero(timeout / 4 * 3)))?;
         Ok(Self { socket, cookie, hurried: false })
     }
 
@@ -83,13 +85,12 @@ impl Connection {
     }
 
     /// Appends to `buffer` what has arrived. Returns true if `buffer` holds one whole frame. With
-    /// `wait`, waits for the first bytes, for most of the timeout: [`Self::wait_for_answer`] then
-    /// waits for the rest of the time, which is why both together keep the deadline.
+    /// `wait`, waits for the first bytes, but not to the deadline: [`Self::wait_for_answer`] waits
+    /// for the rest of the time, with a finer timer.
     ///
-    /// A wait here costs one system call less than a wait in poll and a look afterwards. On another
-    /// processor than the daemon the sleep may end twice: when the daemon takes the request, the
-    /// kernel wakes every sleeper on the socket because there is room to send again. But the daemon
-    /// answers on the processor of its peer.
+    /// A wait in recv is one system call, a wait in poll two. The kernel also wakes a sleeper in
+    /// recv when the daemon reads the request, because there is room to send again. That costs
+    /// little, because the daemon answers on the same processor.
     pub(crate) fn receive(&self, buffer: &mut Vec<u8>, wait: bool) -> Result<bool, Broken> {
         let mut flags = if wait { RecvFlags::empty() } else { RecvFlags::DONTWAIT };
         loop {
@@ -177,26 +178,31 @@ fn above_standard_streams(descriptor: OwnedFd) -> Result<OwnedFd, Errno> {
 }
 
 fn wait_at_most(socket: &OwnedFd, timeout: Duration) -> Result<(), Errno> {
-    // Zero would mean no limit.
-    let timeout = timeout.max(Duration::from_millis(1));
-    set_socket_timeout(socket, Timeout::Send, Some(timeout))
+    set_socket_timeout(socket, Timeout::Send, Some(not_zero(timeout)))
 }
 
-/// True if little of the time to the deadline is over, so that the kernel's limits from the
-/// beginning are right.
-pub(crate) fn has_most_of(timeout: Duration, deadline: Instant) -> bool {
-    remaining(deadline).is_some_and(|left| left >= short_of(timeout))
+/// A timeout for a socket: zero would mean no limit.
+fn not_zero(timeout: Duration) -> Duration {
+    timeout.max(Duration::from_millis(1))
 }
 
-/// Most of a timeout.
-fn short_of(timeout: Duration) -> Duration {
-    // Zero would mean no limit.
-    (timeout - timeout / 16).max(Duration::from_millis(1))
+/// True if at least 15/16 of the timeout are left, so that the limits of the socket are right.
+fn has_most_of(timeout: Duration, deadline: Instant) -> bool {
+    remaining(deadline).is_some_and(|left| left >= timeout - timeout / 16)
+}
+
+/// True if [`Connection::receive`] may wait: a short timeout would end late by one or two ticks of
+/// the kernel.
+pub(crate) fn may_wait(timeout: Duration, deadline: Instant) -> bool {
+    timeout >= SHORTEST_WAIT && has_most_of(timeout, deadline)
 }
 
 fn remaining(deadline: Instant) -> Option<Duration> {
     deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
 }
+
+/// Shortest timeout with a wait in recv. A tick takes 1 to 10 ms.
+const SHORTEST_WAIT: Duration = Duration::from_millis(100);
 
 /// Size of the first read, in bytes: enough for the answer with an RSA-8192 signature.
 const FIRST_READ: usize = 1200;

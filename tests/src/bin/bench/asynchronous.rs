@@ -12,7 +12,7 @@ use super::{in_ms, percentile};
 pub(super) fn run(quick: bool, results: &mut Results) {
     let time = Duration::from_secs(if quick { 1 } else { 5 });
     let title = format!(
-        "Full handshakes of one thread of HAProxy with ssl-mode-async: TLS 1.3, X25519, P-256, {time:?} of each; the daemon lets so many signatures be in flight at a unit that takes 20 ms; a call is what the daemon waits for the unit, on average; possible is their quotient; half as many clients again, since a handshake is more than its signature; times in ms"
+        "Full handshakes of one thread of HAProxy with ssl-mode-async: TLS 1.3, X25519, P-256, {time:?} of each; in flight: limit of the daemon, with 1.5 times as many clients and a unit that takes 20 ms; a call: average wait of the daemon for the unit; possible: in flight, divided by that wait; times in ms"
     );
     let columns = [
         ("in flight", 11),

@@ -48,9 +48,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
-use keyward_tests::build;
 use keyward_tests::pki::openssl;
 use keyward_tests::tool::succeed;
+use keyward_tests::{build, target};
 use results::Results;
 
 fn main() -> ExitCode {
@@ -81,6 +81,10 @@ fn main() -> ExitCode {
     ];
     for (name, text) in &about {
         println!("{name}: {text}");
+    }
+    // Pictures of an earlier run would be beside the figures of this one.
+    for (name, _) in &PARTS {
+        let _ = fs::remove_file(target().join(format!("{name}.svg")));
     }
     let mut results = Results::new(&about);
     let mut written = Vec::new();

@@ -73,7 +73,7 @@ impl<'a> Picture<'a> {
         let area = SVGBackend::new(path, (WIDTH, height)).into_drawing_area();
         area.fill(&WHITE)?;
         let mut chart = ChartBuilder::on(&area)
-            .caption(self.title, ("sans-serif", 15))
+            .caption(self.title, ("sans-serif", 19))
             .margin(12)
             .x_label_area_size(45)
             .y_label_area_size(110)
@@ -84,6 +84,8 @@ impl<'a> Picture<'a> {
             .configure_mesh()
             .disable_y_mesh()
             .x_max_light_lines(1)
+            .label_style(("sans-serif", 16))
+            .axis_desc_style(("sans-serif", 16))
             .x_desc(format!("{}: a dot for each round, black: median, red: goal", self.figure))
             .y_labels(count)
             .y_label_formatter(&|segment| match segment {
