@@ -3,6 +3,8 @@
 use std::io::Write;
 use std::net::Shutdown;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use keyward_proto::message::{Decrypt, Describe, GetStatus, Request, Sign, request, response, sign};
 use keyward_proto::{Outcome, frame};
@@ -36,7 +38,7 @@ fn requests_sent_together_are_answered_in_order() {
         frames.extend(frame::encode(&request).unwrap());
     }
     let mut writer = stream.try_clone().unwrap();
-    let sender = std::thread::spawn(move || writer.write_all(&frames).unwrap());
+    let sender = thread::spawn(move || writer.write_all(&frames).unwrap());
     for id in 0..1000 {
         let response = receive(&mut stream);
         assert_eq!((response.id, response.outcome()), (id, Outcome::Done));
@@ -52,7 +54,7 @@ fn slow_requests_of_one_peer_do_not_delay_other_peers() {
     daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
     daemon.succeed(&["key", "generate", "slow", "--type", "rsa4096", "--use", "any"]);
     let (stop, answered) = (AtomicBool::new(false), AtomicU64::new(0));
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
                 let mut stream = daemon.connect();
@@ -165,12 +167,14 @@ fn requests_without_a_meaning_are_answered() {
 #[test]
 fn the_longest_idle_connection_makes_room_for_a_new_one() {
     let daemon = Daemon::dev("[socket]\nconnections-per-user = 2\n");
-    let mut first = daemon.connect();
-    send(&mut first, &status(1));
-    receive(&mut first);
-    let mut second = daemon.connect();
-    send(&mut second, &status(2));
-    receive(&mut second);
+    let [mut first, mut second] = [1, 2].map(|id| {
+        let mut stream = daemon.connect();
+        send(&mut stream, &status(id));
+        receive(&mut stream);
+        // The daemon marks the connection as idle after it has sent the answer, which nothing shows.
+        thread::sleep(Duration::from_millis(100));
+        stream
+    });
     let mut third = daemon.connect();
     send(&mut third, &status(3));
     assert_eq!(receive(&mut third).id, 3);
@@ -188,7 +192,7 @@ fn answers_wait_for_a_peer_that_reads_late() {
     let many = frame::encode(&request).unwrap().repeat(20_000);
     let mut stream = daemon.connect();
     let mut writer = stream.try_clone().unwrap();
-    let sender = std::thread::spawn(move || writer.write_all(&many));
+    let sender = thread::spawn(move || writer.write_all(&many));
     // Meanwhile the daemon has more answers than the socket accepts, and serves other peers.
     send(&mut daemon.connect(), &status(1));
     for _ in 0..20_000 {

@@ -262,9 +262,12 @@ pub(crate) fn make_old(daemon: &Daemon, copies: u32) {
         let rows = keys.iter().unwrap().map(Result::unwrap);
         let rows: Vec<_> = rows.map(|row| (row.0.value().to_owned(), row.1.value().to_vec())).collect();
         for (label, row) in &rows {
-            let record = match row[0] {
-                b'{' => row.clone(),
-                _ => shred::unwrapped(&daemon.path("state/shred"), label, &row[MAC..]),
+            // A MAC may begin with any byte.
+            let is_old = serde_json::from_slice::<Value>(row).is_ok();
+            let record = if is_old {
+                row.clone()
+            } else {
+                shred::unwrapped(&daemon.path("state/shred"), label, &row[MAC..])
             };
             keys.insert(label.as_str(), record.as_slice()).unwrap();
         }
