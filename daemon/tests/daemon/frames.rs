@@ -171,7 +171,7 @@ fn the_longest_idle_connection_makes_room_for_a_new_one() {
         let mut stream = daemon.connect();
         send(&mut stream, &status(id));
         receive(&mut stream);
-        // The daemon marks the connection as idle after it has sent the answer, which nothing shows.
+        // The daemon marks the connection as idle after the answer is sent, which nothing shows.
         thread::sleep(Duration::from_millis(100));
         stream
     });
